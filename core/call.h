@@ -1,0 +1,126 @@
+/* Kernel calls: the alphabet that recipes are written in.
+ *
+ * A recipe (see prog.h) is a list of calls. The runtime looks each call up in a kernel table; the simulator prices it
+ * by (kind, dtype, flags, dims). So dims carry every number that changes the time a call takes.
+ *
+ * Matrices are row major and dense unless a dim says otherwise. `rows` are tokens of one microbatch on one rank.
+ *
+ * X(NAME, "name", dims in order, operands in order)                     dims not named are 0, operands not named NONE */
+#ifndef SF_CORE_CALL_H
+#define SF_CORE_CALL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SF_CALLS(X)                                                                                                    \
+    /* C[m,n] = op(A) op(B) (+ C with ACC), `groups` independent problems stored one after the other.                  \
+     * TA: A is stored [k,m]. TB: B is stored [n,k]. */                                                                \
+    X(GEMM, "gemm", "m n k groups", "a b c")                                                                           \
+    /* y = x * rstd * w with rstd = 1/sqrt(mean(x^2) + imm0); rstd[rows] in f32 is saved. */                           \
+    X(RMSNORM_FWD, "rmsnorm_fwd", "rows cols", "x w y rstd")                                                           \
+    /* dx (+= with ACC); dw (+= with ACC2). */                                                                         \
+    X(RMSNORM_BWD, "rmsnorm_bwd", "rows cols", "dy x w rstd dx dw")                                                    \
+    /* Rotate `heads` heads of each row in place, pairs (i, i + head_dim/2), position = row mod seq, base imm0.        \
+     * Rows are row_stride elements apart. BWD rotates back. */                                                        \
+    X(ROPE_FWD, "rope_fwd", "rows heads head_dim seq row_stride", "x")                                                 \
+    X(ROPE_BWD, "rope_bwd", "rows heads head_dim seq row_stride", "x")                                                 \
+    /* Causal attention with grouped query heads. q, k, v rows are row_stride elements apart (slices of a fused qkv);  \
+     * o is [batch*seq, heads*head_dim]; lse is f32 [batch, heads, seq]; scale 1/sqrt(head_dim). */                    \
+    X(ATTN_FWD, "attn_fwd", "batch seq heads kv_heads head_dim row_stride", "q k v o lse")                             \
+    X(ATTN_BWD, "attn_bwd", "batch seq heads kv_heads head_dim row_stride", "q k v o lse do dq dk dv work")            \
+    /* x is [rows, 2*cols]: gate, then up. y = act(gate) * up; act is SiLU, or tanh-GELU with the GELU flag. */        \
+    X(GLU_FWD, "glu_fwd", "rows cols", "x y")                                                                          \
+    X(GLU_BWD, "glu_bwd", "rows cols", "dy x dx")                                                                      \
+    X(ADD, "add", "n", "a b y")   /* y = a + b; y may be a or b */                                                     \
+    X(COPY, "copy", "n", "x y")   /* y = x */                                                                          \
+    X(ZERO, "zero", "n", "y")     /* y = 0 */                                                                          \
+    /* tokens are int32 [rows]; table is [vocab, cols]. BWD adds into dtable in row order (ACC is implied). */         \
+    X(EMBED_FWD, "embed_fwd", "rows cols vocab", "tokens table y")                                                     \
+    X(EMBED_BWD, "embed_bwd", "rows cols vocab", "tokens dy dtable")                                                   \
+    /* Cross entropy of logits [rows, vocab] against int32 targets [rows]. Overwrites logits with                      \
+     * d(loss)/d(logits); *loss (f32) = imm0 * sum of token losses. imm0 = 1 / tokens of the whole step. */            \
+    X(XENT, "xent", "rows vocab", "logits targets loss")                                                               \
+    /* hyper is f32[8]: lr, beta1, beta2, eps, weight_decay, 1-beta1^t, 1-beta2^t, gradient scale. imm0 scales the     \
+     * weight decay of this range (0 for norms and embeddings). In bf16 `master` is the f32 copy. */                   \
+    X(ADAMW, "adamw", "n", "param grad m v hyper master")                                                              \
+    /* Mixture of experts. ROUTER: scores [rows, experts] -> top-k ids and weights. PERMUTE gathers rows*topk rows into \
+     * expert order, UNPERMUTE brings them back weighted. BWD kinds move the gradients the other way. */               \
+    X(MOE_ROUTE_FWD, "moe_route_fwd", "rows experts topk", "scores ids weights")                                       \
+    X(MOE_ROUTE_BWD, "moe_route_bwd", "rows experts topk", "dweights ids scores dscores")                              \
+    X(MOE_PERMUTE, "moe_permute", "rows cols topk", "x ids y")                                                         \
+    X(MOE_UNPERMUTE, "moe_unpermute", "rows cols topk", "x ids weights y")                                             \
+    /* Collectives inside a recipe, on communicator `comm`. bytes: all_reduce, the whole vector; all_gather and        \
+     * reduce_scatter, the gathered side; all_to_all, what one rank sends in all, its own share included. */           \
+    X(ALL_REDUCE, "all_reduce", "bytes", "x y")                                                                        \
+    X(ALL_GATHER, "all_gather", "bytes", "x y")                                                                        \
+    X(REDUCE_SCATTER, "reduce_scatter", "bytes", "x y")                                                                \
+    X(ALL_TO_ALL, "all_to_all", "bytes", "x y")
+
+enum sf_call_kind {
+#define X(NAME, name, dims, operands) SF_CALL_##NAME,
+    SF_CALLS(X)
+#undef X
+        SF_CALL_KINDS
+};
+
+/* X(NAME, "name", bytes per element) */
+#define SF_DTYPES(X)                                                                                                   \
+    X(F32, "f32", 4)                                                                                                   \
+    X(BF16, "bf16", 2)                                                                                                 \
+    X(FP8, "fp8", 1)
+
+enum sf_dtype {
+#define X(NAME, name, bytes) SF_##NAME,
+    SF_DTYPES(X)
+#undef X
+        SF_DTYPES_N
+};
+
+/* X(NAME, bit, "name") */
+#define SF_CALL_FLAGS(X)                                                                                               \
+    X(TA, 1u, "ta")                                                                                                    \
+    X(TB, 2u, "tb")                                                                                                    \
+    X(ACC, 4u, "acc")   /* add to the first output instead of overwriting it */                                        \
+    X(ACC2, 8u, "acc2") /* add to the second output */                                                                 \
+    X(GELU, 16u, "gelu")                                                                                               \
+    X(RECOMPUTE, 32u, "recompute") /* repeated forward work: counts as time, not as model FLOPs */
+
+enum sf_call_flag {
+#define X(NAME, bit, name) SF_CALL_##NAME##_FLAG = bit,
+    SF_CALL_FLAGS(X)
+#undef X
+};
+
+#define SF_CALL_DIMS 6
+#define SF_CALL_OPERANDS 10
+
+/* An operand: formal parameter of the recipe in the top byte, byte offset into it below. */
+typedef uint64_t sf_ref;
+#define SF_REF_NONE UINT64_MAX
+#define SF_REF(formal, offset) (((uint64_t)(formal) << 56) | (uint64_t)(offset))
+#define SF_REF_FORMAL(ref) ((uint32_t)((ref) >> 56))
+#define SF_REF_OFFSET(ref) ((ref) & ((UINT64_C(1) << 56) - 1))
+
+struct sf_call {
+    uint8_t kind;   /* enum sf_call_kind */
+    uint8_t dtype;  /* enum sf_dtype of the matrices; statistics (rstd, lse, loss) are always f32 */
+    uint16_t flags; /* enum sf_call_flag */
+    uint32_t comm;  /* index into the program's communicators, SF_NONE unless a collective */
+    float imm[2];   /* imm1: expected fraction of the maximum dims for dynamic sizes (1 = always full) */
+    int64_t dims[SF_CALL_DIMS];
+    sf_ref operand[SF_CALL_OPERANDS];
+};
+_Static_assert(sizeof(struct sf_call) == 144, "sf_call is part of the file format's cost");
+
+#define SF_NONE UINT32_MAX
+
+const char *sf_call_name(int kind); /* "gemm"; "?" outside the enum */
+int sf_call_parse(const char *name); /* -1 when unknown */
+int sf_call_dims_n(int kind);        /* how many dims and operands the kind names */
+int sf_call_operands_n(int kind);
+bool sf_call_is_collective(int kind);
+const char *sf_dtype_name(int dtype);
+int sf_dtype_parse(const char *name); /* -1 when unknown */
+int sf_dtype_bytes(int dtype);
+
+#endif

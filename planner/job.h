@@ -1,0 +1,61 @@
+/* A scenario: cluster, model, job and what the planner may not change, read from one YAML file.
+ *
+ *   name: grok1-gb300-220k
+ *   cluster: ../clusters/gb300-nvl72-220k.yaml     # relative to the scenario file
+ *   model: ../models/grok-1/config.json
+ *   job:
+ *     seq_len: 8192
+ *     global_batch: 8250            # sequences
+ *     precision: bf16               # f32 | bf16 | fp8 (fp8: GEMM inputs; the rest bf16)
+ *     gpus: 220000                  # default: all in use in the cluster
+ *     optimizer: { kind: adamw, lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20 }
+ *     steps: 20
+ *     seed: 1
+ *     data: ../data/text.txt        # byte-level text, needed only to train
+ *     canonical: true               # sums in one fixed order, the same for every layout
+ *   plan: { tp: 8, pp: [5, 10, 20], schedule: 1f1b }   # each optional: one value or a list of allowed ones */
+#ifndef SF_PLANNER_JOB_H
+#define SF_PLANNER_JOB_H
+
+#include "core/io.h"
+#include "planner/model.h"
+#include "planner/plan.h"
+#include "topo/topo.h"
+
+struct sf_job {
+    uint32_t seq_len_tokens;
+    uint64_t global_batch_sequences;
+    int precision; /* enum sf_dtype of GEMM inputs; activations and gradients are bf16 unless f32 */
+    uint32_t gpus;
+    uint32_t steps;
+    uint64_t seed;
+    bool canonical;
+    double lr, beta1, beta2, eps, weight_decay;
+    uint32_t warmup_steps;
+    char data_path[512]; /* "" when absent; resolved against the scenario file */
+};
+
+/* Allowed values per planned quantity; n = 0 means "planner's choice". */
+struct sf_pin {
+    uint32_t n;
+    uint32_t value[16];
+};
+struct sf_pins {
+    struct sf_pin tp, ep, pp, dp, vpp, micro_batch, schedule, recompute, zero;
+};
+
+struct sf_scenario {
+    char name[64];
+    char path[512];
+    struct sf_topo *topo;
+    struct sf_model model;
+    struct sf_job job;
+    struct sf_pins pins;
+};
+
+/* catalog_dir: where device and link catalogs are. */
+int sf_scenario_load(const struct sf_io *io, const char *path, const char *catalog_dir, struct sf_scenario *out,
+                     struct sf_err *err);
+void sf_scenario_clear(struct sf_scenario *s);
+
+#endif

@@ -1,0 +1,49 @@
+/* Choosing a plan: enumerate, bound, price, then let the simulator decide among the best. */
+#ifndef SF_PLANNER_SEARCH_H
+#define SF_PLANNER_SEARCH_H
+
+#include <stdbool.h>
+
+#include "planner/compile.h"
+#include "planner/job.h"
+#include "planner/plan.h"
+#include "sim/sim.h"
+
+struct sf_plan_result {
+    struct sf_plan plan;
+    struct sf_sim_result sim;   /* folded simulation of the compiled program */
+    double estimate_s;          /* closed form that ranked it before simulation */
+    double mfu, tokens_per_s_per_gpu, model_tflops_per_gpu;
+    double lower_bound_s;       /* no schedule of this plan's work can be faster: busiest stage + exposed optimizer */
+    uint64_t memory_bytes[SF_MAX_STAGES]; /* arena per pipeline stage, pp of them */
+    char lost[256];             /* one line: why it lost to the plan above; "" for the first */
+};
+
+struct sf_search_options {
+    uint32_t top;            /* results wanted */
+    uint32_t simulate;       /* how many of the best estimates are simulated */
+    bool (*stop)(void *self); /* polled; true = return the best so far (Ctrl-C). May be NULL */
+    void (*progress)(void *self, double fraction);
+    void *self;
+};
+
+struct sf_search_stats {
+    uint64_t points;     /* combinations of all degrees and choices, before any rule */
+    uint64_t evaluated;  /* priced by closed form */
+    uint64_t simulated;
+    uint64_t too_large;  /* refused for memory */
+    uint64_t least_bytes; /* smallest peak memory seen among those: how far the nearest misses */
+    double search_time_s;
+    bool stopped;
+};
+
+/* results has room for options->top; *results_n is how many plans were found. SF_E_NOPLAN says which constraint
+ * excluded everything, and by how much. */
+int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
+              struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats, struct sf_err *err);
+
+/* Simulate one given plan and fill everything but `lost`. */
+int sf_plan_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
+                     struct sf_plan_result *out, struct sf_err *err);
+
+#endif
