@@ -27,6 +27,7 @@ struct sf_iclass {
     struct sf_need *needs; /* the strongest need per stream and op; the op's own stream left out */
     uint32_t *position;   /* [ops_n] place on its stream */
     uint32_t ops_n, streams_n;
+    uint32_t compute_streams; /* bit s: the stream carries kernels */
     const struct sf_class *cls;
 };
 
@@ -74,7 +75,7 @@ void sf_interp_complete(struct sf_rank_state *st, uint32_t stream);
 uint32_t sf_interp_in_flight(const struct sf_iclass *c, const struct sf_rank_state *st, uint32_t stream);
 
 /* Run one rank through one step by polling. The watchdog: when no op completes for `stall_limit` (0 = never), the
- * backend is aborted and SF_E_FAULT names the rank and every op it is stuck in. `label` may be NULL. */
+ * backend is aborted and SF_E_FAULT names the rank and every op it is stuck in. */
 struct sf_run_options {
     sf_time_ps stall_limit;
     const struct sf_hooks *hooks;

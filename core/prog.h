@@ -38,6 +38,7 @@
 #define SF_MAX_RECIPES 65536
 #define SF_MAX_CLASS_OPS (1u << 20)
 #define SF_MAX_RECIPE_CALLS (1u << 16)
+#define SF_MAX_BUFFER_USES (1u << 15) /* checking them is quadratic */
 #define SF_MAX_RANKS (1u << 24)
 #define SF_NAME 32
 
@@ -77,7 +78,8 @@ struct sf_op {
     uint32_t dep_first;   /* into the class's deps */
     uint16_t arg_n, dep_n;
     uint16_t microbatch, chunk; /* what it works on; chunk is local to the rank (0 .. vpp-1) */
-    uint16_t group;       /* p2p ops with the same non-zero group are adjacent and progress together (ncclGroupStart) */
+    uint16_t group;       /* p2p ops of one non-zero group are adjacent, on different streams, independent: a backend
+                           * with a single transfer queue issues them as one (ncclGroupStart) */
     uint8_t kind, stream; /* enum sf_op_kind; index into the program's streams */
     uint16_t flags;       /* enum sf_op_flag */
     uint16_t reserved;

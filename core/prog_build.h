@@ -7,8 +7,8 @@
 
 struct sf_build; /* one program under construction */
 
-struct sf_build *sf_build_create(void); /* NULL when out of memory */
-void sf_build_free(struct sf_build *b); /* NULL is legal; also frees a program not yet handed out */
+struct sf_build *sf_build_create(void);            /* NULL when out of memory */
+void sf_build_free(struct sf_build *b);            /* NULL is legal; also frees a program not yet handed out */
 struct sf_prog *sf_build_prog(struct sf_build *b); /* to set title, job, placement, memory, class_axes */
 
 uint32_t sf_build_axis(struct sf_build *b, const char *name, uint32_t size);
@@ -26,8 +26,8 @@ void sf_build_class_begin(struct sf_build *b, const char *name, uint32_t stage);
  * (two buffers share memory only if every use of one is ordered before every use of the other). */
 uint32_t sf_build_buffer(struct sf_build *b, const char *name, enum sf_buf_kind kind, uint64_t bytes, bool persistent);
 void sf_build_tensor(struct sf_build *b, const struct sf_tensor *t);
-/* Append an op; `op` needs kind, stream and what its kind uses. arg_first and dep_first are set here. Duplicate deps and
- * deps on the same stream are dropped. Returns the op's index. */
+/* Append an op; `op` needs kind, stream and what its kind uses. arg_first and dep_first are set here. Duplicate deps
+ * and deps on the same stream are dropped. Returns the op's index. */
 uint32_t sf_build_op(struct sf_build *b, const struct sf_op *op, const struct sf_arg *args, uint32_t args_n,
                      const uint32_t *deps, uint32_t deps_n);
 uint32_t sf_build_class_end(struct sf_build *b);

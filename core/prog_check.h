@@ -1,0 +1,22 @@
+/* The parts of sf_prog_check. Each assumes that the ones before it passed. */
+#ifndef SF_CORE_PROG_CHECK_H
+#define SF_CORE_PROG_CHECK_H
+
+#include "core/prog_order.h"
+
+/* Axes, communicators, streams, placement; *ranks and *class_of_n are what the tables must cover. */
+int sfi_check_mesh(const struct sf_prog *prog, uint32_t *ranks, uint32_t *class_of_n, struct sf_err *err);
+int sfi_check_recipes(const struct sf_prog *prog, struct sf_err *err);
+int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err);
+/* With the happens-before order of the class: */
+int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err);
+int sfi_check_gradients(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
+                        struct sf_err *err);
+/* Over all classes: matching, agreement, deadlock. */
+int sfi_check_communication(const struct sf_prog *prog, struct sf_err *err);
+
+/* "class 3 "stage3" op 17 (send c0 m2 +1 pp.fwd): message". Returns SF_E_INPUT. */
+int sfi_fail_op(const struct sf_prog *prog, uint32_t class_i, uint32_t op, struct sf_err *err, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+#endif
