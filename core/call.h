@@ -5,7 +5,8 @@
  *
  * Matrices are row major and dense unless a dim says otherwise. `rows` are tokens of one microbatch on one rank.
  *
- * X(NAME, "name", dims in order, operands in order)                     dims not named are 0, operands not named NONE */
+ * X(NAME, "name", dims in order, operands in order)                     dims not named are 0, operands not named NONE
+ */
 #ifndef SF_CORE_CALL_H
 #define SF_CORE_CALL_H
 
@@ -31,9 +32,9 @@
     /* x is [rows, 2*cols]: gate, then up. y = act(gate) * up; act is SiLU, or tanh-GELU with the GELU flag. */        \
     X(GLU_FWD, "glu_fwd", "rows cols", "x y")                                                                          \
     X(GLU_BWD, "glu_bwd", "rows cols", "dy x dx")                                                                      \
-    X(ADD, "add", "n", "a b y")   /* y = a + b; y may be a or b */                                                     \
-    X(COPY, "copy", "n", "x y")   /* y = x */                                                                          \
-    X(ZERO, "zero", "n", "y")     /* y = 0 */                                                                          \
+    X(ADD, "add", "n", "a b y") /* y = a + b; y may be a or b */                                                       \
+    X(COPY, "copy", "n", "x y") /* y = x */                                                                            \
+    X(ZERO, "zero", "n", "y")   /* y = 0 */                                                                            \
     /* tokens are int32 [rows]; table is [vocab, cols]. BWD adds into dtable in row order (ACC is implied). */         \
     X(EMBED_FWD, "embed_fwd", "rows cols vocab", "tokens table y")                                                     \
     X(EMBED_BWD, "embed_bwd", "rows cols vocab", "tokens dy dtable")                                                   \
@@ -43,8 +44,8 @@
     /* hyper is f32[8]: lr, beta1, beta2, eps, weight_decay, 1-beta1^t, 1-beta2^t, gradient scale. imm0 scales the     \
      * weight decay of this range (0 for norms and embeddings). In bf16 `master` is the f32 copy. */                   \
     X(ADAMW, "adamw", "n", "param grad m v hyper master")                                                              \
-    /* Mixture of experts. ROUTER: scores [rows, experts] -> top-k ids and weights. PERMUTE gathers rows*topk rows into \
-     * expert order, UNPERMUTE brings them back weighted. BWD kinds move the gradients the other way. */               \
+    /* Mixture of experts. ROUTER: scores [rows, experts] -> top-k ids and weights. PERMUTE gathers rows*topk rows     \
+     * into expert order, UNPERMUTE brings them back weighted. BWD kinds move the gradients the other way. */                     \
     X(MOE_ROUTE_FWD, "moe_route_fwd", "rows experts topk", "scores ids weights")                                       \
     X(MOE_ROUTE_BWD, "moe_route_bwd", "rows experts topk", "dweights ids scores dscores")                              \
     X(MOE_PERMUTE, "moe_permute", "rows cols topk", "x ids y")                                                         \
@@ -114,7 +115,7 @@ _Static_assert(sizeof(struct sf_call) == 144, "sf_call is part of the file forma
 
 #define SF_NONE UINT32_MAX
 
-const char *sf_call_name(int kind); /* "gemm"; "?" outside the enum */
+const char *sf_call_name(int kind);  /* "gemm"; "?" outside the enum */
 int sf_call_parse(const char *name); /* -1 when unknown */
 int sf_call_dims_n(int kind);        /* how many dims and operands the kind names */
 int sf_call_operands_n(int kind);

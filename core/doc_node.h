@@ -18,9 +18,9 @@ struct sf_node {
     const char *text; /* scalars; no NUL inside */
     const char *key;  /* NULL unless it is a value of a mapping */
     struct sf_place key_at;
-    struct sf_node *next;           /* sibling */
-    struct sf_node **children;      /* in file order */
-    struct sf_node **by_key;        /* mappings: the same nodes sorted by key */
+    struct sf_node *next;      /* sibling */
+    struct sf_node **children; /* in file order */
+    struct sf_node **by_key;   /* mappings: the same nodes sorted by key */
     size_t children_n;
 };
 

@@ -23,9 +23,9 @@ struct sf_need { /* "stream has completed at least count ops" */
 struct sf_iclass {
     uint32_t *stream_ops[SF_MAX_STREAMS]; /* op indices in stream order */
     uint32_t stream_n[SF_MAX_STREAMS];
-    uint32_t *need_first; /* [ops_n + 1] into needs */
+    uint32_t *need_first;  /* [ops_n + 1] into needs */
     struct sf_need *needs; /* the strongest need per stream and op; the op's own stream left out */
-    uint32_t *position;   /* [ops_n] place on its stream */
+    uint32_t *position;    /* [ops_n] place on its stream */
     uint32_t ops_n, streams_n;
     uint32_t compute_streams; /* bit s: the stream carries kernels */
     const struct sf_class *cls;

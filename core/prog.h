@@ -7,9 +7,10 @@
  * Time. There are no durations here. A cost model prices (call kind, shape, dtype, device), so recalibrating changes no
  * program hash.
  *
- * Order. Each rank has up to SF_MAX_STREAMS in-order streams with one op in flight each. An op starts when the op before
- * it on its stream and every op it depends on have completed. Dependencies point to lower indices of the same class, so
- * a rank's graph is acyclic by construction. Ops on different streams without a dependency path may run in any order.
+ * Order. Each rank has up to SF_MAX_STREAMS in-order streams with one op in flight each. An op starts when the op
+ * before it on its stream and every op it depends on have completed. Dependencies point to lower indices of the same
+ * class, so a rank's graph is acyclic by construction. Ops on different streams without a dependency path may run in
+ * any order.
  *
  * Two levels. A compute op points to a recipe: kernel calls (call.h) over formal parameters. The op's args bind formals
  * to ranges of buffers. Communication ops move one range.
@@ -44,13 +45,13 @@
 
 /* X(NAME, "name", group) */
 #define SF_OPS(X)                                                                                                      \
-    X(LOAD, "load", SF_OP_IS_DATA)      /* fill arg 0 with this microbatch's tokens (flag TARGETS: its targets) */     \
+    X(LOAD, "load", SF_OP_IS_DATA) /* fill arg 0 with this microbatch's tokens (flag TARGETS: its targets) */          \
     X(FORWARD, "forward", SF_OP_IS_COMPUTE)                                                                            \
     X(BACKWARD, "backward", SF_OP_IS_COMPUTE)                                                                          \
     X(ACCUMULATE, "accumulate", SF_OP_IS_COMPUTE) /* canonical gradient sums, see planner/compile.h */                 \
     X(OPTIMIZER, "optimizer", SF_OP_IS_COMPUTE)                                                                        \
-    X(SEND, "send", SF_OP_IS_P2P)       /* arg 0 to the peer */                                                        \
-    X(RECV, "recv", SF_OP_IS_P2P)       /* arg 0 from the peer */                                                      \
+    X(SEND, "send", SF_OP_IS_P2P)                      /* arg 0 to the peer */                                         \
+    X(RECV, "recv", SF_OP_IS_P2P)                      /* arg 0 from the peer */                                       \
     X(ALL_REDUCE, "all_reduce", SF_OP_IS_COLL)         /* arg 0 in place; bytes = its size */                          \
     X(REDUCE_SCATTER, "reduce_scatter", SF_OP_IS_COLL) /* arg 0 whole, arg 1 own share; bytes = size of arg 0 */       \
     X(ALL_GATHER, "all_gather", SF_OP_IS_COLL)         /* arg 0 own share, arg 1 whole; bytes = size of arg 1 */
@@ -70,12 +71,12 @@ enum sf_op_flag {
 };
 
 struct sf_op {
-    uint64_t bytes;       /* payload of communication; 0 for compute */
-    uint32_t recipe;      /* compute: index of the recipe; else SF_NONE */
-    uint32_t comm;        /* communication: index of the communicator; else SF_NONE */
-    int32_t peer_delta;   /* p2p: offset on the communicator's only axis, wrapping around it */
-    uint32_t arg_first;   /* into the class's args */
-    uint32_t dep_first;   /* into the class's deps */
+    uint64_t bytes;     /* payload of communication; 0 for compute */
+    uint32_t recipe;    /* compute: index of the recipe; else SF_NONE */
+    uint32_t comm;      /* communication: index of the communicator; else SF_NONE */
+    int32_t peer_delta; /* p2p: offset on the communicator's only axis, wrapping around it */
+    uint32_t arg_first; /* into the class's args */
+    uint32_t dep_first; /* into the class's deps */
     uint16_t arg_n, dep_n;
     uint16_t microbatch, chunk; /* what it works on; chunk is local to the rank (0 .. vpp-1) */
     uint16_t group;       /* p2p ops of one non-zero group are adjacent, on different streams, independent: a backend
@@ -117,9 +118,9 @@ enum sf_buf_kind {
 struct sf_buffer {
     char name[SF_NAME];
     uint64_t bytes;
-    uint64_t offset;           /* in the rank's arena; multiple of 64 */
+    uint64_t offset;            /* in the rank's arena; multiple of 64 */
     uint32_t first_op, last_op; /* lifetime by op index; persistent buffers live from 0 to SF_NONE */
-    uint32_t kind;             /* enum sf_buf_kind */
+    uint32_t kind;              /* enum sf_buf_kind */
     uint32_t reserved;
 };
 
@@ -128,10 +129,10 @@ enum sf_init { SF_INIT_ZERO, SF_INIT_ONE, SF_INIT_NORMAL };
 /* A named weight: where it lies and how it starts. Initial values depend only on (seed, name, element), so every layout
  * of the same model starts from the same numbers. */
 struct sf_tensor {
-    char name[80];   /* "model.layers.3.mlp.down_proj.weight" */
-    uint32_t buf;    /* a PARAM buffer of the class */
-    uint32_t init;   /* enum sf_init */
-    uint64_t offset; /* bytes inside the buffer */
+    char name[80];       /* "model.layers.3.mlp.down_proj.weight" */
+    uint32_t buf;        /* a PARAM buffer of the class */
+    uint32_t init;       /* enum sf_init */
+    uint64_t offset;     /* bytes inside the buffer */
     uint64_t rows, cols; /* cols = 1 for vectors */
     float init_std;
     uint32_t dtype;
@@ -168,16 +169,16 @@ struct sf_comm {
 
 /* Facts about the job that executors need and that hash with the program. */
 struct sf_prog_job {
-    uint32_t microbatches;        /* per rank and step */
+    uint32_t microbatches; /* per rank and step */
     uint32_t micro_batch_sequences;
     uint32_t seq_len_tokens;
-    uint32_t chunks;              /* vpp */
+    uint32_t chunks; /* vpp */
     uint64_t global_batch_sequences;
-    double model_flops_per_step;  /* forward and backward, whole job, recompute not counted */
+    double model_flops_per_step; /* forward and backward, whole job, recompute not counted */
     uint64_t vocab;
     float lr, beta1, beta2, eps, weight_decay;
     uint32_t warmup_steps;
-    uint64_t seed;                /* initial weights and data order */
+    uint64_t seed; /* initial weights and data order */
 };
 
 struct sf_prog {
@@ -189,8 +190,8 @@ struct sf_prog {
     struct sf_comm comms[SF_MAX_COMMS];
     char streams[SF_MAX_STREAMS][SF_NAME];
     uint32_t axes_n, comms_n, streams_n;
-    uint32_t class_axes;      /* bit set of the axes that choose the class */
-    uint32_t *class_of;       /* [product of class axes' sizes], mixed radix, innermost first */
+    uint32_t class_axes;       /* bit set of the axes that choose the class */
+    uint32_t *class_of;        /* [product of class axes' sizes], mixed radix, innermost first */
     uint32_t ranks_per_domain; /* placement: rank r sits in domain r / ranks_per_domain, slot r % ranks_per_domain */
     uint32_t domain_gpus;      /* seats of a scale-up domain; >= ranks_per_domain, the rest are spares */
     uint64_t device_memory_bytes;

@@ -43,10 +43,10 @@ _Static_assert(sizeof(struct sf_trace_rec) == 56, "trace records are written as 
 struct sf_trace_meta {
     struct sf_hash prog, topo, cost; /* what the times rest on; zero where it does not apply */
     uint64_t seed;
-    uint32_t ranks;       /* ranks of the program */
+    uint32_t ranks; /* ranks of the program */
     uint32_t iterations;
     char origin[SF_HASH_TEXT]; /* "sim", "sim-unfolded", "threads", "mpi", "cuda" */
-    char note[256];       /* host, versions; never needed to read the file */
+    char note[256];            /* host, versions; never needed to read the file */
 };
 
 /* Per-rank clock: add `offset` to compare ranks; claims below `uncertainty` are unknown. */
