@@ -21,6 +21,34 @@ static const struct {
 #undef X
 };
 
+#define BIT(operand) (1u << (operand))
+static const uint16_t writes[SF_CALL_KINDS] = {
+    [SF_CALL_GEMM] = BIT(2),
+    [SF_CALL_RMSNORM_FWD] = BIT(2) | BIT(3),
+    [SF_CALL_RMSNORM_BWD] = BIT(4) | BIT(5),
+    [SF_CALL_ROPE_FWD] = BIT(0),
+    [SF_CALL_ROPE_BWD] = BIT(0),
+    [SF_CALL_ATTN_FWD] = BIT(3) | BIT(4),
+    [SF_CALL_ATTN_BWD] = BIT(6) | BIT(7) | BIT(8) | BIT(9),
+    [SF_CALL_GLU_FWD] = BIT(1),
+    [SF_CALL_GLU_BWD] = BIT(2),
+    [SF_CALL_ADD] = BIT(2),
+    [SF_CALL_COPY] = BIT(1),
+    [SF_CALL_ZERO] = BIT(0),
+    [SF_CALL_EMBED_FWD] = BIT(2),
+    [SF_CALL_EMBED_BWD] = BIT(2),
+    [SF_CALL_XENT] = BIT(0) | BIT(2),
+    [SF_CALL_ADAMW] = BIT(0) | BIT(2) | BIT(3) | BIT(5),
+    [SF_CALL_MOE_ROUTE_FWD] = BIT(1) | BIT(2),
+    [SF_CALL_MOE_ROUTE_BWD] = BIT(3),
+    [SF_CALL_MOE_PERMUTE] = BIT(2),
+    [SF_CALL_MOE_UNPERMUTE] = BIT(3),
+    [SF_CALL_ALL_REDUCE] = BIT(1),
+    [SF_CALL_ALL_GATHER] = BIT(1),
+    [SF_CALL_REDUCE_SCATTER] = BIT(1),
+    [SF_CALL_ALL_TO_ALL] = BIT(1),
+};
+
 static bool is_kind(int kind) {
     return kind >= 0 && kind < SF_CALL_KINDS;
 }
@@ -40,6 +68,10 @@ int sf_call_parse(const char *name) {
         }
     }
     return -1;
+}
+
+uint32_t sf_call_writes(int kind) {
+    return is_kind(kind) ? writes[kind] : 0;
 }
 
 static int words(const char *text) {

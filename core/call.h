@@ -45,7 +45,7 @@
      * weight decay of this range (0 for norms and embeddings). In bf16 `master` is the f32 copy. */                   \
     X(ADAMW, "adamw", "n", "param grad m v hyper master")                                                              \
     /* Mixture of experts. ROUTER: scores [rows, experts] -> top-k ids and weights. PERMUTE gathers rows*topk rows     \
-     * into expert order, UNPERMUTE brings them back weighted. BWD kinds move the gradients the other way. */                     \
+     * into expert order, UNPERMUTE brings them back weighted. BWD kinds move the gradients the other way. */          \
     X(MOE_ROUTE_FWD, "moe_route_fwd", "rows experts topk", "scores ids weights")                                       \
     X(MOE_ROUTE_BWD, "moe_route_bwd", "rows experts topk", "dweights ids scores dscores")                              \
     X(MOE_PERMUTE, "moe_permute", "rows cols topk", "x ids y")                                                         \
@@ -84,7 +84,8 @@ enum sf_dtype {
     X(ACC, 4u, "acc")   /* add to the first output instead of overwriting it */                                        \
     X(ACC2, 8u, "acc2") /* add to the second output */                                                                 \
     X(GELU, 16u, "gelu")                                                                                               \
-    X(RECOMPUTE, 32u, "recompute") /* repeated forward work: counts as time, not as model FLOPs */
+    X(RECOMPUTE, 32u, "recompute") /* repeated forward work: counts as time, not as model FLOPs */                     \
+    X(PLAIN, 64u, "plain")         /* GLU without a gate: x is [rows, cols], y = act(x) */
 
 enum sf_call_flag {
 #define X(NAME, bit, name) SF_CALL_##NAME##_FLAG = bit,
@@ -120,6 +121,7 @@ int sf_call_parse(const char *name); /* -1 when unknown */
 int sf_call_dims_n(int kind);        /* how many dims and operands the kind names */
 int sf_call_operands_n(int kind);
 bool sf_call_is_collective(int kind);
+uint32_t sf_call_writes(int kind); /* bit o: operand o is written (perhaps read as well) */
 const char *sf_dtype_name(int dtype);
 int sf_dtype_parse(const char *name); /* -1 when unknown */
 int sf_dtype_bytes(int dtype);

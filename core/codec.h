@@ -1,6 +1,6 @@
-/* Binary files, field by field, little-endian. One visitor function per type serves writing, hashing and reading, so the
- * two directions cannot drift apart. Errors stick: after the first one every call does nothing, look at `rc` at the end.
- * Writing never changes the visited object. */
+/* Binary files, field by field, little-endian. One visitor function per type serves writing, hashing and reading, so
+ * the two directions cannot drift apart. Errors stick: after the first one every call does nothing, look at `rc` at the
+ * end. Writing never changes the visited object. */
 #ifndef SF_CORE_CODEC_H
 #define SF_CORE_CODEC_H
 

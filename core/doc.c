@@ -188,7 +188,7 @@ const struct sf_node *sf_seq_at(const struct sf_node *seq, size_t i) {
 }
 
 static bool is_scalar(const struct sf_node *n) {
-    return n->text != NULL && !sf_node_is_null(n);
+    return (n->kind == SF_NODE_PLAIN || n->kind == SF_NODE_QUOTED) && !sf_node_is_null(n);
 }
 
 int sf_node_str(const struct sf_node *n, const char **out, struct sf_err *err) {

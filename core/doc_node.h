@@ -15,7 +15,7 @@ struct sf_node {
     const struct sf_doc *doc;
     enum sf_node_kind kind;
     struct sf_place at;
-    const char *text; /* scalars; no NUL inside */
+    const char *text; /* of a scalar, no NUL inside; else "" */
     const char *key;  /* NULL unless it is a value of a mapping */
     struct sf_place key_at;
     struct sf_node *next;      /* sibling */

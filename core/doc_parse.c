@@ -6,6 +6,8 @@
 
 #define MAX_DEPTH 64
 #define MAX_NODES ((size_t)1 << 20)
+/* Everything in a line may turn out to be a key, so the library keeps hundreds of bytes per token until its end. */
+#define MAX_YAML_LINE ((size_t)64 << 10)
 
 /* A container whose end has not been seen. */
 struct level {
@@ -18,9 +20,11 @@ struct level {
 struct builder {
     struct sf_doc *doc;
     struct sf_err *err;
+    struct sf_place last; /* of what was read last: where to look when the library gives no place */
     struct level stack[MAX_DEPTH];
     size_t depth, nodes_n;
     bool done; /* one document has ended */
+    bool json; /* by its name: JSON and nothing more is accepted */
 };
 
 static int fail_at(const struct builder *b, struct sf_place at, const char *msg) {
@@ -38,7 +42,7 @@ static struct sf_place place_of(struct fy_event *event) {
     return place_of_mark(fy_event_start_mark(event));
 }
 
-static int copy_text(struct builder *b, struct fy_event *event, const char **out) {
+static int copy_text(struct builder *b, struct fy_event *event, struct sf_place at, const char **out) {
     size_t bytes = 0;
     const char *text = fy_token_get_text(event->scalar.value, &bytes);
     char *copy = text != NULL || event->scalar.value == NULL ? sf_arena_alloc(b->doc->arena, bytes + 1, 1) : NULL;
@@ -49,7 +53,7 @@ static int copy_text(struct builder *b, struct fy_event *event, const char **out
         memcpy(copy, text, bytes);
     }
     if (strlen(copy) != bytes) {
-        return fail_at(b, place_of(event), "expected text, found a NUL character in it");
+        return fail_at(b, at, "expected text, found a NUL character in it");
     }
     *out = copy;
     return 0;
@@ -67,6 +71,7 @@ static int add_node(struct builder *b, enum sf_node_kind kind, struct sf_place a
     }
     n->doc = b->doc;
     n->kind = kind;
+    n->text = "";
     n->at = at;
     if (b->depth == 0) {
         b->doc->root = n;
@@ -87,6 +92,12 @@ static bool expects_key(const struct builder *b) {
     return b->depth > 0 && b->stack[b->depth - 1].node->kind == SF_NODE_MAP && b->stack[b->depth - 1].key == NULL;
 }
 
+/* The library's marks of quoted text, anchors and aliases stand behind the quote, "&" or "*". */
+static struct sf_place before(struct sf_place at) {
+    at.column -= at.column > 1;
+    return at;
+}
+
 /* A value that was left out has no place of its own: take its key's, or its list's. */
 static struct sf_place place_of_missing(const struct builder *b) {
     if (b->depth == 0) {
@@ -97,18 +108,22 @@ static struct sf_place place_of_missing(const struct builder *b) {
 }
 
 static int take_scalar(struct builder *b, struct fy_event *event) {
-    struct sf_place at = event->scalar.value != NULL ? place_of(event) : place_of_missing(b);
+    struct fy_token *value = event->scalar.value;
+    enum fy_scalar_style style = value != NULL ? fy_token_scalar_style(value) : FYSS_PLAIN;
+    struct sf_place at = value != NULL ? place_of(event) : place_of_missing(b);
+    if (style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED) {
+        at = before(at);
+    }
     const char *text = NULL;
-    SF_TRY(copy_text(b, event, &text));
+    SF_TRY(copy_text(b, event, at, &text));
     if (expects_key(b)) {
         struct level *up = &b->stack[b->depth - 1];
         up->key = text;
         up->key_at = at;
         return 0;
     }
-    bool plain = event->scalar.value == NULL || fy_token_scalar_style(event->scalar.value) == FYSS_PLAIN;
     struct sf_node *n = NULL;
-    SF_TRY(add_node(b, plain ? SF_NODE_PLAIN : SF_NODE_QUOTED, at, &n));
+    SF_TRY(add_node(b, style == FYSS_PLAIN ? SF_NODE_PLAIN : SF_NODE_QUOTED, at, &n));
     n->text = text;
     return 0;
 }
@@ -118,8 +133,8 @@ static int open_container(struct builder *b, enum sf_node_kind kind, struct sf_p
         return fail_at(b, at, "expected a word as the key, found a list or a mapping");
     }
     if (b->depth == MAX_DEPTH) {
-        return sf_fail_at(b->err, SF_E_INPUT, b->doc->name, at.line, at.column,
-                          "expected at most %d levels of nesting", MAX_DEPTH);
+        return sf_fail_at(b->err, SF_E_INPUT, b->doc->name, at.line, at.column, "expected at most %d levels of nesting",
+                          MAX_DEPTH);
     }
     struct sf_node *n = NULL;
     SF_TRY(add_node(b, kind, at, &n));
@@ -174,10 +189,12 @@ static int close_container(struct builder *b) {
 
 static int refuse_properties(const struct builder *b, struct fy_token *anchor, struct fy_token *tag) {
     if (anchor != NULL) {
-        return fail_at(b, place_of_mark(fy_token_start_mark(anchor)), "anchors are not supported: write the value where it is used");
+        return fail_at(b, before(place_of_mark(fy_token_start_mark(anchor))),
+                       "anchors are not supported: write the value where it is used");
     }
     if (tag != NULL) {
-        return fail_at(b, place_of_mark(fy_token_start_mark(tag)), "tags are not supported: leave out the word that starts with \"!\"");
+        return fail_at(b, place_of_mark(fy_token_start_mark(tag)),
+                       "tags are not supported: leave out the word that starts with \"!\"");
     }
     return 0;
 }
@@ -197,7 +214,7 @@ static int take_event(struct builder *b, struct fy_event *event) {
         b->done = true;
         return 0;
     case FYET_ALIAS:
-        return fail_at(b, place_of(event), "aliases are not supported: write the value out");
+        return fail_at(b, before(place_of(event)), "aliases are not supported: write the value out");
     case FYET_SCALAR:
         SF_TRY(refuse_properties(b, event->scalar.anchor, event->scalar.tag));
         return take_scalar(b, event);
@@ -220,7 +237,7 @@ static int report(const struct builder *b, struct fy_diag *diag) {
     void *iterator = NULL;
     const struct fy_diag_error *e = fy_diag_errors_iterate(diag, &iterator);
     if (e == NULL || e->msg == NULL) {
-        return sf_fail_at(b->err, SF_E_INPUT, b->doc->name, 0, 0, "cannot be read as YAML or JSON");
+        return fail_at(b, b->last, "what follows cannot be read as YAML or JSON");
     }
     return sf_fail_at(b->err, SF_E_INPUT, b->doc->name, e->line > 0 ? (uint32_t)e->line : 1,
                       e->column > 0 ? (uint32_t)e->column : 1, "%s", e->msg);
@@ -233,6 +250,7 @@ static int run_parser(struct builder *b, struct fy_parser *parser, struct fy_dia
             return report(b, diag);
         }
         bool last = event->type == FYET_STREAM_END;
+        b->last = place_of(event);
         int rc = take_event(b, event);
         fy_parser_event_free(parser, event);
         if (rc != 0 || last) {
@@ -266,10 +284,9 @@ static bool ends_with(const char *s, const char *end) {
 
 static int parse_text(struct builder *b, const char *text, size_t bytes) {
     struct fy_diag *diag = silent_diag();
-    bool json = ends_with(b->doc->name, ".json");
     struct fy_parse_cfg cfg = {
         .search_path = "",
-        .flags = FYPCF_SLOPPY_FLOW_INDENTATION | (json ? FYPCF_JSON_FORCE : FYPCF_JSON_NONE),
+        .flags = FYPCF_SLOPPY_FLOW_INDENTATION | (b->json ? FYPCF_JSON_FORCE : FYPCF_JSON_NONE),
         .diag = diag,
     };
     struct fy_parser *parser = diag != NULL ? fy_parser_create(&cfg) : NULL;
@@ -308,13 +325,21 @@ static size_t character(const unsigned char *s, size_t left) {
 static int check_characters(const struct builder *b, const char *text, size_t bytes) {
     const unsigned char *s = (const unsigned char *)text;
     struct sf_place at = {1, 1};
-    for (size_t i = 0; i < bytes;) {
+    for (size_t i = 0, line = 0; i < bytes;) {
         size_t n = character(s + i, bytes - i);
         if (n == 0) {
             return sf_fail_at(b->err, SF_E_INPUT, b->doc->name, at.line, at.column,
                               "expected UTF-8 text, found the byte 0x%02x", s[i]);
         }
-        at = s[i] == '\n' ? (struct sf_place){at.line + 1, 1} : (struct sf_place){at.line, at.column + 1};
+        if (!b->json && i - line > MAX_YAML_LINE) {
+            return sf_fail_at(b->err, SF_E_INPUT, b->doc->name, at.line, at.column,
+                              "expected lines of at most %zu bytes", MAX_YAML_LINE);
+        }
+        at.column++;
+        if (s[i] == '\n') {
+            at = (struct sf_place){at.line + 1, 1};
+            line = i + 1;
+        }
         i += n;
     }
     return 0;
@@ -332,7 +357,6 @@ static int build(struct builder *b, const char *text, size_t bytes) {
     if (b->doc->root == NULL) { /* an empty file, or only comments */
         struct sf_node *n = NULL;
         SF_TRY(add_node(b, SF_NODE_PLAIN, (struct sf_place){1, 1}, &n));
-        n->text = "";
     }
     return 0;
 }
@@ -351,6 +375,8 @@ int sf_doc_parse(const char *text, size_t bytes, const char *name, struct sf_doc
     doc->name = own_name;
     b->doc = doc;
     b->err = err;
+    b->json = ends_with(name, ".json");
+    b->last = (struct sf_place){1, 1};
     int rc = build(b, text, bytes);
     if (rc != 0) {
         sf_doc_free(doc);

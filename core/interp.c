@@ -1,7 +1,6 @@
 /* The one interpreter; see interp.h. */
 #include "core/interp.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -47,6 +46,18 @@ static void collect_needs(struct sf_iclass *c) {
     c->need_first[cls->ops_n] = n;
 }
 
+/* Counts rise one by one, so a need is met by exactly the op that brings its stream there. */
+static void collect_wakes(struct sf_iclass *c) {
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        uint32_t stream = c->cls->ops[i].stream;
+        c->wakes[i] |= (uint8_t)(1u << stream);
+        for (uint32_t n = c->need_first[i]; n < c->need_first[i + 1]; n++) {
+            const struct sf_need *need = &c->needs[n];
+            c->wakes[c->stream_ops[need->stream][need->count - 1]] |= (uint8_t)(1u << stream);
+        }
+    }
+}
+
 int sf_iclass_create(const struct sf_prog *prog, uint32_t class_i, struct sf_arena *arena, struct sf_iclass **out,
                      struct sf_err *err) {
     const struct sf_class *cls = &prog->classes[class_i];
@@ -60,11 +71,13 @@ int sf_iclass_create(const struct sf_prog *prog, uint32_t class_i, struct sf_are
     c->position = sf_arena_alloc(arena, cls->ops_n, sizeof *c->position);
     c->need_first = sf_arena_alloc(arena, (size_t)cls->ops_n + 1, sizeof *c->need_first);
     c->needs = sf_arena_alloc(arena, cls->deps_n, sizeof *c->needs);
-    if (!c->position || !c->need_first || !c->needs) {
+    c->wakes = sf_arena_alloc(arena, cls->ops_n, sizeof *c->wakes);
+    if (!c->position || !c->need_first || !c->needs || !c->wakes) {
         return sf_fail_memory(err, "interpreter class");
     }
     SF_TRY(index_streams(c, arena, err));
     collect_needs(c);
+    collect_wakes(c);
     *out = c;
     return SF_OK;
 }
@@ -72,20 +85,6 @@ int sf_iclass_create(const struct sf_prog *prog, uint32_t class_i, struct sf_are
 void sf_rank_state_start(const struct sf_iclass *c, struct sf_rank_state *st) {
     memset(st, 0, sizeof *st);
     st->left = c->ops_n;
-}
-
-/* The op whose turn it is on a stream if it may start now, else SF_NONE. */
-static uint32_t startable(const struct sf_iclass *c, const struct sf_rank_state *st, uint32_t stream) {
-    if (st->busy >> stream & 1 || st->done[stream] >= c->stream_n[stream]) {
-        return SF_NONE;
-    }
-    uint32_t op = c->stream_ops[stream][st->done[stream]];
-    for (uint32_t n = c->need_first[op]; n < c->need_first[op + 1]; n++) {
-        if (st->done[c->needs[n].stream] < c->needs[n].count) {
-            return SF_NONE;
-        }
-    }
-    return op;
 }
 
 static int issue(const struct sf_iclass *c, struct sf_rank_state *st, uint32_t rank, uint32_t op,
@@ -114,14 +113,14 @@ int sf_interp_advance(const struct sf_iclass *c, struct sf_rank_state *st, uint3
     for (;;) {
         bool again = false;
         for (uint32_t s = 0; s < c->streams_n; s++) {
-            uint32_t op = c->compute_streams >> s & 1 ? SF_NONE : startable(c, st, s);
+            uint32_t op = c->compute_streams >> s & 1 ? SF_NONE : sf_interp_startable(c, st, s);
             if (op != SF_NONE) {
                 SF_TRY(issue(c, st, rank, op, be, hooks, err));
                 again |= !(st->busy >> s & 1);
             }
         }
         for (uint32_t s = 0; s < c->streams_n && !again; s++) {
-            uint32_t op = c->compute_streams >> s & 1 ? startable(c, st, s) : SF_NONE;
+            uint32_t op = c->compute_streams >> s & 1 ? sf_interp_startable(c, st, s) : SF_NONE;
             if (op != SF_NONE) {
                 SF_TRY(issue(c, st, rank, op, be, hooks, err));
                 again = !(st->busy >> s & 1);
@@ -131,18 +130,6 @@ int sf_interp_advance(const struct sf_iclass *c, struct sf_rank_state *st, uint3
             return SF_OK;
         }
     }
-}
-
-void sf_interp_complete(struct sf_rank_state *st, uint32_t stream) {
-    assert(st->busy >> stream & 1);
-    assert(st->left > 0);
-    st->busy &= ~(1u << stream);
-    st->done[stream]++;
-    st->left--;
-}
-
-uint32_t sf_interp_in_flight(const struct sf_iclass *c, const struct sf_rank_state *st, uint32_t stream) {
-    return st->busy >> stream & 1 ? c->stream_ops[stream][st->done[stream]] : SF_NONE;
 }
 
 /* Test everything in flight once; *progress is set when something completed. */

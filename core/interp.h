@@ -4,10 +4,13 @@
  * A rank's state is one completion count per stream (streams are in order), so 220,000 ranks take a few megabytes and
  * "is this dependency done" is one comparison.
  *
- * Two ways to drive it. Event driven (simulator): sf_interp_advance to start, then for every completion that the event
- * queue delivers sf_interp_complete + sf_interp_advance. Polling (runtimes): sf_interp_run does both and calls test. */
+ * Two ways to drive it. Event driven (simulator): sf_interp_begin on every stream to start, then for every completion
+ * that the event queue delivers sf_interp_complete, and sf_interp_begin on the streams it wakes. Polling (runtimes):
+ * sf_interp_run does both and calls test. */
 #ifndef SF_CORE_INTERP_H
 #define SF_CORE_INTERP_H
+
+#include <assert.h>
 
 #include "core/io.h"
 #include "core/prog.h"
@@ -26,6 +29,7 @@ struct sf_iclass {
     uint32_t *need_first;  /* [ops_n + 1] into needs */
     struct sf_need *needs; /* the strongest need per stream and op; the op's own stream left out */
     uint32_t *position;    /* [ops_n] place on its stream */
+    uint8_t *wakes;        /* [ops_n] streams on which its completion may let an op start; bit s: stream s */
     uint32_t ops_n, streams_n;
     uint32_t compute_streams; /* bit s: the stream carries kernels */
     const struct sf_class *cls;
@@ -64,15 +68,45 @@ struct sf_hooks {
     int (*before)(void *self, uint32_t rank, uint32_t op, struct sf_err *err);
 };
 
+/* The op whose turn it is on a stream if it may start now, else SF_NONE. */
+static inline uint32_t sf_interp_startable(const struct sf_iclass *c, const struct sf_rank_state *st, uint32_t stream) {
+    if (st->busy >> stream & 1 || st->done[stream] >= c->stream_n[stream]) {
+        return SF_NONE;
+    }
+    uint32_t op = c->stream_ops[stream][st->done[stream]];
+    for (uint32_t n = c->need_first[op]; n < c->need_first[op + 1]; n++) {
+        if (st->done[c->needs[n].stream] < c->needs[n].count) {
+            return SF_NONE;
+        }
+    }
+    return op;
+}
+
+/* The same, and from here on that op is in flight. For drivers whose ops never complete at once: after a completion
+ * they ask for the streams that it wakes. */
+static inline uint32_t sf_interp_begin(const struct sf_iclass *c, struct sf_rank_state *st, uint32_t stream) {
+    uint32_t op = sf_interp_startable(c, st, stream);
+    st->busy |= op != SF_NONE ? 1u << stream : 0;
+    return op;
+}
+
 /* Issue every op that may start now, repeatedly while ops complete at once. Returns 0, or the code of a failed op. */
 int sf_interp_advance(const struct sf_iclass *c, struct sf_rank_state *st, uint32_t rank, const struct sf_backend *be,
                       const struct sf_hooks *hooks, struct sf_err *err);
 
 /* The op in flight on `stream` has completed. */
-void sf_interp_complete(struct sf_rank_state *st, uint32_t stream);
+static inline void sf_interp_complete(struct sf_rank_state *st, uint32_t stream) {
+    assert(st->busy >> stream & 1);
+    assert(st->left > 0);
+    st->busy &= ~(1u << stream);
+    st->done[stream]++;
+    st->left--;
+}
 
 /* The op in flight on a stream, or SF_NONE. */
-uint32_t sf_interp_in_flight(const struct sf_iclass *c, const struct sf_rank_state *st, uint32_t stream);
+static inline uint32_t sf_interp_in_flight(const struct sf_iclass *c, const struct sf_rank_state *st, uint32_t stream) {
+    return st->busy >> stream & 1 ? c->stream_ops[stream][st->done[stream]] : SF_NONE;
+}
 
 /* Run one rank through one step by polling. The watchdog: when no op completes for `stall_limit` (0 = never), the
  * backend is aborted and SF_E_FAULT names the rank and every op it is stuck in. */

@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -167,8 +169,11 @@ static int create_beside(const char *path, char *temp, size_t size) {
     return fd;
 }
 
-static int posix_write_all(void *self, const char *path, const void *data, size_t bytes, struct sf_err *err) {
-    (void)self;
+static int fail_directory(const char *path, struct sf_err *err) {
+    return sf_fail_at(err, SF_E_IO, path, 0, 0, "expected a file, found a directory");
+}
+
+static int replace_file(const char *path, const void *data, size_t bytes, struct sf_err *err) {
     size_t size = strlen(path) + 48;
     char *folder = folder_of(path);
     char *temp = sf_malloc(size);
@@ -191,6 +196,49 @@ static int posix_write_all(void *self, const char *path, const void *data, size_
 out:
     sf_free(folder);
     sf_free(temp);
+    return rc;
+}
+
+static int write_in_place(const char *path, const void *data, size_t bytes, struct sf_err *err) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    int failed = fd < 0 || write_fd(fd, data, bytes) != 0;
+    int rc = failed ? fail_errno(err, "write file", path) : 0;
+    if (fd >= 0 && close(fd) != 0 && rc == 0) {
+        rc = fail_errno(err, "write file", path);
+    }
+    return rc;
+}
+
+static int posix_write_all(void *self, const char *path, const void *data, size_t bytes, struct sf_err *err) {
+    (void)self;
+    struct stat st;
+    char target[PATH_MAX];
+    if (stat(path, &st) != 0) {
+        return replace_file(path, data, bytes, err);
+    }
+    if (S_ISDIR(st.st_mode)) {
+        return fail_directory(path, err);
+    }
+    if (!S_ISREG(st.st_mode)) { /* replacing /dev/stdout would help nobody */
+        return write_in_place(path, data, bytes, err);
+    }
+    return replace_file(realpath(path, target) != NULL ? target : path, data, bytes, err);
+}
+
+int sf_output_check(const char *path, struct sf_err *err) {
+    struct stat st;
+    if (path == NULL) {
+        return 0;
+    }
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        return S_ISDIR(st.st_mode) ? fail_directory(path, err) : 0;
+    }
+    char *folder = folder_of(path);
+    if (folder == NULL) {
+        return sf_fail_memory(err, "a file name");
+    }
+    int rc = access(folder, W_OK | X_OK) == 0 ? 0 : fail_errno(err, "write a file in this folder", path);
+    sf_free(folder);
     return rc;
 }
 

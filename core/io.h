@@ -15,11 +15,14 @@ struct sf_io {
      * allocates. SF_E_IO when the file cannot be read, SF_E_INPUT when it is too large. */
     int (*read_all)(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes, struct sf_err *err);
     /* Replace `path` atomically: temporary file in the same folder, fsync, rename. Readers see old or new, never a torn
-     * file; on error the old file stays and no temporary is left. */
+     * file; on error the old file stays and no temporary is left. A link is followed, a device or pipe written to. */
     int (*write_all)(void *self, const char *path, const void *data, size_t bytes, struct sf_err *err);
 };
 
 extern const struct sf_io sf_io_posix;
+
+/* Refuse an output that could not be written (SF_E_IO), before work that would then be lost. NULL: no output. */
+int sf_output_check(const char *path, struct sf_err *err);
 
 struct sf_clock {
     void *self;

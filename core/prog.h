@@ -145,6 +145,7 @@ struct sf_class {
     const uint32_t *deps; /* op indices of this class */
     const struct sf_buffer *bufs;
     const struct sf_tensor *tensors;
+    const uint32_t *op_line; /* where each op stands in the text it was read from; NULL: from elsewhere */
     uint32_t ops_n, args_n, deps_n, bufs_n, tensors_n;
     uint32_t stage; /* pipeline stage, for people and colours */
     uint64_t arena_bytes;
@@ -243,6 +244,12 @@ int sf_prog_encode(const struct sf_prog *prog, struct sf_buf *out, struct sf_err
 int sf_prog_decode(const void *data, size_t bytes, const char *name, struct sf_prog **out, struct sf_err *err);
 int sf_prog_print(const struct sf_prog *prog, struct sf_buf *out, struct sf_err *err);
 int sf_prog_parse(const char *text, size_t bytes, const char *name, struct sf_prog **out, struct sf_err *err);
+/* A file in either form: one that begins like the binary form, or has a NUL near its beginning, is read as that. */
+struct sf_io;
+#define SF_PROG_MAX_BYTES ((size_t)1 << 30)
+int sf_prog_read(const struct sf_io *io, const char *path, struct sf_prog **out, struct sf_err *err);
+bool sf_prog_is_binary(const char *data, size_t bytes);
+bool sf_prog_is_text(const char *data, size_t bytes);    /* "staticfire program" comes first */
 struct sf_hash sf_prog_hash(const struct sf_prog *prog); /* of the binary form; joins forecasts to measurements */
 
 #endif

@@ -197,9 +197,11 @@ void sf_build_tensor(struct sf_build *b, const struct sf_tensor *t) {
     push(b, &b->tensors, sizeof *t, t, 1, SF_MAX_CLASS_OPS);
 }
 
-static bool has_dep(const uint32_t *deps, size_t n, uint32_t dep) {
-    for (size_t i = 0; i < n; i++) {
-        if (deps[i] == dep) {
+/* Is `dep` among the deps kept so far for this op? */
+static bool has_dep(const struct sf_build *b, const struct sf_op *op, uint32_t dep) {
+    const uint32_t *deps = b->deps.data;
+    for (uint32_t i = 0; i < op->dep_n; i++) {
+        if (deps[op->dep_first + i] == dep) {
             return true;
         }
     }
@@ -211,11 +213,10 @@ static void push_deps(struct sf_build *b, struct sf_op *op, const uint32_t *deps
     const struct sf_op *ops = b->ops.data;
     op->dep_first = (uint32_t)b->deps.n;
     for (uint32_t i = 0; i < deps_n && !failed(b); i++) {
-        const uint32_t *kept = (const uint32_t *)b->deps.data + op->dep_first;
         if (deps[i] >= b->ops.n) {
             sf_fail(&b->err, SF_E_INTERNAL, "op %zu of class \"%s\" depends on op %u, which does not come before it",
                     b->ops.n, b->cls.name, deps[i]);
-        } else if (ops[deps[i]].stream != op->stream && !(op->dep_n && has_dep(kept, op->dep_n, deps[i]))) {
+        } else if (ops[deps[i]].stream != op->stream && !has_dep(b, op, deps[i])) {
             push(b, &b->deps, sizeof *deps, &deps[i], 1, SF_MAX_CLASS_OPS * 8u);
             op->dep_n++;
         }

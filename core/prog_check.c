@@ -3,7 +3,10 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "core/units.h"
 
 int sfi_fail_op(const struct sf_prog *prog, uint32_t class_i, uint32_t op, struct sf_err *err, const char *fmt, ...) {
     char text[640], label[96];
@@ -11,8 +14,10 @@ int sfi_fail_op(const struct sf_prog *prog, uint32_t class_i, uint32_t op, struc
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    return sf_fail(err, SF_E_INPUT, "class %u \"%s\" op %u (%s): %s", class_i, prog->classes[class_i].name, op,
-                   sf_op_label(prog, class_i, op, label, sizeof label), text);
+    const uint32_t *lines = prog->classes[class_i].op_line;
+    return sf_fail_at(err, SF_E_INPUT, NULL, lines != NULL ? lines[op] : 0, lines != NULL,
+                      "class %u \"%s\" op %u (%s): %s", class_i, prog->classes[class_i].name, op,
+                      sf_op_label(prog, class_i, op, label, sizeof label), text);
 }
 
 static int check_name(const char *name, const char *what, uint32_t i, struct sf_err *err) {
@@ -203,12 +208,44 @@ static int check_op_recipe(const struct sf_prog *prog, uint32_t class_i, uint32_
     for (uint32_t i = 0; i < r->calls_n; i++) {
         for (int o = 0; o < SF_CALL_OPERANDS; o++) {
             sf_ref ref = r->calls[i].operand[o];
-            if (ref != SF_REF_NONE && SF_REF_OFFSET(ref) >= c->args[op->arg_first + SF_REF_FORMAL(ref)].bytes) {
+            const struct sf_arg *arg = ref == SF_REF_NONE ? NULL : &c->args[op->arg_first + SF_REF_FORMAL(ref)];
+            if (arg != NULL && SF_REF_OFFSET(ref) >= arg->bytes) {
                 return sfi_fail_op(prog, class_i, op_i, err,
                                    "recipe \"%s\" call %u operand %d lies outside argument %u", r->name, i, o,
                                    SF_REF_FORMAL(ref));
             }
+            if (arg != NULL && sf_call_writes(r->calls[i].kind) >> o & 1 && !(arg->access & SF_WRITE)) {
+                return sfi_fail_op(prog, class_i, op_i, err,
+                                   "recipe \"%s\" call %u (%s) writes argument %u, which is declared read-only",
+                                   r->name, i, sf_call_name(r->calls[i].kind), SF_REF_FORMAL(ref));
+            }
         }
+    }
+    return SF_OK;
+}
+
+/* What ops without a recipe do to their arguments; and a share must not lie inside the whole that it is a share of. */
+static int check_op_access(const struct sf_prog *prog, uint32_t class_i, uint32_t op_i, struct sf_err *err) {
+    static const uint32_t needs[SF_OP_KINDS][2] = {
+        [SF_OP_LOAD] = {SF_WRITE},
+        [SF_OP_SEND] = {SF_READ},
+        [SF_OP_RECV] = {SF_WRITE},
+        [SF_OP_ALL_REDUCE] = {SF_READ_WRITE},
+        [SF_OP_REDUCE_SCATTER] = {SF_READ, SF_WRITE},
+        [SF_OP_ALL_GATHER] = {SF_READ, SF_WRITE},
+    };
+    const struct sf_class *c = &prog->classes[class_i];
+    const struct sf_op *op = &c->ops[op_i];
+    const struct sf_arg *args = &c->args[op->arg_first];
+    for (uint32_t a = 0; a < 2 && a < op->arg_n; a++) {
+        if ((args[a].access & needs[op->kind][a]) != needs[op->kind][a]) {
+            return sfi_fail_op(prog, class_i, op_i, err, "does more to argument %u than its access says", a);
+        }
+    }
+    bool shares = op->kind == SF_OP_REDUCE_SCATTER || op->kind == SF_OP_ALL_GATHER;
+    if (shares && sf_prog_comm_size(prog, op->comm) > 1 && args[0].buf == args[1].buf &&
+        args[0].offset < args[1].offset + args[1].bytes && args[1].offset < args[0].offset + args[0].bytes) {
+        return sfi_fail_op(prog, class_i, op_i, err, "the share and the whole overlap");
     }
     return SF_OK;
 }
@@ -257,6 +294,58 @@ static int check_buffers(const struct sf_prog *prog, uint32_t class_i, struct sf
                            b->name, (unsigned long long)c->arena_bytes);
         }
     }
+    return SF_OK;
+}
+
+/* State that the next step, or whoever reads the loss, finds where this one left it. */
+static int check_persistence(const struct sf_class *c, uint32_t class_i, struct sf_err *err) {
+    for (uint32_t i = 0; i < c->bufs_n; i++) {
+        const struct sf_buffer *b = &c->bufs[i];
+        bool state =
+            b->kind == SF_BUF_PARAM || b->kind == SF_BUF_OPTIMIZER || b->kind == SF_BUF_HYPER || b->kind == SF_BUF_LOSS;
+        if (state && (b->first_op != 0 || b->last_op != SF_NONE)) {
+            return sf_fail(err, SF_E_INPUT,
+                           "class %u buffer \"%s\" (%s) must live for the whole program, not for ops %u to %u", class_i,
+                           b->name, sf_buf_kind_name((int)b->kind), b->first_op, b->last_op);
+        }
+    }
+    return SF_OK;
+}
+
+static uint64_t tensor_end(const struct sf_tensor *t) {
+    return t->offset + t->rows * t->cols * (uint64_t)sf_dtype_bytes((int)t->dtype);
+}
+
+static int compare_tensor(const void *a, const void *b) {
+    const struct sf_tensor *x = *(const struct sf_tensor *const *)a, *y = *(const struct sf_tensor *const *)b;
+    if (x->buf != y->buf) {
+        return x->buf < y->buf ? -1 : 1;
+    }
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+static int check_tensors_apart(const struct sf_class *c, uint32_t class_i, struct sf_err *err) {
+    const struct sf_tensor **sorted = sf_calloc(c->tensors_n, sizeof *sorted);
+    if (sorted == NULL) {
+        return sf_fail_memory(err, "tensor check");
+    }
+    for (uint32_t i = 0; i < c->tensors_n; i++) {
+        sorted[i] = &c->tensors[i];
+    }
+    qsort(sorted, c->tensors_n, sizeof *sorted, compare_tensor);
+    int rc = SF_OK;
+    for (uint32_t i = 1; i < c->tensors_n && rc == SF_OK; i++) {
+        if (sorted[i - 1]->buf == sorted[i]->buf && tensor_end(sorted[i - 1]) > sorted[i]->offset) {
+            rc = sf_fail(err, SF_E_INPUT, "class %u tensors \"%s\" and \"%s\" overlap", class_i, sorted[i - 1]->name,
+                         sorted[i]->name);
+        }
+    }
+    sf_free(sorted);
+    return rc;
+}
+
+static int check_tensors(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
     for (uint32_t i = 0; i < c->tensors_n; i++) {
         const struct sf_tensor *t = &c->tensors[i];
         uint64_t bytes;
@@ -266,8 +355,25 @@ static int check_buffers(const struct sf_prog *prog, uint32_t class_i, struct sf
             bytes > c->bufs[t->buf].bytes || t->offset > c->bufs[t->buf].bytes - bytes) {
             return sf_fail(err, SF_E_INPUT, "class %u tensor %u lies outside its buffer", class_i, i);
         }
+        if (c->bufs[t->buf].kind != SF_BUF_PARAM) {
+            return sf_fail(err, SF_E_INPUT, "class %u tensor \"%s\" is not in a parameter buffer", class_i, t->name);
+        }
     }
-    return SF_OK;
+    return check_tensors_apart(c, class_i, err);
+}
+
+static int check_fits(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    uint64_t have = prog->device_memory_bytes;
+    if (have == 0 || c->arena_bytes <= have) {
+        return SF_OK;
+    }
+    char need_text[32], have_text[32], over_text[32];
+    uint64_t over = c->arena_bytes - have;
+    return sf_fail(err, SF_E_NOPLAN, "class %u \"%s\" needs %s but its device has %s: %s (%.1f %%) too much", class_i,
+                   c->name, sf_format_bytes(c->arena_bytes, need_text, sizeof need_text),
+                   sf_format_bytes(have, have_text, sizeof have_text),
+                   sf_format_bytes(over, over_text, sizeof over_text), 100.0 * (double)over / (double)have);
 }
 
 int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
@@ -277,6 +383,8 @@ int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err 
         return sf_fail(err, SF_E_INPUT, "class %u has %u ops: expected 1 to %u", class_i, c->ops_n, SF_MAX_CLASS_OPS);
     }
     SF_TRY(check_buffers(prog, class_i, err));
+    SF_TRY(check_persistence(c, class_i, err));
+    SF_TRY(check_tensors(prog, class_i, err));
     for (uint32_t i = 0; i < c->ops_n; i++) {
         if (c->ops[i].kind >= SF_OP_KINDS || c->ops[i].stream >= prog->streams_n) {
             return sf_fail(err, SF_E_INPUT, "class %u op %u: unknown kind %u or stream %u", class_i, i, c->ops[i].kind,
@@ -287,20 +395,15 @@ int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err 
         SF_TRY(check_op_args(prog, class_i, i, err));
         SF_TRY(check_op_recipe(prog, class_i, i, err));
         SF_TRY(check_op_bytes(prog, class_i, i, err));
+        SF_TRY(check_op_access(prog, class_i, i, err));
     }
-    if (prog->device_memory_bytes > 0 && c->arena_bytes > prog->device_memory_bytes) {
-        return sf_fail(
-            err, SF_E_NOPLAN, "class %u \"%s\" needs %.3f GB but its device has %.3f GB: %.3f GB (%.1f %%) too much",
-            class_i, c->name, (double)c->arena_bytes / 1e9, (double)prog->device_memory_bytes / 1e9,
-            (double)(c->arena_bytes - prog->device_memory_bytes) / 1e9,
-            100.0 * (double)(c->arena_bytes - prog->device_memory_bytes) / (double)prog->device_memory_bytes);
-    }
-    return SF_OK;
+    return check_fits(prog, class_i, err);
 }
 
 static int check_ordered(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     struct sfi_order order;
+    SF_TRY(sfi_check_passes(prog, class_i, err));
     SF_TRY(sfi_order_create(c->ops, c->ops_n, c->deps, &order, err));
     int rc = sfi_check_memory(prog, class_i, &order, err);
     if (rc == SF_OK) {

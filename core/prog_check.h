@@ -8,6 +8,7 @@
 int sfi_check_mesh(const struct sf_prog *prog, uint32_t *ranks, uint32_t *class_of_n, struct sf_err *err);
 int sfi_check_recipes(const struct sf_prog *prog, struct sf_err *err);
 int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err);
+int sfi_check_passes(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err);
 /* With the happens-before order of the class: */
 int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err);
 int sfi_check_gradients(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,

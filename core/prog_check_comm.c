@@ -12,7 +12,8 @@ struct quotient {
     uint32_t *rank;                   /* [reps_n] the representative's rank (other coordinates 0) */
     uint32_t *cls;                    /* [reps_n] */
     uint32_t (*done)[SF_MAX_STREAMS]; /* [reps_n] ops completed per stream */
-    uint32_t *next_coll;              /* [reps_n] index of the first collective op not yet completed */
+    uint32_t *next_coll;              /* [reps_n] index of the first op with collectives not yet completed */
+    uint32_t *recipe_comms;           /* [recipes_n] bit set of the communicators whose collectives it calls */
     uint32_t **stream_ops;            /* [classes_n * SF_MAX_STREAMS] */
     uint32_t *stream_n;               /* same */
 };
@@ -55,7 +56,7 @@ static const struct sf_class *rep_class(const struct quotient *q, uint32_t rep) 
 struct message {
     uint32_t comm, src, dst, delta;
     uint32_t order; /* op index on its side */
-    uint32_t stream;
+    uint32_t stream, microbatch;
     uint64_t bytes;
 };
 
@@ -98,6 +99,7 @@ static size_t list_messages(const struct quotient *q, int kind, struct message *
                                           sender_delta(q->prog, op),
                                           i,
                                           op->stream,
+                                          op->microbatch,
                                           op->bytes};
             }
             n++;
@@ -134,6 +136,11 @@ static int compare_sides(const struct quotient *q, const struct message *sends, 
     }
     if (recvs_n > n) {
         return fail_message(q, SF_OP_RECV, &recvs[n], err, "no send matches this receive");
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (sends[i].microbatch != recvs[i].microbatch) {
+            return fail_message(q, SF_OP_RECV, &recvs[i], err, "its send is for another microbatch");
+        }
     }
     return SF_OK;
 }
@@ -185,20 +192,36 @@ static bool is_collective(const struct sf_op *op) {
     return sf_op_group(op->kind) == SF_OP_IS_COLL;
 }
 
-/* The k-th collective of a class on a communicator, or SF_NONE. `from` is where to go on looking. */
+/* Communicators whose collectives an op does, itself or in its recipe. */
+static uint32_t comms_of(const struct quotient *q, const struct sf_op *op) {
+    if (is_collective(op)) {
+        return UINT32_C(1) << op->comm;
+    }
+    return op->recipe != SF_NONE ? q->recipe_comms[op->recipe] : 0;
+}
+
+/* The next collective op of a class on a communicator from `from` on, or SF_NONE. */
 static uint32_t next_collective(const struct sf_class *c, uint32_t comm, uint32_t from) {
     for (uint32_t i = from; i < c->ops_n; i++) {
-        if (is_collective(&c->ops[i]) && (comm == SF_NONE || c->ops[i].comm == comm)) {
+        if (is_collective(&c->ops[i]) && c->ops[i].comm == comm) {
             return i;
         }
     }
     return SF_NONE;
 }
 
+/* The next op of a representative with collectives of any communicator. */
+static uint32_t next_queued(const struct quotient *q, uint32_t rep, uint32_t from) {
+    const struct sf_class *c = rep_class(q, rep);
+    while (from < c->ops_n && comms_of(q, &c->ops[from]) == 0) {
+        from++;
+    }
+    return from < c->ops_n ? from : SF_NONE;
+}
+
 static int check_agreement(const struct quotient *q, uint32_t a, uint32_t b, uint32_t comm, struct sf_err *err) {
     const struct sf_class *x = rep_class(q, a), *y = rep_class(q, b);
     uint32_t i = next_collective(x, comm, 0), j = next_collective(y, comm, 0);
-    uint32_t stream = i == SF_NONE ? 0 : x->ops[i].stream;
     while (i != SF_NONE && j != SF_NONE) {
         if (x->ops[i].kind != y->ops[j].kind || x->ops[i].bytes != y->ops[j].bytes) {
             return sfi_fail_op(q->prog, q->cls[b], j, err,
@@ -206,9 +229,9 @@ static int check_agreement(const struct quotient *q, uint32_t a, uint32_t b, uin
                                q->prog->comms[comm].name, q->cls[a], sf_op_name(x->ops[i].kind),
                                (unsigned long long)x->ops[i].bytes, (unsigned long long)y->ops[j].bytes);
         }
-        if (x->ops[i].stream != stream) {
-            return sfi_fail_op(q->prog, q->cls[a], i, err, "collectives of \"%s\" are spread over streams",
-                               q->prog->comms[comm].name);
+        if (x->ops[i].flags != y->ops[j].flags) {
+            return sfi_fail_op(q->prog, q->cls[b], j, err, "members of \"%s\" disagree: class %u adds other elements",
+                               q->prog->comms[comm].name, q->cls[a]);
         }
         i = next_collective(x, comm, i + 1);
         j = next_collective(y, comm, j + 1);
@@ -221,31 +244,69 @@ static int check_agreement(const struct quotient *q, uint32_t a, uint32_t b, uin
     return SF_OK;
 }
 
-/* Members of a representative's group, as representatives: those that agree on the class axes outside `comm`. */
-static bool same_group(const struct quotient *q, uint32_t a, uint32_t b, uint32_t comm) {
-    uint32_t axes = q->prog->class_axes & ~q->prog->comms[comm].axes;
-    for (uint32_t x = 0; x < q->prog->axes_n; x++) {
-        if (axes >> x & 1 && sf_prog_coord(q->prog, q->rank[a], x) != sf_prog_coord(q->prog, q->rank[b], x)) {
-            return false;
-        }
+/* A representative's group has one representative for every combination of its communicator's class axes. */
+static uint32_t group_size(const struct quotient *q, uint32_t comm) {
+    uint32_t n = 1, axes = q->prog->class_axes & q->prog->comms[comm].axes;
+    for (uint32_t a = 0; a < q->prog->axes_n; a++) {
+        n *= axes >> a & 1 ? q->prog->axes[a].size : 1;
     }
-    return true;
+    return n;
+}
+
+static uint32_t group_member(const struct quotient *q, uint32_t rep, uint32_t comm, uint32_t index) {
+    uint32_t member = 0, stride = 1;
+    for (uint32_t a = 0; a < q->prog->axes_n; a++) {
+        uint32_t size = q->prog->axes[a].size;
+        if (!(q->prog->class_axes >> a & 1)) {
+            continue;
+        }
+        bool free_axis = q->prog->comms[comm].axes >> a & 1;
+        member += (free_axis ? index % size : rep / stride % size) * stride;
+        index /= free_axis ? size : 1;
+        stride *= size;
+    }
+    return member;
 }
 
 static bool spans_classes(const struct quotient *q, uint32_t comm) {
     return (q->prog->class_axes & q->prog->comms[comm].axes) != 0;
 }
 
-static int check_collectives(const struct quotient *q, struct sf_err *err) {
-    for (uint32_t comm = 0; comm < q->prog->comms_n; comm++) {
-        for (uint32_t a = 0; a < q->reps_n; a++) {
-            SF_TRY(check_agreement(q, a, a, comm, err));
-            for (uint32_t b = a + 1; spans_classes(q, comm) && b < q->reps_n; b++) {
-                if (same_group(q, a, b, comm)) {
-                    SF_TRY(check_agreement(q, a, b, comm, err));
-                    break; /* the next member is compared with the one after it */
-                }
+/* Each communicator's collectives keep one order: on one stream of a class, and inside recipes only where all members
+ * run that class. */
+static int check_streams(const struct quotient *q, uint32_t class_i, struct sf_err *err) {
+    const struct sf_class *c = &q->prog->classes[class_i];
+    uint32_t stream[SF_MAX_COMMS];
+    memset(stream, 0xff, sizeof stream);
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        uint32_t comms = comms_of(q, &c->ops[i]);
+        for (uint32_t comm = 0; comm < q->prog->comms_n; comm++) {
+            if (!(comms >> comm & 1)) {
+                continue;
             }
+            if (!is_collective(&c->ops[i]) && spans_classes(q, comm)) {
+                return sfi_fail_op(q->prog, class_i, i, err,
+                                   "its recipe has a collective of \"%s\", whose members run different classes",
+                                   q->prog->comms[comm].name);
+            }
+            stream[comm] = stream[comm] == SF_NONE ? c->ops[i].stream : stream[comm];
+            if (stream[comm] != c->ops[i].stream) {
+                return sfi_fail_op(q->prog, class_i, i, err, "collectives of \"%s\" are spread over streams",
+                                   q->prog->comms[comm].name);
+            }
+        }
+    }
+    return SF_OK;
+}
+
+static int check_collectives(const struct quotient *q, struct sf_err *err) {
+    for (uint32_t i = 0; i < q->prog->classes_n; i++) {
+        SF_TRY(check_streams(q, i, err));
+    }
+    for (uint32_t comm = 0; comm < q->prog->comms_n; comm++) {
+        for (uint32_t a = 0; a < q->reps_n && spans_classes(q, comm); a++) {
+            uint32_t first = group_member(q, a, comm, 0);
+            SF_TRY(first == a ? SF_OK : check_agreement(q, first, a, comm, err));
         }
     }
     return SF_OK;
@@ -267,7 +328,7 @@ static bool is_done(const struct quotient *q, uint32_t rep, uint32_t op) {
 /* At the head of its stream with its dependencies done; collectives also only in issue order on their device. */
 static bool is_ready(const struct quotient *q, uint32_t rep, uint32_t op) {
     const struct sf_class *c = rep_class(q, rep);
-    if (is_collective(&c->ops[op]) && q->next_coll[rep] != op) {
+    if (q->next_coll[rep] != op && comms_of(q, &c->ops[op]) != 0) {
         return false;
     }
     for (uint32_t d = 0; d < c->ops[op].dep_n; d++) {
@@ -281,8 +342,8 @@ static bool is_ready(const struct quotient *q, uint32_t rep, uint32_t op) {
 static void complete(struct quotient *q, uint32_t rep, uint32_t op) {
     const struct sf_class *c = rep_class(q, rep);
     q->done[rep][c->ops[op].stream]++;
-    if (is_collective(&c->ops[op])) {
-        q->next_coll[rep] = next_collective(c, SF_NONE, op + 1);
+    if (q->next_coll[rep] == op) {
+        q->next_coll[rep] = next_queued(q, rep, op + 1);
     }
 }
 
@@ -307,15 +368,14 @@ static bool try_collective(struct quotient *q, uint32_t rep, uint32_t op) {
         complete(q, rep, op);
         return true;
     }
+    uint32_t members_n = group_size(q, comm);
     for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t m = 0; m < q->reps_n; m++) {
-            if (!same_group(q, rep, m, comm)) {
-                continue;
-            }
-            uint32_t other = q->next_coll[m];
+        for (uint32_t i = 0; i < members_n; i++) {
+            uint32_t m = group_member(q, rep, comm, i), other = q->next_coll[m];
             if (pass == 1) {
                 complete(q, m, other);
-            } else if (other == SF_NONE || rep_class(q, m)->ops[other].comm != comm ||
+            } else if (other == SF_NONE || !is_collective(&rep_class(q, m)->ops[other]) ||
+                       rep_class(q, m)->ops[other].comm != comm ||
                        head(q, m, rep_class(q, m)->ops[other].stream) != other || !is_ready(q, m, other)) {
                 return false;
             }
@@ -367,7 +427,7 @@ static int fail_deadlock(const struct quotient *q, struct sf_err *err) {
 
 static int check_deadlock(struct quotient *q, struct sf_err *err) {
     for (uint32_t r = 0; r < q->reps_n; r++) {
-        q->next_coll[r] = next_collective(rep_class(q, r), SF_NONE, 0);
+        q->next_coll[r] = next_queued(q, r, 0);
     }
     bool progress = true, left = true;
     while (progress) {
@@ -397,6 +457,7 @@ static void quotient_free(struct quotient *q) {
     sf_free(q->cls);
     sf_free(q->done);
     sf_free(q->next_coll);
+    sf_free(q->recipe_comms);
 }
 
 static int index_class(struct quotient *q, uint32_t class_i, struct sf_err *err) {
@@ -419,6 +480,15 @@ static int index_class(struct quotient *q, uint32_t class_i, struct sf_err *err)
     return SF_OK;
 }
 
+static void index_recipes(struct quotient *q) {
+    for (uint32_t r = 0; r < q->prog->recipes_n; r++) {
+        const struct sf_recipe *recipe = &q->prog->recipes[r];
+        for (uint32_t i = 0; i < recipe->calls_n; i++) {
+            q->recipe_comms[r] |= recipe->calls[i].comm != SF_NONE ? UINT32_C(1) << recipe->calls[i].comm : 0;
+        }
+    }
+}
+
 static int quotient_create(const struct sf_prog *prog, struct quotient *q, struct sf_err *err) {
     *q = (struct quotient){.prog = prog, .reps_n = 1};
     for (uint32_t a = 0; a < prog->axes_n; a++) {
@@ -430,9 +500,11 @@ static int quotient_create(const struct sf_prog *prog, struct quotient *q, struc
     q->next_coll = sf_calloc(q->reps_n, sizeof *q->next_coll);
     q->stream_ops = sf_calloc((size_t)prog->classes_n * SF_MAX_STREAMS, sizeof *q->stream_ops);
     q->stream_n = sf_calloc((size_t)prog->classes_n * SF_MAX_STREAMS, sizeof *q->stream_n);
-    if (!q->rank || !q->cls || !q->done || !q->next_coll || !q->stream_ops || !q->stream_n) {
+    q->recipe_comms = sf_calloc(prog->recipes_n, sizeof *q->recipe_comms);
+    if (!q->rank || !q->cls || !q->done || !q->next_coll || !q->stream_ops || !q->stream_n || !q->recipe_comms) {
         return sf_fail_memory(err, "communication check");
     }
+    index_recipes(q);
     for (uint32_t r = 0; r < q->reps_n; r++) {
         q->rank[r] = rank_of_rep(prog, r);
         q->cls[r] = prog->class_of[r];

@@ -1,49 +1,67 @@
 /* Training soundness of a class: every forward has its backward, and no optimizer step can start before the gradients
  * it uses are complete and reduced. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/prog_check.h"
 
-/* For forwards: a later backward of the same chunk and microbatch must exist and be ordered after it. */
+enum pass_state { UNSEEN = 0, FORWARD_DONE, BOTH_DONE };
+
+struct passes {
+    uint8_t *state;    /* [chunks * microbatches], enum pass_state */
+    uint32_t *forward; /* same: the op */
+    uint32_t complete;
+};
+
+static int check_pass(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, uint32_t op_i,
+                      struct passes *p, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    const struct sf_op *op = &c->ops[op_i];
+    if (op->chunk >= prog->job.chunks || op->microbatch >= prog->job.microbatches) {
+        return sfi_fail_op(prog, class_i, op_i, err, "the job has %u chunks and %u microbatches", prog->job.chunks,
+                           prog->job.microbatches);
+    }
+    uint32_t at = op->chunk * prog->job.microbatches + op->microbatch;
+    if (op->kind == SF_OP_FORWARD) {
+        if (p->state[at] != UNSEEN) {
+            return sfi_fail_op(prog, class_i, op_i, err, "this forward is already op %u", p->forward[at]);
+        }
+        p->forward[at] = op_i;
+        p->state[at] = FORWARD_DONE;
+        return SF_OK;
+    }
+    if (p->state[at] != FORWARD_DONE || !sfi_before(order, c->ops, p->forward[at], op_i)) {
+        return sfi_fail_op(prog, class_i, op_i, err, "is not ordered after its forward, or is its second backward");
+    }
+    p->state[at] = BOTH_DONE;
+    p->complete++;
+    return SF_OK;
+}
+
+/* A class that computes does the forward and the backward of every chunk and microbatch once. */
 static int check_pairs(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
                        struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
-    uint32_t chunks = prog->job.chunks, microbatches = prog->job.microbatches;
-    if ((uint64_t)chunks * microbatches > SF_MAX_CLASS_OPS) {
-        return sf_fail(err, SF_E_INPUT, "%u chunks x %u microbatches are more than %u", chunks, microbatches,
-                       SF_MAX_CLASS_OPS);
+    uint64_t all = (uint64_t)prog->job.chunks * prog->job.microbatches;
+    if (all > SF_MAX_CLASS_OPS) {
+        return sf_fail(err, SF_E_INPUT, "%u chunks x %u microbatches are more than %u", prog->job.chunks,
+                       prog->job.microbatches, SF_MAX_CLASS_OPS);
     }
-    uint32_t *forward = sf_malloc(((size_t)chunks * microbatches + 1) * sizeof *forward);
-    if (!forward) {
-        return sf_fail_memory(err, "gradient check");
-    }
-    memset(forward, 0xff, ((size_t)chunks * microbatches + 1) * sizeof *forward);
-    int rc = SF_OK;
-    uint32_t open = 0;
+    struct passes p = {.state = sf_calloc((size_t)all, 1), .forward = sf_calloc((size_t)all, sizeof *p.forward)};
+    int rc = p.state && p.forward ? SF_OK : sf_fail_memory(err, "gradient check");
+    bool computes = false;
     for (uint32_t i = 0; i < c->ops_n && rc == SF_OK; i++) {
-        const struct sf_op *op = &c->ops[i];
-        if (op->kind != SF_OP_FORWARD && op->kind != SF_OP_BACKWARD) {
-            continue;
-        }
-        if (op->chunk >= chunks || op->microbatch >= microbatches) {
-            rc = sfi_fail_op(prog, class_i, i, err, "the job has %u chunks and %u microbatches", chunks, microbatches);
-            break;
-        }
-        uint32_t *f = &forward[op->chunk * microbatches + op->microbatch];
-        if (op->kind == SF_OP_FORWARD) {
-            rc = *f == SF_NONE ? SF_OK : sfi_fail_op(prog, class_i, i, err, "this forward is already op %u", *f);
-            *f = i;
-            open++;
-        } else if (*f == SF_NONE || !sfi_before(order, c->ops, *f, i)) {
-            rc = sfi_fail_op(prog, class_i, i, err, "is not ordered after its forward");
-        } else {
-            open--;
+        if (c->ops[i].kind == SF_OP_FORWARD || c->ops[i].kind == SF_OP_BACKWARD) {
+            rc = check_pass(prog, class_i, order, i, &p, err);
+            computes = true;
         }
     }
-    if (rc == SF_OK && open > 0) {
-        rc = sf_fail(err, SF_E_INPUT, "class %u \"%s\": %u forwards have no backward", class_i, c->name, open);
+    if (rc == SF_OK && computes && p.complete < all) {
+        rc = sf_fail(err, SF_E_INPUT, "class %u \"%s\": %u of %u passes (chunks x microbatches) have no backward",
+                     class_i, c->name, (uint32_t)all - p.complete, (uint32_t)all);
     }
-    sf_free(forward);
+    sf_free(p.state);
+    sf_free(p.forward);
     return rc;
 }
 
@@ -51,6 +69,15 @@ static bool writes_kind(const struct sf_class *c, const struct sf_op *op, uint32
     for (uint32_t a = 0; a < op->arg_n; a++) {
         const struct sf_arg *arg = &c->args[op->arg_first + a];
         if (arg->access & SF_WRITE && c->bufs[arg->buf].kind == kind) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool reads_gradients(const struct sf_class *c, const struct sf_op *op) {
+    for (uint32_t a = 0; a < op->arg_n; a++) {
+        if (c->bufs[c->args[op->arg_first + a].buf].kind == SF_BUF_GRAD) {
             return true;
         }
     }
@@ -96,34 +123,110 @@ static int check_optimizer(const struct sf_prog *prog, uint32_t class_i, const s
     return SF_OK;
 }
 
-/* With data-parallel replicas, the bytes that reductions take from a gradient buffer that they touch must be all of it.
- */
-static int check_reduced(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
+/* ---- reductions -------------------------------------------------------------------------------------------------- */
+
+struct range {
+    uint64_t offset, end;
+    uint32_t op;
+};
+
+static int compare_range(const void *a, const void *b) {
+    const struct range *x = a, *y = b;
+    if (x->offset != y->offset) {
+        return x->offset < y->offset ? -1 : 1;
+    }
+    return x->op < y->op ? -1 : x->op > y->op;
+}
+
+static bool is_reduction(const struct sf_op *op) {
+    return op->kind == SF_OP_ALL_REDUCE || op->kind == SF_OP_REDUCE_SCATTER;
+}
+
+/* Every write of the buffer by a kernel comes before a reduction that overlaps it. */
+static int check_reduced_last(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
+                              uint32_t reduction, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
-    for (uint32_t b = 0; b < c->bufs_n; b++) {
-        uint64_t reduced = 0;
-        bool used_by_optimizer = false;
-        if (c->bufs[b].kind != SF_BUF_GRAD) {
+    const struct sf_arg *r = &c->args[c->ops[reduction].arg_first];
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        const struct sf_op *op = &c->ops[i];
+        if (op->kind != SF_OP_BACKWARD) {
             continue;
         }
-        for (uint32_t i = 0; i < c->ops_n; i++) {
-            const struct sf_op *op = &c->ops[i];
-            const struct sf_arg *args = &c->args[op->arg_first];
-            if ((op->kind == SF_OP_ALL_REDUCE || op->kind == SF_OP_REDUCE_SCATTER) && args[0].buf == b) {
-                reduced += args[0].bytes;
+        for (uint32_t a = 0; a < op->arg_n; a++) {
+            const struct sf_arg *w = &c->args[op->arg_first + a];
+            if (w->buf == r->buf && w->access & SF_WRITE && w->offset < r->offset + r->bytes &&
+                r->offset < w->offset + w->bytes && !sfi_before(order, c->ops, i, reduction)) {
+                return sfi_fail_op(prog, class_i, reduction, err, "may start before op %u has added its gradients", i);
             }
-            for (uint32_t a = 0; a < op->arg_n; a++) {
-                used_by_optimizer |= op->kind == SF_OP_OPTIMIZER && args[a].buf == b;
-            }
-        }
-        if (reduced > 0 && reduced < c->bufs[b].bytes && used_by_optimizer) {
-            return sf_fail(
-                err, SF_E_INPUT,
-                "class %u \"%s\": only %llu of %llu bytes of gradients \"%s\" are reduced before the optimizer",
-                class_i, c->name, (unsigned long long)reduced, (unsigned long long)c->bufs[b].bytes, c->bufs[b].name);
         }
     }
     return SF_OK;
+}
+
+/* A gradient buffer of which any part is reduced is reduced whole, every byte once per step. */
+static int check_buffer_reduced(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
+                                uint32_t buf, struct range *ranges, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        const struct sf_arg *arg = &c->args[c->ops[i].arg_first];
+        if (is_reduction(&c->ops[i]) && arg->buf == buf && sf_prog_comm_size(prog, c->ops[i].comm) > 1) {
+            ranges[n++] = (struct range){arg->offset, arg->offset + arg->bytes, i};
+            SF_TRY(check_reduced_last(prog, class_i, order, i, err));
+        }
+    }
+    qsort(ranges, n, sizeof *ranges, compare_range);
+    uint64_t covered = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (ranges[i].offset > covered) {
+            break;
+        }
+        covered = ranges[i].end > covered ? ranges[i].end : covered;
+    }
+    if (n > 0 && covered < c->bufs[buf].bytes) {
+        return sf_fail(err, SF_E_INPUT, "class %u \"%s\": gradients \"%s\" are reduced only up to byte %llu of %llu",
+                       class_i, c->name, c->bufs[buf].name, (unsigned long long)covered,
+                       (unsigned long long)c->bufs[buf].bytes);
+    }
+    return SF_OK;
+}
+
+/* The axis "dp" of the mesh holds replicas: with more than one, what the optimizer reads was reduced over it. */
+static bool has_replicas(const struct sf_prog *prog, uint32_t *axes) {
+    *axes = 0;
+    for (uint32_t a = 0; a < prog->axes_n; a++) {
+        *axes |= strcmp(prog->axes[a].name, "dp") == 0 && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
+    }
+    return *axes != 0;
+}
+
+static int check_optimizer_reads_sums(const struct sf_prog *prog, uint32_t class_i, uint32_t opt, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    uint32_t replicas;
+    if (!has_replicas(prog, &replicas) || !reads_gradients(c, &c->ops[opt])) {
+        return SF_OK;
+    }
+    for (uint32_t i = 0; i < opt; i++) {
+        if (is_reduction(&c->ops[i]) && prog->comms[c->ops[i].comm].axes & replicas && feeds(c, i, opt)) {
+            return SF_OK;
+        }
+    }
+    return sfi_fail_op(prog, class_i, opt, err,
+                       "uses gradients that no reduction over the replicas (axis \"dp\") has summed");
+}
+
+static int check_reductions(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
+                            struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    struct range *ranges = sf_calloc(c->ops_n, sizeof *ranges);
+    int rc = ranges ? SF_OK : sf_fail_memory(err, "gradient check");
+    for (uint32_t b = 0; b < c->bufs_n && rc == SF_OK; b++) {
+        if (c->bufs[b].kind == SF_BUF_GRAD) {
+            rc = check_buffer_reduced(prog, class_i, order, b, ranges, err);
+        }
+    }
+    sf_free(ranges);
+    return rc;
 }
 
 int sfi_check_gradients(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
@@ -133,7 +236,8 @@ int sfi_check_gradients(const struct sf_prog *prog, uint32_t class_i, const stru
     for (uint32_t i = 0; i < c->ops_n; i++) {
         if (c->ops[i].kind == SF_OP_OPTIMIZER) {
             SF_TRY(check_optimizer(prog, class_i, order, i, err));
+            SF_TRY(check_optimizer_reads_sums(prog, class_i, i, err));
         }
     }
-    return check_reduced(prog, class_i, err);
+    return check_reductions(prog, class_i, order, err);
 }

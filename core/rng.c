@@ -12,7 +12,8 @@ static uint64_t mix(uint64_t x) {
     return x ^ (x >> 31);
 }
 
-/* What a key is used for goes into the mix, so that numbers drawn from a stream never equal the keys of its children. */
+/* What a key is used for goes into the mix, so that numbers drawn from a stream never equal the keys of its children.
+ */
 enum purpose { DRAW = 1, SEED, SPLIT, SPLIT_TEXT };
 
 /* Two rounds with the key in both: with one round, streams whose keys differ by a multiple of GOLDEN would be shifted

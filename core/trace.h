@@ -16,6 +16,7 @@
 #include "core/units.h"
 
 #define SF_TRACE_VERSION 1
+#define SF_TRACE_MAX_RECS (UINT64_C(1) << 27) /* in a file */
 
 /* X(NAME, "name") - where the times come from; sources are never mixed silently. */
 #define SF_TIME_SOURCES(X)                                                                                             \

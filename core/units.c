@@ -60,34 +60,17 @@ static const struct unit time_units[] = {{"ps", 1, 1},
                                          {"us", K *K, 1},
                                          {"ms", K *K *K, 1},
                                          {"s", K *K *K *K, 1},
-                                         {"min", 60 * K * K * K * K, 1},
-                                         {"h", 3600 * K * K * K * K, 1},
-                                         {"d", 86400 * K * K * K * K, 1},
+                                         {"min", 60 * K *K *K *K, 1},
+                                         {"h", 3600 * K *K *K *K, 1},
+                                         {"d", 86400 * K *K *K *K, 1},
                                          {NULL, 0, 0}};
-static const struct unit byte_units[] = {{"B", 1, 1},
-                                         {"kB", K, 1},
-                                         {"MB", K *K, 1},
-                                         {"GB", K *K *K, 1},
-                                         {"TB", K *K *K *K, 1},
-                                         {"KiB", KI, 1},
-                                         {"MiB", KI *KI, 1},
-                                         {"GiB", KI *KI *KI, 1},
-                                         {"TiB", KI *KI *KI *KI, 1},
-                                         {NULL, 0, 0}};
-static const struct unit rate_units[] = {{"b/s", 1, 8},
-                                         {"kb/s", K, 8},
-                                         {"Mb/s", K *K, 8},
-                                         {"Gb/s", K *K *K, 8},
-                                         {"Tb/s", K *K *K *K, 8},
-                                         {"B/s", 1, 1},
-                                         {"kB/s", K, 1},
-                                         {"MB/s", K *K, 1},
-                                         {"GB/s", K *K *K, 1},
-                                         {"TB/s", K *K *K *K, 1},
-                                         {"KiB/s", KI, 1},
-                                         {"MiB/s", KI *KI, 1},
-                                         {"GiB/s", KI *KI *KI, 1},
-                                         {NULL, 0, 0}};
+static const struct unit byte_units[] = {
+    {"B", 1, 1},    {"kB", K, 1},       {"MB", K *K, 1},        {"GB", K *K *K, 1},         {"TB", K *K *K *K, 1},
+    {"KiB", KI, 1}, {"MiB", KI *KI, 1}, {"GiB", KI *KI *KI, 1}, {"TiB", KI *KI *KI *KI, 1}, {NULL, 0, 0}};
+static const struct unit rate_units[] = {
+    {"b/s", 1, 8},    {"kb/s", K, 8},       {"Mb/s", K *K, 8},        {"Gb/s", K *K *K, 8}, {"Tb/s", K *K *K *K, 8},
+    {"B/s", 1, 1},    {"kB/s", K, 1},       {"MB/s", K *K, 1},        {"GB/s", K *K *K, 1}, {"TB/s", K *K *K *K, 1},
+    {"KiB/s", KI, 1}, {"MiB/s", KI *KI, 1}, {"GiB/s", KI *KI *KI, 1}, {NULL, 0, 0}};
 static const struct unit flops_units[] = {{"FLOP/s", 1, 1},
                                           {"kFLOP/s", K, 1},
                                           {"MFLOP/s", K *K, 1},
@@ -271,7 +254,7 @@ static int parse_real(const struct quantity *q, const char *text, double *out, s
 }
 
 int sf_parse_time(const char *text, sf_time_ps *out, struct sf_err *err) {
-    uint64_t ps;
+    uint64_t ps = 0;
     SF_TRY(parse_whole(&a_time, text, INT64_MAX, "ps", &ps, err));
     *out = (sf_time_ps)ps;
     return 0;
@@ -337,17 +320,16 @@ char *sf_format_bytes(uint64_t bytes, char *buf, size_t size) {
 }
 
 char *sf_format_count(uint64_t n, char *buf, size_t size) {
-    char digits[24];
+    char digits[24], grouped[32];
     int length = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n);
     size_t at = 0;
-    for (int i = 0; i < length && at + 2 < size; i++) {
+    for (int i = 0; i < length; i++) {
         if (i > 0 && (length - i) % 3 == 0) {
-            buf[at++] = ',';
+            grouped[at++] = ',';
         }
-        buf[at++] = digits[i];
+        grouped[at++] = digits[i];
     }
-    if (size > 0) {
-        buf[at] = '\0';
-    }
+    grouped[at] = '\0';
+    snprintf(buf, size, "%s", grouped);
     return buf;
 }

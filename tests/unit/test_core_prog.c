@@ -42,16 +42,21 @@ static struct sf_arg arg(uint32_t buf, uint32_t access, uint64_t bytes) {
 static uint32_t compute(struct pipe *p, int kind, uint32_t m, struct sf_arg a, struct sf_arg b, const uint32_t *deps,
                         uint32_t deps_n) {
     struct sf_arg args[] = {a, b};
-    struct sf_op o = {.kind = (uint8_t)kind, .stream = COMPUTE, .recipe = p->recipe, .comm = SF_NONE,
-                      .microbatch = (uint16_t)m};
+    struct sf_op o = {
+        .kind = (uint8_t)kind, .stream = COMPUTE, .recipe = p->recipe, .comm = SF_NONE, .microbatch = (uint16_t)m};
     return op(p, o, args, 2, deps, deps_n);
 }
 
 static uint32_t transfer(struct pipe *p, int kind, uint8_t stream, uint32_t comm, int32_t delta, uint32_t m,
                          uint32_t buf, uint64_t bytes, uint32_t dep) {
     struct sf_arg a = arg(buf, kind == SF_OP_SEND ? SF_READ : SF_WRITE, bytes);
-    struct sf_op o = {.kind = (uint8_t)kind, .stream = stream, .recipe = SF_NONE, .comm = comm, .peer_delta = delta,
-                      .microbatch = (uint16_t)m, .bytes = bytes};
+    struct sf_op o = {.kind = (uint8_t)kind,
+                      .stream = stream,
+                      .recipe = SF_NONE,
+                      .comm = comm,
+                      .peer_delta = delta,
+                      .microbatch = (uint16_t)m,
+                      .bytes = bytes};
     return op(p, o, &a, 1, &dep, dep == SF_NONE ? 0 : 1);
 }
 
@@ -60,8 +65,8 @@ static void finish_stage(struct pipe *p, uint32_t stage, uint32_t grad, uint32_t
     struct sf_op reduce = {.kind = SF_OP_ALL_REDUCE, .stream = GRAD, .recipe = SF_NONE, .comm = p->dp, .bytes = 256};
     uint32_t red = op(p, reduce, &g, 1, &last, 1);
     struct sf_arg span = arg(grad, SF_READ_WRITE, p->fault == OTHER_COLLECTIVE && stage == 1 ? 128 : 64);
-    struct sf_op everyone = {.kind = SF_OP_ALL_REDUCE, .stream = GRAD, .recipe = SF_NONE, .comm = p->all,
-                             .bytes = span.bytes};
+    struct sf_op everyone = {
+        .kind = SF_OP_ALL_REDUCE, .stream = GRAD, .recipe = SF_NONE, .comm = p->all, .bytes = span.bytes};
     uint32_t sum = op(p, everyone, &span, 1, &red, 1);
     compute(p, SF_OP_OPTIMIZER, 0, arg(grad, SF_READ, 256), arg(param, SF_READ_WRITE, 256), &sum,
             p->fault == EARLY_OPTIMIZER ? 0 : 1);
@@ -96,12 +101,14 @@ static void stage1(struct pipe *p, uint32_t m_n) {
         uint32_t r = SF_NONE;
         if (!(p->fault == NO_RECV && m == 1)) {
             r = transfer(p, SF_OP_RECV, FRECV, p->fwd, -1, m, in, p->fault == OTHER_SIZE && m == 1 ? 2048 : 1024,
-                         p->fault == CROSSED_ORDER && m == 0 ? SF_NONE : m > 0 && p->fault == CROSSED_ORDER ? last
-                                                                                                             : SF_NONE);
+                         p->fault == CROSSED_ORDER && m == 0  ? SF_NONE
+                         : m > 0 && p->fault == CROSSED_ORDER ? last
+                                                              : SF_NONE);
         }
         uint32_t deps_n = r == SF_NONE || (p->fault == NO_DEP_FORWARD && m == 1) ? 0 : 1;
         compute(p, SF_OP_FORWARD, m, arg(in, SF_READ, 1024), arg(out, SF_WRITE, 1024), &r, deps_n);
-        uint32_t b = compute(p, SF_OP_BACKWARD, m, arg(out, SF_READ_WRITE, 1024), arg(grad, SF_READ_WRITE, 256), NULL, 0);
+        uint32_t b =
+            compute(p, SF_OP_BACKWARD, m, arg(out, SF_READ_WRITE, 1024), arg(grad, SF_READ_WRITE, 256), NULL, 0);
         last = transfer(p, SF_OP_SEND, BSEND, p->bwd, -1, m, out, 1024, b);
         if (p->fault == CROSSED_ORDER) {
             continue;
@@ -129,7 +136,9 @@ static int build_pipe(enum fault fault, struct sf_prog **out, struct sf_err *err
     prog->job = (struct sf_prog_job){.microbatches = 3, .chunks = 1};
     prog->device_memory_bytes = fault == TOO_LARGE ? 2048 : 1 << 20;
     sf_build_recipe_begin(p.b, "step", 2);
-    sf_build_call(p.b, &(struct sf_call){.kind = SF_CALL_COPY, .comm = SF_NONE, .dims = {64},
+    sf_build_call(p.b, &(struct sf_call){.kind = SF_CALL_COPY,
+                                         .comm = SF_NONE,
+                                         .dims = {64},
                                          .operand = {SF_REF(0, 0), SF_REF(1, 0), SF_REF_NONE, SF_REF_NONE, SF_REF_NONE,
                                                      SF_REF_NONE, SF_REF_NONE, SF_REF_NONE, SF_REF_NONE, SF_REF_NONE}});
     p.recipe = sf_build_recipe_end(p.b);
@@ -286,12 +295,9 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mesh),
-        cmocka_unit_test(test_placement_reuses_memory),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_sends_that_wait_for_later_receives_are_sound),
-        cmocka_unit_test(test_structure),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_mesh),      cmocka_unit_test(test_placement_reuses_memory),
+        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_sends_that_wait_for_later_receives_are_sound),
+        cmocka_unit_test(test_structure), cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
