@@ -1,0 +1,37 @@
+/* Everything compiled for one instruction set: included once by each fast_<isa>.c, which defines SFI_ISA (the name),
+ * SFI_LANES and SFI_TARGET. */
+#include "kernels/fast_attn_bwd.h"
+#include "kernels/fast_loss.h"
+#include "kernels/fast_norm.h"
+#include "kernels/fast_point.h"
+#include "kernels/fast_rope.h"
+#include "kernels/fast_sum.h"
+
+#define SFI_STRING_(x) #x
+#define SFI_STRING(x) SFI_STRING_(x)
+#define SFI_JOIN_(a, b) a##b
+#define SFI_JOIN(a, b) SFI_JOIN_(a, b)
+
+const struct sfi_kern_table SFI_JOIN(sfi_kern_, SFI_ISA) = {
+    .name = SFI_STRING(SFI_ISA),
+    .kern =
+        {
+            [SF_CALL_GEMM] = sfi_fast_gemm,
+            [SF_CALL_RMSNORM_FWD] = rmsnorm_fwd,
+            [SF_CALL_RMSNORM_BWD] = rmsnorm_bwd,
+            [SF_CALL_ROPE_FWD] = rope_fwd,
+            [SF_CALL_ROPE_BWD] = rope_bwd,
+            [SF_CALL_ATTN_FWD] = attn_fwd,
+            [SF_CALL_ATTN_BWD] = attn_bwd,
+            [SF_CALL_GLU_FWD] = glu_fwd,
+            [SF_CALL_GLU_BWD] = glu_bwd,
+            [SF_CALL_ADD] = add,
+            [SF_CALL_COPY] = copy,
+            [SF_CALL_ZERO] = zero,
+            [SF_CALL_EMBED_FWD] = embed_fwd,
+            [SF_CALL_EMBED_BWD] = embed_bwd,
+            [SF_CALL_XENT] = xent,
+            [SF_CALL_ADAMW] = adamw,
+        },
+    .tree_sum = tree_sum,
+};

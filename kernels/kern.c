@@ -1,0 +1,114 @@
+/* Finding the kernel for a call. */
+#include "kernels/kern.h"
+
+#include <string.h>
+
+#include "kernels/table.h"
+
+const struct sfi_kern_table *sfi_kern_fast(size_t index) {
+    const struct sfi_kern_table *usable[4] = {NULL};
+    size_t n = 0;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw")) {
+        usable[n++] = &sfi_kern_avx512;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        usable[n++] = &sfi_kern_avx2;
+    }
+#endif
+    usable[n++] = &sfi_kern_base;
+    return index < n ? usable[index] : NULL;
+}
+
+static bool attn_dims_ok(const int64_t d[SF_CALL_DIMS]) {
+    return d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0 && d[5] >= d[4];
+}
+
+/* Shapes on which a kernel would divide by zero or leave its rows; sizes are the loader's to check. */
+static bool dims_ok(const struct sf_call *call) {
+    const int64_t *d = call->dims;
+    for (int i = 0; i < SF_CALL_DIMS; i++) {
+        if (d[i] < 0) {
+            return false;
+        }
+    }
+    switch (call->kind) {
+    case SF_CALL_GEMM:
+        return d[3] > 0;
+    case SF_CALL_ROPE_FWD:
+    case SF_CALL_ROPE_BWD:
+        return d[2] % 2 == 0 && d[3] > 0 && (d[2] == 0 || d[1] <= d[4] / d[2]);
+    case SF_CALL_ATTN_FWD:
+    case SF_CALL_ATTN_BWD:
+        return attn_dims_ok(d);
+    case SF_CALL_RMSNORM_FWD:
+    case SF_CALL_RMSNORM_BWD:
+        return d[1] > 0;
+    default:
+        return true;
+    }
+}
+
+static unsigned flags_of(uint8_t kind) {
+    switch (kind) {
+    case SF_CALL_GEMM:
+        return SF_CALL_TA_FLAG | SF_CALL_TB_FLAG | SF_CALL_ACC_FLAG;
+    case SF_CALL_RMSNORM_BWD:
+        return SF_CALL_ACC_FLAG | SF_CALL_ACC2_FLAG;
+    case SF_CALL_EMBED_BWD:
+        return SF_CALL_ACC_FLAG;
+    case SF_CALL_GLU_FWD:
+    case SF_CALL_GLU_BWD:
+        return SF_CALL_GELU_FLAG;
+    default:
+        return 0;
+    }
+}
+
+static bool is_wide_attention(const struct sf_call *call) {
+    return (call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD) && call->dims[4] > SFI_ATTN_HEAD_DIM_MAX;
+}
+
+sf_kern sf_kern_find(enum sf_kern_set set, const struct sf_call *call) {
+    if (call->kind >= SF_CALL_KINDS || call->dtype != SF_F32 || !dims_ok(call) ||
+        (call->flags & ~(flags_of(call->kind) | SF_CALL_RECOMPUTE_FLAG)) != 0) {
+        return NULL;
+    }
+    if (set == SF_KERN_REFERENCE || is_wide_attention(call)) {
+        return sfi_kern_reference.kern[call->kind];
+    }
+    return sfi_kern_fast(0)->kern[call->kind];
+}
+
+/* oneDNN generates code the first time a variant is used; that belongs to no timed call. */
+void sf_kern_setup(void) {
+    static const float a[32 * 32], b[32 * 32];
+    float c[32 * 32];
+    const void *operand[SF_CALL_OPERANDS] = {a, b, c};
+    for (unsigned flags = 0; flags < 8; flags++) {
+        memset(c, 0, sizeof(c));
+        const struct sf_call call = {.kind = SF_CALL_GEMM, .flags = (uint16_t)flags, .dims = {32, 32, 32, 1}};
+        (void)sfi_fast_gemm(&call, (void *const *)operand, NULL);
+    }
+}
+
+void sf_kern_tree_sum(float *y, const float *const src[], size_t n, size_t count) {
+    sfi_kern_fast(0)->tree_sum(y, src, n, count);
+}
+
+size_t sf_kern_attn_bwd_work(const struct sf_call *call) {
+    /* dk and dv of one key head, rows and columns rounded up to the widest vector. */
+    size_t seq = ((size_t)call->dims[1] + 15) / 16 * 16, width = ((size_t)call->dims[4] + 15) / 16 * 16;
+    return 2 * seq * width * sizeof(float);
+}
+
+int sfi_check_ids(const char *what, const int32_t *ids, size_t rows, int64_t vocab, struct sf_err *err) {
+    for (size_t r = 0; r < rows; r++) {
+        if (ids[r] < 0 || ids[r] >= vocab) {
+            return sf_fail(err, SF_E_INPUT, "%s %d in row %zu is outside the vocabulary, expected 0 to %lld", what,
+                           (int)ids[r], r, (long long)vocab - 1);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,51 @@
+/* References of cross entropy and the optimizer step. */
+#include <math.h>
+
+#include "kernels/ref.h"
+
+/* Overwrites one row of logits; returns the token's loss. */
+static double xent_row(float *x, size_t vocab, size_t target, double scale) {
+    double max = -INFINITY, sum = 0;
+    for (size_t c = 0; c < vocab; c++) {
+        max = fmax(max, (double)x[c]);
+    }
+    for (size_t c = 0; c < vocab; c++) {
+        sum += exp((double)x[c] - max);
+    }
+    double loss = log(sum) + max - (double)x[target];
+    for (size_t c = 0; c < vocab; c++) {
+        double p = exp((double)x[c] - max) / sum;
+        x[c] = (float)(scale * (c == target ? p - 1 : p));
+    }
+    return loss;
+}
+
+SFI_REF(xent) {
+    size_t rows = (size_t)call->dims[0], vocab = (size_t)call->dims[1];
+    const int32_t *targets = operand[1];
+    double total = 0;
+    SF_TRY(sfi_check_ids("target", targets, rows, call->dims[1], err));
+    for (size_t r = 0; r < rows; r++) {
+        total += xent_row((float *)operand[0] + r * vocab, vocab, (size_t)targets[r], (double)call->imm[0]);
+    }
+    *(float *)operand[2] = (float)((double)call->imm[0] * total);
+    return 0;
+}
+
+SFI_REF(adamw) {
+    (void)err;
+    float *param = operand[0], *m = operand[2], *v = operand[3];
+    const float *grad = operand[1], *hyper = operand[4];
+    double lr = (double)hyper[0], beta1 = (double)hyper[1], beta2 = (double)hyper[2], eps = (double)hyper[3];
+    double decay = (double)hyper[4] * (double)call->imm[0];
+    for (size_t i = 0; i < (size_t)call->dims[0]; i++) {
+        double g = (double)grad[i] * (double)hyper[7], p = (double)param[i];
+        double m1 = beta1 * (double)m[i] + (1 - beta1) * g;
+        double v1 = beta2 * (double)v[i] + (1 - beta2) * g * g;
+        double step = m1 / (double)hyper[5] / (sqrt(v1 / (double)hyper[6]) + eps);
+        m[i] = (float)m1;
+        v[i] = (float)v1;
+        param[i] = (float)(p - lr * (step + decay * p));
+    }
+    return 0;
+}

@@ -1,0 +1,84 @@
+/* References of RMS normalisation and rotary embedding. */
+#include <math.h>
+
+#include "kernels/ref.h"
+
+SFI_REF(rmsnorm_fwd) {
+    (void)err;
+    size_t rows = (size_t)call->dims[0], cols = (size_t)call->dims[1];
+    const float *x = operand[0], *w = operand[1];
+    float *y = operand[2], *rstd = operand[3];
+    for (size_t r = 0; r < rows; r++) {
+        double squares = 0;
+        for (size_t c = 0; c < cols; c++) {
+            squares += (double)x[r * cols + c] * (double)x[r * cols + c];
+        }
+        double scale = 1 / sqrt(squares / (double)cols + (double)call->imm[0]);
+        for (size_t c = 0; c < cols; c++) {
+            y[r * cols + c] = (float)((double)x[r * cols + c] * scale * (double)w[c]);
+        }
+        rstd[r] = (float)scale;
+    }
+    return 0;
+}
+
+static void norm_dx_row(const float *dy, const float *x, const float *w, double rstd, float *dx, size_t cols,
+                        bool add) {
+    double dot = 0;
+    for (size_t c = 0; c < cols; c++) {
+        dot += (double)dy[c] * (double)w[c] * (double)x[c];
+    }
+    double pull = dot / (double)cols * rstd * rstd;
+    for (size_t c = 0; c < cols; c++) {
+        double d = rstd * ((double)dy[c] * (double)w[c] - (double)x[c] * pull);
+        dx[c] = (float)(add ? (double)dx[c] + d : d);
+    }
+}
+
+SFI_REF(rmsnorm_bwd) {
+    (void)err;
+    size_t rows = (size_t)call->dims[0], cols = (size_t)call->dims[1];
+    const float *dy = operand[0], *x = operand[1], *w = operand[2], *rstd = operand[3];
+    float *dx = operand[4], *dw = operand[5];
+    for (size_t c = 0; c < cols; c++) {
+        double sum = call->flags & SF_CALL_ACC2_FLAG ? (double)dw[c] : 0;
+        for (size_t r = 0; r < rows; r++) {
+            sum += (double)dy[r * cols + c] * (double)x[r * cols + c] * (double)rstd[r];
+        }
+        dw[c] = (float)sum;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        size_t at = r * cols;
+        norm_dx_row(dy + at, x + at, w, (double)rstd[r], dx + at, cols, call->flags & SF_CALL_ACC_FLAG);
+    }
+    return 0;
+}
+
+static void rope(const struct sf_call *call, float *x, double sign) {
+    size_t rows = (size_t)call->dims[0], heads = (size_t)call->dims[1], head_dim = (size_t)call->dims[2];
+    size_t seq = (size_t)call->dims[3], row_stride = (size_t)call->dims[4];
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t i = 0; i < head_dim / 2; i++) {
+            double angle = (double)(r % seq) * pow((double)call->imm[0], -2 * (double)i / (double)head_dim);
+            double c = cos(angle), s = sign * sin(angle);
+            for (size_t h = 0; h < heads; h++) {
+                float *low = x + r * row_stride + h * head_dim + i, *high = low + head_dim / 2;
+                double a = (double)*low, b = (double)*high;
+                *low = (float)(a * c - b * s);
+                *high = (float)(b * c + a * s);
+            }
+        }
+    }
+}
+
+SFI_REF(rope_fwd) {
+    (void)err;
+    rope(call, operand[0], 1);
+    return 0;
+}
+
+SFI_REF(rope_bwd) {
+    (void)err;
+    rope(call, operand[0], -1);
+    return 0;
+}
