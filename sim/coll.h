@@ -1,0 +1,91 @@
+/* The time of a collective by algorithm and protocol.
+ *
+ * Two models side by side, both fed with constants from topo/catalog/nccl:
+ *   - what NCCL itself expects (its tuning model: latency + bytes / bandwidth), which decides what a job would run;
+ *   - what the algorithm takes, from its steps: bytes that the busiest link carries, hops that nothing hides, chunks in
+ *     the pipeline.
+ * Everything depends on the span and on class-level facts alone. docs/collectives.md compares both with measurements.
+ */
+#ifndef SF_SIM_COLL_H
+#define SF_SIM_COLL_H
+
+#include <stdbool.h>
+
+#include "core/hash.h"
+#include "core/io.h"
+#include "sim/cost.h"
+#include "topo/topo.h"
+
+/* X(NAME, "name") */
+#define SF_COLL_OPS(X)                                                                                                 \
+    X(ALL_REDUCE, "all_reduce")                                                                                        \
+    X(ALL_GATHER, "all_gather")                                                                                        \
+    X(REDUCE_SCATTER, "reduce_scatter")                                                                                \
+    X(ALL_TO_ALL, "all_to_all")                                                                                        \
+    X(BROADCAST, "broadcast")
+/* X(NAME, "name") - the first six are NCCL's, with its own estimate of their time. */
+#define SF_COLL_ALGORITHMS(X)                                                                                          \
+    X(TREE, "tree") /* chain inside a domain, double binary tree across */                                             \
+    X(RING, "ring")                                                                                                    \
+    X(COLLNET, "collnet")           /* the network's switches add up (SHARP), NVLink point to point */                 \
+    X(NVLS, "nvls")                 /* NVSwitch adds up; across domains only with SHARP */                             \
+    X(NVLS_TREE, "nvls_tree")       /* NVSwitch inside, double binary tree across */                                   \
+    X(PAT, "pat")                   /* binomial, one GPU per domain */                                                 \
+    X(DIRECT, "direct")             /* all_to_all: one message per peer */                                             \
+    X(RAIL, "rail")                 /* all_to_all: over NVLink to the peer's rail, then one message per domain */      \
+    X(HIERARCHICAL, "hierarchical") /* all_to_all: the same in two phases, one after the other */
+/* X(NAME, "name") */
+#define SF_COLL_PROTOCOLS(X)                                                                                           \
+    X(LL, "ll")         /* a flag with every 4 bytes */                                                                \
+    X(LL128, "ll128")   /* a flag with every 120 bytes */                                                              \
+    X(SIMPLE, "simple") /* a flag per slice */
+
+#define X(NAME, name) SF_COLL_##NAME,
+enum sf_coll_op { SF_COLL_OPS(X) SF_COLL_OPS_N };
+enum sf_coll_algorithm { SF_COLL_ALGORITHMS(X) SF_COLL_ALGORITHMS_N };
+enum sf_coll_protocol { SF_COLL_PROTOCOLS(X) SF_COLL_PROTOCOLS_N };
+#undef X
+
+const char *sf_coll_op_name(int op);
+const char *sf_coll_algorithm_name(int algorithm);
+const char *sf_coll_protocol_name(int protocol);
+int sf_coll_op_parse(const char *name); /* -1 when unknown; so do the next two */
+int sf_coll_algorithm_parse(const char *name);
+int sf_coll_protocol_parse(const char *name);
+
+struct sf_coll; /* immutable after creation */
+
+/* *out is NULL when the device of the topology names no collective model. */
+int sf_coll_create(const struct sf_topo *topo, const struct sf_io *io, struct sf_coll **out, struct sf_err *err);
+void sf_coll_free(struct sf_coll *c); /* NULL is legal */
+struct sf_hash sf_coll_hash(const struct sf_coll *c);
+
+/* `bytes`: all_reduce and broadcast, the vector; the others, the whole buffer of one rank, as nccl-tests counts. */
+struct sf_coll_query {
+    enum sf_coll_op op;
+    uint64_t bytes;
+    struct sf_span span;
+};
+
+struct sf_coll_choice {
+    enum sf_coll_algorithm algorithm;
+    enum sf_coll_protocol protocol;
+    double time_s;
+    double nccl_s; /* what NCCL expects; negative where it has no estimate */
+};
+
+/* False when the algorithm cannot do this: wrong collective, no switch that adds, ... */
+bool sf_coll_price(const struct sf_coll *c, const struct sf_coll_query *q, enum sf_coll_algorithm algorithm,
+                   enum sf_coll_protocol protocol, struct sf_coll_choice *out);
+/* Every pair that can do it, in the order of the enums. */
+#define SF_COLL_CANDIDATES (SF_COLL_ALGORITHMS_N * SF_COLL_PROTOCOLS_N)
+size_t sf_coll_candidates(const struct sf_coll *c, const struct sf_coll_query *q,
+                          struct sf_coll_choice out[SF_COLL_CANDIDATES]);
+/* What the job would run: the cluster's `collectives:` where it can, among the rest what NCCL expects to be fastest;
+ * all_to_all, which NCCL does not tune, by time_s. One member takes no time. */
+void sf_coll_choose(const struct sf_coll *c, const struct sf_coll_query *q, struct sf_coll_choice *out);
+
+/* Bus bandwidth of nccl-tests: what makes a ring on full links show their rate whatever the number of ranks. */
+double sf_coll_busbw(enum sf_coll_op op, uint32_t members, uint64_t bytes, double time_s);
+
+#endif

@@ -1,0 +1,212 @@
+/* Pricing one kernel call: the measured table first, then the fitted kernel model, then the roofline. */
+#include "sim/cost_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+
+static bool is_attention(const struct sf_call *call) {
+    return call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+}
+
+/* Which peak the arithmetic of a call runs at: attention never below bf16, cheap kernels on the vector units. Peaks
+ * that a device does not have are taken from f32. */
+static int peak_of(const struct sf_device_class *d, const struct sf_call *call, enum sf_grade *grade) {
+    if (!is_attention(call) && call->kind != SF_CALL_GEMM) {
+        *grade = d->grade;
+        return SF_F32;
+    }
+    int dtype = is_attention(call) && call->dtype == SF_FP8 ? SF_BF16 : call->dtype;
+    if (d->flops_per_s[dtype] <= 0.0) {
+        *grade = SF_GRADE_EXTRAPOLATED;
+        return SF_F32;
+    }
+    *grade = is_attention(call) ? d->attn_grade : d->gemm_grade[dtype];
+    return dtype;
+}
+
+static double arithmetic_s(const struct sf_device_class *d, const struct sf_call *call, double flops, int dtype) {
+    double efficiency = d->gemm_efficiency[dtype];
+    if (is_attention(call)) {
+        efficiency = call->kind == SF_CALL_ATTN_FWD ? d->attn_fwd_efficiency : d->attn_bwd_efficiency;
+    }
+    double rate = d->flops_per_s[dtype] * efficiency;
+    return rate > 0.0 ? flops / rate : 0.0;
+}
+
+static sf_time_ps roofline(const struct sf_device_class *d, const struct sf_call *call, enum sf_grade *grade) {
+    struct sf_work w = sf_call_work(call);
+    int dtype = peak_of(d, call, grade);
+    double busy = arithmetic_s(d, call, w.flops, dtype);
+    double rate = (double)d->memory_bytes_per_s * d->memory_efficiency;
+    double traffic = rate > 0.0 ? w.bytes / rate : 0.0;
+    sf_time_ps t = sf_s_to_ps(fmax(busy, traffic));
+    return t > d->launch_ps ? t : d->launch_ps;
+}
+
+/* How often the framework moves what one fused kernel would move once. The optimizer is one kernel everywhere. */
+static double passes_of(const struct sf_framework *f, int kind) {
+    double passes = f->pointwise;
+    switch (kind) {
+    case SF_CALL_ADAMW:
+        return 1.0;
+    case SF_CALL_XENT:
+        passes = f->loss;
+        break;
+    case SF_CALL_MOE_ROUTE_FWD:
+    case SF_CALL_MOE_ROUTE_BWD:
+    case SF_CALL_MOE_PERMUTE:
+    case SF_CALL_MOE_UNPERMUTE:
+        passes = f->moe > 0.0 ? f->moe : f->pointwise;
+        break;
+    default:
+        break;
+    }
+    return passes > 0.0 ? passes : 1.0;
+}
+
+/* Kernels that only stream: launch + bytes / (memory_share * peak). */
+static double stream_s(const struct sf_cost *c, const struct sf_call *call, enum sf_grade *grade) {
+    const struct sf_kernel_model *k = &c->device->kernels;
+    double bytes = passes_of(&c->framework, call->kind) * sf_call_work(call).bytes;
+    *grade = k->memory_grade;
+    return sf_ps_to_s(k->memory_launch_ps) + bytes / ((double)c->device->memory_bytes_per_s * k->memory_share);
+}
+
+static double share_of(const struct sf_framework *f, int dtype) {
+    double share = dtype == SF_FP8 && f->gemm_share_fp8 > 0.0 ? f->gemm_share_fp8 : f->gemm_share;
+    return share > 0.0 ? share : 1.0;
+}
+
+static double product_s(const struct sf_cost *c, const struct sf_call *call, enum sf_grade *grade) {
+    double share = share_of(&c->framework, call->dtype);
+    const struct sfi_gemm g = {.dtype = call->dtype,
+                               .m = (double)call->dims[0] * sfi_call_fill(call),
+                               .n = (double)call->dims[1],
+                               .k = (double)call->dims[2],
+                               .groups = (double)call->dims[3],
+                               .bytes = sf_call_work(call).bytes};
+    return sfi_gemm_s(c->device, &g, grade) / share;
+}
+
+/* False where the device has no fitted model for the call. */
+static bool fitted(const struct sf_cost *c, const struct sf_call *call, sf_time_ps *t, enum sf_grade *grade) {
+    const struct sf_kernel_model *k = &c->device->kernels;
+    bool needs_cores = is_attention(call) || call->kind == SF_CALL_GEMM;
+    if (k->cores == 0 || (needs_cores && (call->dtype == SF_F32 || k->gemm[SF_BF16].peak_share <= 0.0))) {
+        return false;
+    }
+    if (call->kind == SF_CALL_GEMM) {
+        if (k->gemm[call->dtype].peak_share <= 0.0) {
+            return false;
+        }
+        *t = sf_s_to_ps(product_s(c, call, grade));
+    } else if (is_attention(call)) {
+        *t = sf_s_to_ps(c->framework.unfused_attention ? sfi_attention_unfused_s(c->device, call, grade)
+                                                       : sfi_attention_s(c->device, call, grade));
+    } else {
+        *t = sf_s_to_ps(stream_s(c, call, grade));
+    }
+    return true;
+}
+
+sf_time_ps sf_cost_call(const struct sf_cost *c, const struct sf_call *call, enum sf_grade *grade) {
+    const struct sfi_kernel *k = sfi_kernel_find(c, call);
+    enum sf_grade rests_on = SF_GRADE_CALIBRATED;
+    sf_time_ps t;
+    if (k) {
+        double fill = sfi_call_fill(call);
+        t = fill < 1.0 ? sf_s_to_ps(sf_ps_to_s(k->time) * fill) : k->time;
+    } else if (!fitted(c, call, &t, &rests_on)) {
+        t = roofline(c->device, call, &rests_on);
+    }
+    if (grade) {
+        *grade = rests_on;
+    }
+    return t;
+}
+
+static int load_kernels(struct sf_cost *c, const struct sf_io *io, const char *path, struct sf_err *err) {
+    struct sf_doc *doc = NULL;
+    char *text = NULL;
+    size_t bytes = 0;
+    int rc;
+    SF_TRY_GOTO(rc, io->read_all(io->self, path, SF_DOC_MAX_BYTES, &text, &bytes, err), out);
+    c->hash = sf_hash_bytes(text, bytes);
+    SF_TRY_GOTO(rc, sf_doc_parse(text, bytes, path, &doc, err), out);
+    SF_TRY_GOTO(rc, sfi_cost_load(c, sf_doc_root(doc), err), out);
+out:
+    sf_doc_free(doc);
+    sf_free(text);
+    return rc;
+}
+
+int sf_cost_create(const struct sf_topo *topo, const struct sf_io *io, const char *kernels_path, struct sf_cost **out,
+                   struct sf_err *err) {
+    struct sf_cost *c = sf_calloc(1, sizeof *c);
+    if (!c) {
+        return sf_fail_memory(err, "cost model");
+    }
+    c->topo = topo;
+    c->device = sf_topo_device(topo);
+    c->dispatch_ps = c->device->launch_ps;
+    sfi_cost_tiers(c);
+    int rc = sf_coll_create(topo, io, &c->coll, err);
+    rc = rc == SF_OK && kernels_path ? load_kernels(c, io, kernels_path, err) : rc;
+    if (rc) {
+        sf_cost_free(c);
+        return rc;
+    }
+    const struct sf_hash topo_hash = sf_topo_hash(topo), none = {0, 0};
+    const struct sf_hash coll_hash = c->coll ? sf_coll_hash(c->coll) : none;
+    const uint64_t all[6] = {topo_hash.hi, topo_hash.lo, c->hash.hi, c->hash.lo, coll_hash.hi, coll_hash.lo};
+    c->hash = sf_hash_bytes(all, sizeof all);
+    *out = c;
+    return SF_OK;
+}
+
+void sf_cost_free(struct sf_cost *c) {
+    if (c) {
+        sf_coll_free(c->coll);
+        sf_free(c->kernels);
+        sf_free(c);
+    }
+}
+
+struct sf_hash sf_cost_hash(const struct sf_cost *c) {
+    return c->hash;
+}
+
+const struct sf_topo *sf_cost_topo(const struct sf_cost *c) {
+    return c->topo;
+}
+
+/* The text of the numbers and the cost's own hash make the new one, so that forecasts with and without differ. */
+void sf_cost_set_framework(struct sf_cost *c, const struct sf_framework *f) {
+    char text[320];
+    int n = snprintf(text, sizeof text, "%016llx %016llx %s %d %.17g %.17g %.17g %.17g %.17g %.17g %lld %lld",
+                     (unsigned long long)c->hash.hi, (unsigned long long)c->hash.lo, f->name, f->unfused_attention,
+                     f->pointwise, f->moe, f->loss, f->gemm_share, f->gemm_share_fp8, f->gather_hidden,
+                     (long long)f->host_call_ps, (long long)f->step_ps);
+    c->framework = *f;
+    c->hash = sf_hash_bytes(text, (size_t)n);
+}
+
+sf_time_ps sf_cost_host(const struct sf_cost *c) {
+    return c->framework.host_call_ps;
+}
+
+sf_time_ps sf_cost_step(const struct sf_cost *c) {
+    return c->framework.step_ps;
+}
+
+double sf_cost_gather_share(const struct sf_cost *c) {
+    return 1.0 - c->framework.gather_hidden;
+}
+
+bool sf_cost_receiver_copies(const struct sf_cost *c) {
+    return c->messages_measured;
+}
+
+sf_time_ps sf_cost_dispatch(const struct sf_cost *c) {
+    return c->dispatch_ps;
+}

@@ -1,0 +1,236 @@
+/* One step, predicted: build, run, read. */
+#include "sim/sim.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sim/parallel.h"
+#include "sim/slow.h"
+
+struct job {
+    const struct sf_prog *prog;
+    const struct sf_cost *cost;
+    const struct sf_sim_options *options;
+    struct sf_arena *arena;
+    struct sfi_mesh *mesh;
+    struct sfi_classes *classes;
+    struct sfi_variants *variants;
+    struct sfi_noise *noise; /* NULL without jitter */
+    struct sfi_run run;
+};
+
+static uint32_t threads_of(const struct sf_sim_options *o) {
+    long cores = o->threads > 0 ? (long)o->threads : sysconf(_SC_NPROCESSORS_ONLN);
+    return cores < 1 ? 1 : cores > SFI_THREADS_MAX ? SFI_THREADS_MAX : (uint32_t)cores;
+}
+
+static int check_options(const struct sf_sim_options *o, struct sf_err *err) {
+    if (o->replay && (o->jitter > 0.0 || o->slow_n > 0)) {
+        return sf_fail(err, SF_E_USAGE, "replayed times already hold the jitter and the slow parts of their run");
+    }
+    if (!(o->jitter >= 0.0 && o->jitter <= 1.0)) {
+        return sf_fail(err, SF_E_USAGE, "a jitter of %g; expected a relative standard deviation from 0 to 1",
+                       o->jitter);
+    }
+    return SF_OK;
+}
+
+/* Kinds of ranks: what they are priced as, and whose jitter they share. */
+static int sort_ranks(struct job *j, struct sf_err *err) {
+    const struct sf_sim_options *o = j->options;
+    uint32_t *leader = NULL;
+    SF_TRY(sfi_slow_apply(j->mesh, o->slow, o->slow_n, o->seed, j->arena, &j->mesh->pace, err));
+    if (j->mesh->pace && !(o->jitter > 0.0)) {
+        SF_TRY(sfi_teams(j->mesh, j->classes, j->arena, &leader, err));
+    }
+    SF_TRY(sfi_variants_create(j->mesh, j->cost, j->classes, leader, j->arena, &j->variants, err));
+    return o->jitter > 0.0
+               ? sfi_noise_create(j->mesh, j->classes, j->variants, o, j->run.threads, j->arena, &j->noise, err)
+               : SF_OK;
+}
+
+static void set_own_times(struct job *j) {
+    for (uint32_t i = 0; i < j->run.table->n; i++) {
+        j->run.table->inst[i].own = j->noise->times[j->noise->table_of[j->run.table->rank[i]]];
+    }
+    j->run.jittered = true;
+}
+
+static int build(struct job *j, struct sf_err *err) {
+    uint32_t *colour_of = NULL, colours_n = 0;
+    SF_TRY(check_options(j->options, err));
+    j->run.threads = threads_of(j->options);
+    SF_TRY(sfi_mesh_create(j->prog, sf_cost_topo(j->cost), j->arena, &j->mesh, err));
+    SF_TRY(sfi_classes_create(j->prog, j->arena, &j->classes, err));
+    SF_TRY(sort_ranks(j, err));
+    if (!j->options->unfolded) {
+        const uint32_t *kind_of = j->noise ? j->noise->table_of : j->variants->of_rank;
+        uint32_t kinds_n = j->noise ? j->noise->tables_n : j->variants->n;
+        SF_TRY(sfi_fold(j->mesh, j->classes, kind_of, kinds_n, j->arena, &colour_of, &colours_n, err));
+    }
+    struct sfi_run *run = &j->run;
+    SF_TRY(sfi_table_create(j->mesh, j->classes, j->variants, colour_of, colours_n, j->arena, &run->table, err));
+    if (j->noise) {
+        set_own_times(j);
+    }
+    if (j->options->replay) {
+        SF_TRY(sfi_replay_apply(j->prog, j->options->replay, j->variants, run->table, j->arena, err));
+    }
+    run->prog = j->prog;
+    run->variants = j->variants;
+    run->dispatch = sf_cost_dispatch(j->cost);
+    run->progress = j->options->progress;
+    run->progress_self = j->options->progress_self;
+    return SF_OK;
+}
+
+/* Kernels of the compute stream. */
+static sf_time_ps busy_of(const struct sfi_inst *in, const struct sfi_variant *v) {
+    const struct sfi_class *c = v->cls;
+    if (!in->own || c->compute_stream == SF_NONE) {
+        return v->busy;
+    }
+    sf_time_ps busy = 0;
+    for (uint32_t i = 0; i < c->kernels_n; i++) {
+        bool counts = c->code->cls->ops[c->kernel_ops[i]].stream == c->compute_stream;
+        busy = counts ? sfi_time_add(busy, in->own[i]) : busy;
+    }
+    return busy;
+}
+
+static void add_instance(const struct job *j, uint32_t i, struct sf_sim_result *out) {
+    const struct sfi_inst *in = &j->run.table->inst[i];
+    const struct sfi_variant *v = &j->variants->v[in->variant];
+    uint64_t count = j->run.table->count[i];
+    uint64_t whole = sf_mix64(sf_mix64(UINT64_C(0x72616e6b), v->class_i), in->digest);
+    sf_time_ps span = in->compute_to - in->compute_from, busy = busy_of(in, v);
+    out->digest.lo += count * whole;
+    out->digest.hi += count * sf_mix64(UINT64_C(0x6869), whole);
+    out->step_time = in->end > out->step_time ? in->end : out->step_time;
+    out->busy_s += (double)count * sf_ps_to_s(busy);
+    if (span > 0) {
+        double bubble = 1.0 - (double)busy / (double)span;
+        out->bubble_span = bubble > out->bubble_span ? bubble : out->bubble_span;
+    }
+}
+
+/* Compute time by what it rests on; the worst grade that carries a hundredth of it. */
+static void add_grades(const struct job *j, struct sf_sim_result *out) {
+    double by_grade[SF_GRADES_N] = {0}, total = 0.0;
+    for (uint32_t i = 0; i < j->run.table->n; i++) {
+        const struct sfi_variant *v = &j->variants->v[j->run.table->inst[i].variant];
+        for (int g = 0; g < SF_GRADES_N; g++) {
+            by_grade[g] += (double)j->run.table->count[i] * (double)v->grade[g];
+            total += (double)j->run.table->count[i] * (double)v->grade[g];
+        }
+    }
+    out->grade = SF_GRADE_CALIBRATED;
+    for (int g = 0; g < SF_GRADES_N && total > 0.0; g++) {
+        out->grade = by_grade[g] >= 0.01 * total ? (enum sf_grade)g : out->grade;
+        out->extrapolated_share += g > SF_GRADE_MEASURED ? by_grade[g] / total : 0.0;
+    }
+}
+
+static uint32_t slowest(const struct sfi_table *t) {
+    uint32_t last = 0;
+    for (uint32_t i = 1; i < t->n; i++) {
+        sf_time_ps later = t->inst[i].end - t->inst[last].end;
+        last = later > 0 || (later == 0 && t->rank[i] < t->rank[last]) ? i : last;
+    }
+    return last;
+}
+
+static struct sfi_times *times_buffer(const struct job *j) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < j->classes->n; i++) {
+        uint32_t n = j->classes->cls[i].code->ops_n;
+        most = n > most ? n : most;
+    }
+    return sf_arena_alloc(j->arena, most, sizeof(struct sfi_times));
+}
+
+static int trace_instance(const struct job *j, uint32_t i, struct sfi_times *times, struct sf_err *err) {
+    const struct sfi_class *c = j->variants->v[j->run.table->inst[i].variant].cls;
+    bool idle_sends = sf_cost_receiver_copies(j->cost);
+    sfi_timeline(&j->run, i, times);
+    for (uint32_t op = 0; op < c->code->ops_n; op++) {
+        bool idle = idle_sends && c->code->cls->ops[op].kind == SF_OP_SEND;
+        const struct sf_trace_rec rec = {.rank = j->run.table->rank[i],
+                                         .op = op,
+                                         .covers = 1,
+                                         .source = SF_TIME_VIRTUAL,
+                                         .stream = c->code->cls->ops[op].stream,
+                                         .issue = times[op].issue,
+                                         .start = times[op].start,
+                                         .end = times[op].end,
+                                         .busy = idle ? 0 : times[op].end - times[op].start,
+                                         .bytes = c->code->cls->ops[op].bytes};
+        SF_TRY(sf_trace_add(j->options->trace, &rec, err));
+    }
+    return SF_OK;
+}
+
+static int write_trace(const struct job *j, struct sfi_times *times, struct sf_err *err) {
+    struct sf_trace *t = j->options->trace;
+    t->meta = (struct sf_trace_meta){.prog = sf_prog_hash(j->prog),
+                                     .topo = sf_topo_hash(sf_cost_topo(j->cost)),
+                                     .cost = sf_cost_hash(j->cost),
+                                     .seed = j->options->seed,
+                                     .ranks = j->mesh->ranks_n,
+                                     .iterations = 1};
+    snprintf(t->meta.origin, sizeof t->meta.origin, "%s", j->options->unfolded ? "sim-unfolded" : "sim");
+    for (uint32_t i = 0; i < j->run.table->n; i++) {
+        if (!j->options->unfolded || j->run.table->rank[i] < j->options->trace_ranks) {
+            SF_TRY(trace_instance(j, i, times, err));
+        }
+    }
+    sf_trace_sort(t);
+    return SF_OK;
+}
+
+static int read_result(const struct job *j, struct sf_sim_result *out, struct sf_err *err) {
+    struct sfi_times *times = times_buffer(j);
+    if (!times) {
+        return sf_fail_memory(err, "times of a rank");
+    }
+    for (uint32_t i = 0; i < j->run.table->n; i++) {
+        add_instance(j, i, out);
+    }
+    add_grades(j, out);
+    double whole = (double)j->mesh->ranks_n * sf_ps_to_s(out->step_time);
+    out->bubble_makespan = whole > 0.0 ? 1.0 - out->busy_s / whole : 0.0;
+    for (uint32_t i = 0; i < j->prog->classes_n; i++) {
+        uint64_t bytes = j->prog->classes[i].arena_bytes;
+        out->peak_memory_bytes = bytes > out->peak_memory_bytes ? bytes : out->peak_memory_bytes;
+    }
+    uint32_t last = slowest(j->run.table);
+    sfi_timeline(&j->run, last, times);
+    sfi_breakdown(&j->run, last, times, &out->breakdown);
+    out->step_time = sfi_time_add(out->step_time, sf_cost_step(j->cost));
+    out->breakdown.other = sfi_time_add(out->breakdown.other, sf_cost_step(j->cost));
+    out->events = j->run.events;
+    out->instances = j->run.table->n;
+    return j->options->trace ? write_trace(j, times, err) : SF_OK;
+}
+
+int sf_sim_run(const struct sf_prog *prog, const struct sf_cost *cost, const struct sf_sim_options *options,
+               struct sf_sim_result *out, struct sf_err *err) {
+    static const struct sf_sim_options defaults = {0};
+    sf_time_ps began = sf_clock_host.now(sf_clock_host.self);
+    struct job j = {.prog = prog, .cost = cost, .options = options ? options : &defaults};
+    *out = (struct sf_sim_result){0};
+    j.arena = sf_arena_create();
+    if (!j.arena) {
+        return sf_fail_memory(err, "simulation");
+    }
+    int rc = build(&j, err);
+    sf_time_ps built = sf_clock_host.now(sf_clock_host.self);
+    rc = rc ? rc : sfi_run(&j.run, j.arena, err);
+    out->fold_s = sf_ps_to_s(built - began);
+    out->run_s = sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - built);
+    rc = rc ? rc : read_result(&j, out, err);
+    sf_arena_free(j.arena);
+    out->wall_s = sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - began);
+    return rc;
+}

@@ -1,0 +1,292 @@
+/* The instance table: ranks or colours, with peers and groups as indices of each other. */
+#include <string.h>
+
+#include "sim/engine.h"
+
+struct filler {
+    struct sfi_mesh *mesh;
+    const struct sfi_classes *classes;
+    const struct sfi_variants *variants;
+    const uint32_t *colour_of; /* NULL: every rank is its own */
+    struct sf_arena *arena;
+    struct sfi_table *t;
+    uint32_t *instance_of;   /* by colour */
+    uint32_t *rank_of;       /* by colour: its lowest rank */
+    uint32_t *cell, *island; /* by colour: trees whose roots are the lowest colours of a cell, of an island */
+    uint32_t *number;        /* by island's root: how many cells, then the next number to give */
+    uint32_t *stamp;         /* [n] last group an instance was added to */
+};
+
+static uint32_t colour(const struct filler *f, uint32_t rank) {
+    return f->colour_of ? f->colour_of[rank] : rank;
+}
+
+static uint32_t instance_of(const struct filler *f, uint32_t rank) {
+    return f->instance_of[colour(f, rank)];
+}
+
+static const struct sfi_class *class_of(const struct filler *f, uint32_t instance) {
+    return f->variants->v[f->t->inst[instance].variant].cls;
+}
+
+static int allocate(struct filler *f, uint32_t n, struct sf_err *err) {
+    struct sfi_table *t = f->t;
+    t->n = n;
+    t->inst = sf_arena_alloc(f->arena, n, sizeof *t->inst);
+    t->rank = sf_arena_alloc(f->arena, n, sizeof *t->rank);
+    t->count = sf_arena_alloc(f->arena, n, sizeof *t->count);
+    f->instance_of = sf_arena_alloc(f->arena, n, sizeof *f->instance_of);
+    f->rank_of = sf_arena_alloc(f->arena, n, sizeof *f->rank_of);
+    f->cell = sf_arena_alloc(f->arena, n, sizeof *f->cell);
+    f->island = sf_arena_alloc(f->arena, n, sizeof *f->island);
+    f->number = sf_arena_alloc(f->arena, n, sizeof *f->number);
+    f->stamp = sf_arena_alloc(f->arena, n, sizeof *f->stamp);
+    bool all = t->inst && t->rank && t->count && f->instance_of && f->rank_of && f->cell && f->island && f->number;
+    return all && f->stamp ? SF_OK : sf_fail_memory(err, "instances");
+}
+
+static uint32_t find_root(uint32_t *root, uint32_t c) {
+    while (root[c] != c) {
+        root[c] = root[root[c]];
+        c = root[c];
+    }
+    return c;
+}
+
+/* The lowest of a tree is its root. */
+static void join(uint32_t *root, uint32_t a, uint32_t b) {
+    a = find_root(root, a);
+    b = find_root(root, b);
+    root[a > b ? a : b] = a > b ? b : a;
+}
+
+static void join_peers(struct filler *f) {
+    for (uint32_t r = f->mesh->ranks_n; r-- > 0;) {
+        f->rank_of[colour(f, r)] = r;
+        f->cell[colour(f, r)] = colour(f, r);
+    }
+    for (uint32_t c = 0; c < f->t->n; c++) {
+        uint32_t r = f->rank_of[c];
+        const struct sfi_class *cls = &f->classes->cls[f->mesh->class_of[r]];
+        for (uint32_t w = 0; w < cls->ways_n; w++) {
+            join(f->cell, c, colour(f, sfi_way_peer(f->mesh, &cls->ways[w], r)));
+        }
+    }
+}
+
+static void join_groups(struct filler *f) {
+    for (uint32_t c = 0; c < f->t->n; c++) {
+        f->island[c] = find_root(f->cell, c);
+    }
+    for (uint32_t left = f->classes->meets; left; left &= left - 1) {
+        const struct sfi_comm *comm = &f->mesh->comms[__builtin_ctz(left)];
+        for (uint32_t g = 0; g < comm->groups_n; g++) {
+            uint32_t last = colour(f, comm->base[g]);
+            for (uint32_t i = 1; i < comm->members_n; i++) {
+                uint32_t next = colour(f, comm->base[g] + comm->offset[i]);
+                if (next != last) {
+                    join(f->island, last, next);
+                }
+                last = next;
+            }
+        }
+    }
+}
+
+/* Begins of consecutive runs as long as `size` says; *next moves on. */
+static uint32_t take_numbers(uint32_t size, uint32_t *next) {
+    uint32_t begin = *next;
+    *next += size;
+    return begin;
+}
+
+/* Number the cells island by island, and the instances cell by cell. */
+static int number_all(struct filler *f, struct sf_err *err) {
+    struct sfi_table *t = f->t;
+    uint32_t next = 0, n = t->n;
+    for (uint32_t c = 0; c < n; c++) {
+        f->number[find_root(f->island, c)] += find_root(f->cell, c) == c; /* cells of each island */
+        t->cells_n += find_root(f->cell, c) == c;
+        t->islands_n += find_root(f->island, c) == c;
+    }
+    t->cells = sf_arena_alloc(f->arena, t->cells_n, sizeof *t->cells);
+    t->islands = sf_arena_alloc(f->arena, t->islands_n, sizeof *t->islands);
+    if (!t->cells || !t->islands) {
+        return sf_fail_memory(err, "cells");
+    }
+    for (uint32_t c = 0, i = 0; c < n; c++) {
+        if (find_root(f->island, c) == c) {
+            t->islands[i].cells_n = f->number[c];
+            f->number[c] = t->islands[i++].first = take_numbers(f->number[c], &next);
+        }
+    }
+    for (uint32_t c = 0; c < n; c++) { /* roots are lowest, so each is numbered before the others ask */
+        bool root = find_root(f->cell, c) == c;
+        f->stamp[c] = root ? f->number[find_root(f->island, c)]++ : f->stamp[find_root(f->cell, c)];
+        t->cells[f->stamp[c]].n++;
+    }
+    next = 0;
+    for (uint32_t k = 0; k < t->cells_n; k++) {
+        t->cells[k].first = take_numbers(t->cells[k].n, &next);
+        t->cells[k].n = 0;
+    }
+    for (uint32_t c = 0; c < n; c++) {
+        struct sfi_cell *cell = &t->cells[f->stamp[c]];
+        f->instance_of[c] = cell->first + cell->n++;
+        t->rank[f->instance_of[c]] = f->rank_of[c];
+    }
+    memset(f->stamp, 0, n * sizeof *f->stamp);
+    for (uint32_t r = 0; r < f->mesh->ranks_n; r++) {
+        t->count[instance_of(f, r)]++;
+    }
+    return SF_OK;
+}
+
+/* Places in the shared arrays; also the totals. */
+static int lay_out(struct filler *f, struct sf_err *err) {
+    struct sfi_table *t = f->t;
+    uint64_t ways = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        struct sfi_inst *in = &t->inst[i];
+        in->variant = f->variants->of_rank[t->rank[i]];
+        const struct sfi_class *c = class_of(f, i);
+        in->ways = (uint32_t)ways;
+        in->records = t->starts_n;
+        ways += c->ways_n + c->lanes_n;
+        t->starts_n += c->records_n;
+        t->ops_n += c->code->ops_n;
+        sf_rank_state_start(c->code, &in->st);
+        if (ways >= SF_NONE) {
+            return sf_fail(err, SF_E_INPUT, "more than %u peers of all ranks together", SF_NONE);
+        }
+    }
+    t->ways = sf_arena_alloc(f->arena, ways, sizeof *t->ways);
+    t->starts = sf_arena_alloc(f->arena, t->starts_n, sizeof *t->starts);
+    if (!t->ways || !t->starts) {
+        return sf_fail_memory(err, "instances");
+    }
+    memset(t->ways, 0xff, ways * sizeof *t->ways);
+    return SF_OK;
+}
+
+/* Room for what can be in flight, or wait, at once in each cell. */
+static int furnish_cells(struct filler *f, struct sf_err *err) {
+    struct sfi_table *t = f->t;
+    size_t slots = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        slots += class_of(f, i)->streams_n;
+    }
+    struct sfi_event *events = sf_arena_alloc(f->arena, slots, sizeof *events);
+    struct sfi_wait *waits = sf_arena_alloc(f->arena, slots, sizeof *waits);
+    if (!events || !waits) {
+        return sf_fail_memory(err, "event queues");
+    }
+    for (uint32_t c = 0; c < t->cells_n; c++) {
+        struct sfi_cell *cell = &t->cells[c];
+        cell->queue.event = events;
+        cell->waits = waits;
+        for (uint32_t i = cell->first; i < cell->first + cell->n; i++) {
+            cell->queue.size += class_of(f, i)->streams_n;
+            cell->left += t->inst[i].st.left > 0;
+        }
+        events += cell->queue.size;
+        waits += cell->queue.size;
+    }
+    return SF_OK;
+}
+
+static void find_peers(struct filler *f) {
+    for (uint32_t i = 0; i < f->t->n; i++) {
+        const struct sfi_class *cls = class_of(f, i);
+        uint32_t *ways = &f->t->ways[f->t->inst[i].ways];
+        for (uint32_t w = 0; w < cls->ways_n; w++) {
+            ways[w] = instance_of(f, sfi_way_peer(f->mesh, &cls->ways[w], f->t->rank[i]));
+        }
+    }
+}
+
+/* Where an instance keeps its group of a lane; NULL when its class does not use the lane. */
+static uint32_t *group_place(const struct filler *f, uint32_t instance, uint32_t lane) {
+    const struct sfi_class *c = class_of(f, instance);
+    for (uint32_t i = 0; i < c->lanes_n; i++) {
+        if (c->lanes[i] == lane) {
+            return &f->t->ways[f->t->inst[instance].ways + c->ways_n + i];
+        }
+    }
+    return NULL;
+}
+
+/* One group of ranks becomes one group of instances, unless instances like its own have it already. Members that never
+ * call the collective still count, so that such a program stops instead of passing. */
+static void add_group(struct filler *f, uint32_t lane, const struct sfi_comm *c, uint32_t base) {
+    struct sfi_table *t = f->t;
+    struct sfi_group *g = &t->groups[t->groups_n];
+    uint32_t *first = group_place(f, instance_of(f, base + c->offset[0]), lane), members_n = 0;
+    if (first && *first != SF_NONE) {
+        return;
+    }
+    bool used = false;
+    for (uint32_t i = 0; i < c->members_n; i++) {
+        uint32_t instance = instance_of(f, base + c->offset[i]);
+        if (f->stamp[instance] == t->groups_n + 1) {
+            continue;
+        }
+        f->stamp[instance] = t->groups_n + 1;
+        members_n++;
+        uint32_t *place = group_place(f, instance, lane);
+        if (place) {
+            *place = t->groups_n;
+            used = true;
+        }
+    }
+    if (used) {
+        g->members_n = members_n;
+        g->stream = f->classes->lanes[lane].stream;
+        t->groups_n++;
+        return;
+    }
+    for (uint32_t i = 0; i < c->members_n; i++) {
+        f->stamp[instance_of(f, base + c->offset[i])] = 0;
+    }
+}
+
+static int find_groups(struct filler *f, struct sf_err *err) {
+    struct sfi_table *t = f->t;
+    const struct sfi_classes *all = f->classes;
+    size_t groups = 0;
+    for (uint32_t l = 0; l < all->lanes_n; l++) {
+        const struct sfi_comm *c = &f->mesh->comms[all->lanes[l].comm];
+        groups += c->groups_n < t->n ? c->groups_n : t->n;
+    }
+    t->groups = sf_arena_alloc(f->arena, groups + 1, sizeof *t->groups);
+    if (!t->groups) {
+        return sf_fail_memory(err, "groups of collectives");
+    }
+    for (uint32_t l = 0; l < all->lanes_n; l++) {
+        const struct sfi_comm *c = &f->mesh->comms[all->lanes[l].comm];
+        for (uint32_t g = 0; g < c->groups_n; g++) {
+            add_group(f, l, c, c->base[g]);
+        }
+    }
+    return SF_OK;
+}
+
+int sfi_table_create(struct sfi_mesh *mesh, const struct sfi_classes *classes, struct sfi_variants *variants,
+                     const uint32_t *colour_of, uint32_t colours_n, struct sf_arena *arena, struct sfi_table **out,
+                     struct sf_err *err) {
+    struct filler f = {.mesh = mesh, .classes = classes, .variants = variants, .colour_of = colour_of, .arena = arena};
+    f.t = sf_arena_alloc(arena, 1, sizeof *f.t);
+    if (!f.t) {
+        return sf_fail_memory(err, "instances");
+    }
+    SF_TRY(allocate(&f, colour_of ? colours_n : mesh->ranks_n, err));
+    join_peers(&f);
+    join_groups(&f);
+    SF_TRY(number_all(&f, err));
+    SF_TRY(lay_out(&f, err));
+    SF_TRY(furnish_cells(&f, err));
+    find_peers(&f);
+    SF_TRY(find_groups(&f, err));
+    *out = f.t;
+    return SF_OK;
+}

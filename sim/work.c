@@ -1,0 +1,129 @@
+/* Work of one kernel call: arithmetic that has to happen and bytes that have to cross the memory bus. */
+#include "sim/cost.h"
+
+/* Arithmetic per element of the cheap kernels. An exponential counts as one operation; memory traffic decides their
+ * time, so these only need the right size. */
+enum { RMS_FWD = 4, RMS_BWD = 8, ROPE = 3, SILU = 5, GELU = 10, XENT = 5, ADAMW = 12 };
+
+/* Bytes per parameter of one Adam update. f32: read weight, gradient and both moments, write all but the gradient.
+ * bf16 and fp8 come to the same: gradient 2, f32 master 8, f32 moments 16, bf16 weight 2. */
+enum { ADAMW_BYTES = 28 };
+
+static double dim(const struct sf_call *call, int i) {
+    return (double)call->dims[i];
+}
+
+static double flag(const struct sf_call *call, unsigned bit) {
+    return call->flags & bit ? 1.0 : 0.0;
+}
+
+static struct sf_work gemm(const struct sf_call *call, double e) {
+    double m = dim(call, 0), n = dim(call, 1), k = dim(call, 2), groups = dim(call, 3);
+    double c = m * n * (1.0 + flag(call, SF_CALL_ACC_FLAG));
+    return (struct sf_work){2.0 * m * n * k * groups, e * groups * (m * k + k * n + c)};
+}
+
+static struct sf_work norm(const struct sf_call *call, double e, bool backward) {
+    double rows = dim(call, 0), cols = dim(call, 1), n = rows * cols;
+    if (!backward) {
+        return (struct sf_work){RMS_FWD * n, e * (2.0 * n + cols) + 4.0 * rows};
+    }
+    double dx = n * (1.0 + flag(call, SF_CALL_ACC_FLAG)), dw = cols * (1.0 + flag(call, SF_CALL_ACC2_FLAG));
+    return (struct sf_work){RMS_BWD * n, e * (2.0 * n + cols + dx + dw) + 4.0 * rows};
+}
+
+/* The causal mask leaves half of the score matrix; the backward pass does five matrix products for the forward's two.
+ */
+static struct sf_work attention(const struct sf_call *call, double e, bool backward) {
+    double tokens = dim(call, 0) * dim(call, 1), seq = dim(call, 1), d = dim(call, 4);
+    double q = tokens * dim(call, 2) * d, kv = tokens * dim(call, 3) * d, lse = 4.0 * tokens * dim(call, 2);
+    double forward = 2.0 * q * seq;
+    return backward ? (struct sf_work){2.5 * forward, e * (4.0 * q + 4.0 * kv) + lse}
+                    : (struct sf_work){forward, e * (2.0 * q + 2.0 * kv) + lse};
+}
+
+static struct sf_work glu(const struct sf_call *call, double e, bool backward) {
+    double n = dim(call, 0) * dim(call, 1), act = call->flags & SF_CALL_GELU_FLAG ? GELU : SILU;
+    if (call->flags & SF_CALL_PLAIN_FLAG) {
+        return backward ? (struct sf_work){2.0 * act * n, e * 3.0 * n} : (struct sf_work){act * n, e * 2.0 * n};
+    }
+    return backward ? (struct sf_work){(2.0 * act + 2.0) * n, e * 5.0 * n} : (struct sf_work){act * n, e * 3.0 * n};
+}
+
+static struct sf_work moe(const struct sf_call *call, double e) {
+    double rows = dim(call, 0), width = dim(call, 1), picks = rows * dim(call, 2);
+    switch (call->kind) {
+    case SF_CALL_MOE_ROUTE_FWD:
+        return (struct sf_work){rows * width * (dim(call, 2) + 4.0), e * rows * width + 8.0 * picks};
+    case SF_CALL_MOE_ROUTE_BWD:
+        return (struct sf_work){4.0 * rows * width, 2.0 * e * rows * width + 8.0 * picks};
+    case SF_CALL_MOE_PERMUTE:
+        return (struct sf_work){0.0, e * (rows + picks) * width + 4.0 * picks};
+    default:
+        return (struct sf_work){2.0 * picks * width, e * (rows + picks) * width + 8.0 * picks};
+    }
+}
+
+static struct sf_work small(const struct sf_call *call, double e) {
+    double a = dim(call, 0), b = dim(call, 1);
+    switch (call->kind) {
+    case SF_CALL_ROPE_FWD:
+    case SF_CALL_ROPE_BWD:
+        return (struct sf_work){ROPE * a * b * dim(call, 2), 2.0 * e * a * b * dim(call, 2)};
+    case SF_CALL_ADD:
+        return (struct sf_work){a, 3.0 * e * a};
+    case SF_CALL_COPY:
+        return (struct sf_work){0.0, 2.0 * e * a};
+    case SF_CALL_ZERO:
+        return (struct sf_work){0.0, e * a};
+    case SF_CALL_EMBED_FWD:
+        return (struct sf_work){0.0, 2.0 * e * a * b + 4.0 * a};
+    case SF_CALL_EMBED_BWD:
+        return (struct sf_work){a * b, 3.0 * e * a * b + 4.0 * a};
+    case SF_CALL_XENT:
+        return (struct sf_work){XENT * a * b, 2.0 * e * a * b + 4.0 * a + 4.0};
+    case SF_CALL_ADAMW:
+        return (struct sf_work){ADAMW * a, ADAMW_BYTES * a};
+    case SF_CALL_ALL_REDUCE:
+    case SF_CALL_ALL_TO_ALL:
+        return (struct sf_work){0.0, 2.0 * a};
+    default: /* all_gather, reduce_scatter: the other side is a share of it */
+        return (struct sf_work){0.0, a};
+    }
+}
+
+static struct sf_work full_work(const struct sf_call *call) {
+    double e = sf_dtype_bytes(call->dtype);
+    switch (call->kind) {
+    case SF_CALL_GEMM:
+        return gemm(call, e);
+    case SF_CALL_RMSNORM_FWD:
+    case SF_CALL_RMSNORM_BWD:
+        return norm(call, e, call->kind == SF_CALL_RMSNORM_BWD);
+    case SF_CALL_ATTN_FWD:
+    case SF_CALL_ATTN_BWD:
+        return attention(call, e, call->kind == SF_CALL_ATTN_BWD);
+    case SF_CALL_GLU_FWD:
+    case SF_CALL_GLU_BWD:
+        return glu(call, e, call->kind == SF_CALL_GLU_BWD);
+    case SF_CALL_MOE_ROUTE_FWD:
+    case SF_CALL_MOE_ROUTE_BWD:
+    case SF_CALL_MOE_PERMUTE:
+    case SF_CALL_MOE_UNPERMUTE:
+        return moe(call, e);
+    default:
+        return small(call, e);
+    }
+}
+
+double sfi_call_fill(const struct sf_call *call) {
+    return call->imm[1] > 0.0f && call->imm[1] < 1.0f ? (double)call->imm[1] : 1.0;
+}
+
+struct sf_work sf_call_work(const struct sf_call *call) {
+    struct sf_work w = full_work(call);
+    double fill = sfi_call_fill(call);
+    w.flops *= fill;
+    w.bytes *= fill;
+    return w;
+}
