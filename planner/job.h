@@ -53,9 +53,14 @@ struct sf_scenario {
     struct sf_pins pins;
 };
 
-/* catalog_dir: where device and link catalogs are. */
-int sf_scenario_load(const struct sf_io *io, const char *path, const char *catalog_dir, struct sf_scenario *out,
-                     struct sf_err *err);
-void sf_scenario_clear(struct sf_scenario *s);
+/* catalog_dir: where device and link catalogs are. cluster_override: NULL, or a cluster file to use instead of the one
+ * the scenario names (a path as the caller sees it, not relative to the scenario); the key may then be left out. */
+int sf_scenario_load(const struct sf_io *io, const char *path, const char *catalog_dir, const char *cluster_override,
+                     struct sf_scenario *out, struct sf_err *err);
+void sf_scenario_clear(struct sf_scenario *s); /* legal on a zeroed or a failed one */
+
+/* Identity of what a plan is made for: the cluster's shape, the model and every fact of the job that reaches a program.
+ * Device speeds, pins, the number of steps and the data are left out: recalibrating or training longer keeps plans. */
+struct sf_hash sf_scenario_hash(const struct sf_scenario *s);
 
 #endif

@@ -13,12 +13,13 @@ struct sf_model {
     char name[64];       /* file's folder or _name_or_path */
     char model_type[32]; /* llama, mistral, qwen2, mixtral, grok-1 */
     uint32_t layers, hidden, heads, kv_heads, head_dim;
-    uint32_t ffn;        /* width of one (expert's) gated feed-forward layer */
-    uint32_t experts;    /* 0 = dense */
+    uint32_t ffn;     /* width of one (expert's) gated feed-forward layer */
+    uint32_t experts; /* 0 = dense */
     uint32_t topk;
     uint64_t vocab;
-    bool tied;           /* embedding and head share weights */
-    bool gelu;           /* gate activation: tanh-GELU, else SiLU */
+    bool tied;  /* embedding and head share weights */
+    bool gelu;  /* activation: tanh-GELU, else SiLU */
+    bool plain; /* feed-forward of two matrices, without a gate */
     double rope_theta, norm_eps, init_std;
     struct sf_hash hash; /* of the fields above */
 };

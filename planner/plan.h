@@ -35,14 +35,16 @@ enum sf_recompute {
 };
 
 struct sf_plan {
-    char scenario[512];        /* path of the scenario it plans, relative to the plan file or absolute */
+    char scenario[512];           /* path of the scenario it plans, relative to the plan file or absolute */
+    char cluster[512];            /* the cluster it was planned for, when that is not the scenario's; else "" */
     uint32_t tp, ep, dp, pp, vpp; /* dp counts all data-parallel ranks, so gpus = tp * dp * pp and ep divides dp */
-    uint32_t micro_batch;      /* sequences per microbatch */
-    uint32_t microbatches;     /* per rank and step = global batch / (dp * micro_batch) */
-    int schedule, recompute;   /* enums above */
-    uint32_t zero;             /* 0: optimizer everywhere; 1: optimizer state sharded over dp */
+    uint32_t micro_batch;         /* sequences per microbatch */
+    uint32_t microbatches;        /* per rank and step = global batch / (dp * micro_batch) */
+    int schedule, recompute;      /* enums above */
+    uint32_t zero;                /* 0: optimizer everywhere; 1: optimizer state sharded over dp */
     bool canonical;
-    uint32_t ranks_per_domain; /* seats used of each scale-up domain */
+    bool whole_rows; /* every tensor-parallel rank keeps all rows between the matrices: no sequence parallelism */
+    uint32_t ranks_per_domain;      /* seats used of each scale-up domain */
     uint32_t layers[SF_MAX_STAGES]; /* layers of virtual stage s = chunk * pp + stage, s < pp * vpp */
 };
 

@@ -13,7 +13,7 @@ enum sf_step_kind { SF_STEP_F, SF_STEP_B };
 struct sf_step {
     uint8_t kind;
     uint8_t reserved;
-    uint16_t chunk;      /* local chunk, 0 .. vpp-1; virtual stage = chunk * pp + stage */
+    uint16_t chunk; /* local chunk, 0 .. vpp-1; virtual stage = chunk * pp + stage */
     uint32_t microbatch;
 };
 

@@ -11,27 +11,27 @@
 
 struct sf_plan_result {
     struct sf_plan plan;
-    struct sf_sim_result sim;   /* folded simulation of the compiled program */
-    double estimate_s;          /* closed form that ranked it before simulation */
+    struct sf_sim_result sim; /* folded simulation of the compiled program */
+    double estimate_s;        /* closed form that ranked it before simulation */
     double mfu, tokens_per_s_per_gpu, model_tflops_per_gpu;
-    double lower_bound_s;       /* no schedule of this plan's work can be faster: busiest stage + exposed optimizer */
+    double lower_bound_s; /* no schedule of this plan's work can be faster: busiest stage + exposed optimizer */
     uint64_t memory_bytes[SF_MAX_STAGES]; /* arena per pipeline stage, pp of them */
-    char lost[256];             /* one line: why it lost to the plan above; "" for the first */
+    char lost[256];                       /* one line: why it lost to the plan above; "" for the first */
 };
 
 struct sf_search_options {
-    uint32_t top;            /* results wanted */
-    uint32_t simulate;       /* how many of the best estimates are simulated */
+    uint32_t top;             /* results wanted */
+    uint32_t simulate;        /* how many of the best estimates are simulated */
     bool (*stop)(void *self); /* polled; true = return the best so far (Ctrl-C). May be NULL */
     void (*progress)(void *self, double fraction);
     void *self;
 };
 
 struct sf_search_stats {
-    uint64_t points;     /* combinations of all degrees and choices, before any rule */
-    uint64_t evaluated;  /* priced by closed form */
+    uint64_t points;    /* combinations of all degrees and choices, before any rule */
+    uint64_t evaluated; /* priced by closed form */
     uint64_t simulated;
-    uint64_t too_large;  /* refused for memory */
+    uint64_t too_large;   /* refused for memory */
     uint64_t least_bytes; /* smallest peak memory seen among those: how far the nearest misses */
     double search_time_s;
     bool stopped;

@@ -1,0 +1,221 @@
+/* The compiler's spine; see compile_internal.h for the parts. */
+#include "planner/compile.h"
+
+#include <stdio.h>
+
+#include "planner/compile_internal.h"
+
+void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
+    const struct sf_model *m = &s->model;
+    *out = (struct sfi_shape){.batch = plan->micro_batch,
+                              .seq = s->job.seq_len_tokens,
+                              .hidden = m->hidden,
+                              .head_dim = m->head_dim,
+                              .experts = m->experts,
+                              .topk = m->topk,
+                              .tp = plan->tp,
+                              .ep = plan->ep,
+                              .recompute = plan->recompute == SF_RECOMPUTE_FULL,
+                              .expert_fill = 1};
+    out->dtype = s->job.precision == SF_F32 ? SF_F32 : SF_BF16;
+    out->gemm_dtype = s->job.precision;
+    out->elem = (uint64_t)sf_dtype_bytes(out->dtype);
+    out->tokens = sfi_mul(out->batch, out->seq);
+    out->whole_rows = plan->whole_rows;
+    out->rows = plan->whole_rows ? out->tokens : out->tokens / plan->tp;
+    out->row_bytes = sfi_mul(sfi_mul(out->rows, out->hidden), out->elem);
+    out->vocab_local = m->vocab / plan->tp;
+    out->heads_local = m->heads / plan->tp;
+    out->kv_heads_local = m->kv_heads / plan->tp;
+    out->attn_local = sfi_mul(out->heads_local, m->head_dim);
+    out->qkv_local = sfi_mul(out->heads_local + 2 * out->kv_heads_local, m->head_dim);
+    out->ffn_local = m->ffn / plan->tp;
+    out->up_local = m->plain ? out->ffn_local : 2 * out->ffn_local;
+    if (m->experts > 0) {
+        out->experts_local = m->experts / plan->ep;
+        out->picks = sfi_mul(out->rows, m->topk);
+        out->all_picks = sfi_mul(out->tokens, m->topk);
+        out->expert_rows = sfi_round_up(out->all_picks, out->experts_local) / out->experts_local;
+        out->expert_room = sfi_mul(out->expert_rows, out->experts_local);
+        out->expert_fill = (float)((double)out->all_picks / (double)out->expert_room);
+    }
+}
+
+static uint32_t comm(struct sf_build *b, const char *name, uint32_t axes, uint32_t members) {
+    return members > 1 ? sf_build_comm(b, name, axes) : SF_NONE;
+}
+
+static void build_mesh(struct sfi_compile *c) {
+    const struct sf_plan *p = c->plan;
+    static const char *const streams[] = {
+        [SFI_COMPUTE] = "compute",   [SFI_LOAD] = "load",         [SFI_FWD_RECV] = "fwd.recv",
+        [SFI_FWD_SEND] = "fwd.send", [SFI_BWD_RECV] = "bwd.recv", [SFI_BWD_SEND] = "bwd.send",
+        [SFI_GRAD] = "grad",
+    };
+    uint32_t tp = 1u << sf_build_axis(c->b, "tp", p->tp);
+    uint32_t ep = 1u << sf_build_axis(c->b, "ep", p->ep);
+    uint32_t dp = 1u << sf_build_axis(c->b, "dp", p->dp / p->ep);
+    uint32_t pp = 1u << sf_build_axis(c->b, "pp", p->pp);
+    c->comms.dp_n = p->dp;
+    c->comms.edp_n = p->dp / p->ep;
+    c->comms.tp = comm(c->b, "tp", tp, p->tp);
+    c->comms.ep = comm(c->b, "ep", ep, p->ep);
+    c->comms.dp = comm(c->b, "dp", ep | dp, p->dp);
+    c->comms.edp = c->s->model.experts ? comm(c->b, "edp", dp, c->comms.edp_n) : SF_NONE;
+    c->comms.fwd = comm(c->b, "pp.fwd", pp, p->pp);
+    c->comms.bwd = comm(c->b, "pp.bwd", pp, p->pp);
+    for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
+        sf_build_stream(c->b, streams[i]);
+    }
+    sf_build_prog(c->b)->class_axes = pp;
+}
+
+/* Identity of what is compiled. The path under which the plan knows its scenario is not part of it. */
+static int plan_identity(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_hash *out,
+                         struct sf_err *err) {
+    struct sf_plan copy = *plan;
+    struct sf_buf text = {0};
+    copy.scenario[0] = '\0';
+    int rc = sf_plan_print(&copy, sf_scenario_hash(s), &text);
+    if (rc != 0 || text.failed) {
+        sf_buf_free(&text);
+        return sf_fail_memory(err, "plan identity");
+    }
+    *out = sf_hash_bytes(text.data, text.bytes);
+    sf_buf_free(&text);
+    return 0;
+}
+
+static int build_facts(const struct sfi_compile *c, struct sf_err *err) {
+    struct sf_prog *prog = sf_build_prog(c->b);
+    const struct sf_plan *p = c->plan;
+    const struct sf_job *job = &c->s->job;
+    uint64_t tokens = sfi_mul(job->global_batch_sequences, job->seq_len_tokens);
+    snprintf(prog->title, sizeof prog->title, "%.40s on %.24s: tp%u ep%u dp%u pp%u vpp%u, %u x %u sequences, %s",
+             c->s->model.name, sf_topo_name(c->s->topo), p->tp, p->ep, p->dp, p->pp, p->vpp, p->microbatches,
+             p->micro_batch, sf_schedule_name(p->schedule));
+    prog->job = (struct sf_prog_job){
+        .microbatches = p->microbatches,
+        .micro_batch_sequences = p->micro_batch,
+        .seq_len_tokens = job->seq_len_tokens,
+        .chunks = p->vpp,
+        .global_batch_sequences = job->global_batch_sequences,
+        .model_flops_per_step = sf_model_flops(&c->s->model, tokens, job->seq_len_tokens),
+        .vocab = c->s->model.vocab,
+        .lr = (float)job->lr,
+        .beta1 = (float)job->beta1,
+        .beta2 = (float)job->beta2,
+        .eps = (float)job->eps,
+        .weight_decay = (float)job->weight_decay,
+        .warmup_steps = job->warmup_steps,
+        .seed = job->seed,
+    };
+    prog->ranks_per_domain = p->ranks_per_domain;
+    prog->domain_gpus = sf_topo_domain_gpus(c->s->topo);
+    prog->device_memory_bytes = c->unbounded ? 0 : sf_topo_device(c->s->topo)->memory_bytes;
+    return plan_identity(c->s, p, &prog->source, err);
+}
+
+/* An earlier virtual stage with the same contents, or NULL. */
+static const struct sfi_vstage *find_equal(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    for (uint32_t i = 0; i < vs->index; i++) {
+        const struct sfi_vstage *o = &c->vs[i];
+        if (o->owns_params && o->layers == vs->layers && o->is_first == vs->is_first && o->is_last == vs->is_last) {
+            return o;
+        }
+    }
+    return NULL;
+}
+
+static int refuse_size(const struct sfi_vstage *vs, const char *what, uint64_t bytes, struct sf_err *err) {
+    if (bytes < SFI_TOO_MANY_BYTES) {
+        return 0;
+    }
+    return sf_fail(err, SF_E_NOPLAN, "virtual stage %u needs at least %llu bytes of %s", vs->index,
+                   (unsigned long long)bytes, what);
+}
+
+static int build_vstage(struct sfi_compile *c, struct sfi_vstage *vs, struct sf_err *err) {
+    const struct sfi_vstage *equal = find_equal(c, vs);
+    if (equal) {
+        uint32_t index = vs->index, first_layer = vs->first_layer;
+        *vs = *equal;
+        vs->index = index;
+        vs->first_layer = first_layer;
+        vs->owns_params = false;
+        return 0;
+    }
+    vs->owns_params = true;
+    SF_TRY(sfi_params_init(c, vs, &vs->params, err));
+    SF_TRY(refuse_size(vs, "activations", sfi_stash_bytes(&c->shape, vs->layers), err));
+    SF_TRY(refuse_size(vs, "logits", sfi_head_bytes(&c->shape), err));
+    sfi_forward_recipe(c, vs);
+    sfi_backward_recipes(c, vs);
+    return refuse_size(vs, "working memory", vs->work_bytes, err);
+}
+
+static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
+    uint32_t layer = 0;
+    for (uint32_t i = 0; i < c->vs_n; i++) {
+        struct sfi_vstage *vs = &c->vs[i];
+        vs->index = i;
+        vs->layers = c->plan->layers[i];
+        vs->first_layer = layer;
+        vs->is_first = i == 0;
+        vs->is_last = i + 1 == c->vs_n;
+        layer += vs->layers;
+        SF_TRY(build_vstage(c, vs, err));
+    }
+    return 0;
+}
+
+static int build_classes(struct sfi_compile *c, struct sf_prog **out, struct sf_err *err) {
+    uint32_t *class_of = sf_calloc(c->plan->pp, sizeof *class_of);
+    if (!class_of) {
+        return sf_fail_memory(err, "binding");
+    }
+    int rc = 0;
+    for (uint32_t i = 0; i < c->plan->pp && rc == 0; i++) {
+        class_of[i] = i;
+        rc = sfi_stage_compile(c, i, err);
+    }
+    if (rc == 0) {
+        rc = sf_build_finish(c->b, class_of, c->plan->pp, out, err);
+    }
+    sf_free(class_of);
+    return rc;
+}
+
+static int compile_all(struct sfi_compile *c, struct sf_prog **out, struct sf_err *err) {
+    build_mesh(c);
+    SF_TRY(build_facts(c, err));
+    SF_TRY(build_vstages(c, err));
+    return build_classes(c, out, err);
+}
+
+static int compile(const struct sf_scenario *s, const struct sf_plan *plan, bool unbounded, struct sf_prog **out,
+                   struct sf_err *err) {
+    SF_TRY(sf_plan_check(s, plan, err));
+    struct sfi_compile c = {.s = s, .plan = plan, .vs_n = plan->pp * plan->vpp, .unbounded = unbounded};
+    sfi_shape_init(s, plan, &c.shape);
+    c.b = sf_build_create();
+    c.vs = sf_calloc(c.vs_n, sizeof *c.vs);
+    int rc = c.b && c.vs ? compile_all(&c, out, err) : sf_fail_memory(err, "compilation");
+    for (uint32_t i = 0; c.vs && i < c.vs_n; i++) {
+        if (c.vs[i].owns_params) {
+            sf_free(c.vs[i].params.buckets);
+        }
+    }
+    sf_free(c.vs);
+    sf_build_free(c.b);
+    return rc;
+}
+
+int sf_compile(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_prog **out, struct sf_err *err) {
+    return compile(s, plan, false, out, err);
+}
+
+int sfi_compile_unbounded(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_prog **out,
+                          struct sf_err *err) {
+    return compile(s, plan, true, out, err);
+}

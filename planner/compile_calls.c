@@ -1,0 +1,161 @@
+/* Kernel calls with the shapes of one rank filled in. */
+#include "planner/compile_internal.h"
+
+sf_ref sfi_take(struct sfi_bump *b, uint64_t bytes) {
+    sf_ref ref = SF_REF(b->formal, b->at);
+    b->at += sfi_round_up(bytes, SFI_ALIGN);
+    if (b->at > SFI_TOO_MANY_BYTES) { /* refused later; an offset must not run into the formal's number */
+        b->at = SFI_TOO_MANY_BYTES;
+    }
+    b->peak = b->at > b->peak ? b->at : b->peak;
+    return ref;
+}
+
+static struct sf_call blank(const struct sfi_recipe *r, int kind, int dtype) {
+    struct sf_call call = {
+        .kind = (uint8_t)kind, .dtype = (uint8_t)dtype, .flags = (uint16_t)r->flags, .comm = SF_NONE, .imm = {0, 1}};
+    for (int i = 0; i < SF_CALL_OPERANDS; i++) {
+        call.operand[i] = SF_REF_NONE;
+    }
+    return call;
+}
+
+static void set_operands(struct sf_call *call, const sf_ref *operand, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        call->operand[i] = operand[i];
+    }
+}
+
+static void set_dims(struct sf_call *call, const uint64_t *dims, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        call->dims[i] = (int64_t)dims[i];
+    }
+}
+
+static void emit(struct sfi_recipe *r, const struct sf_call *call) {
+    sf_build_call(r->c->b, call);
+}
+
+void sfi_call_gemm(struct sfi_recipe *r, int dtype, unsigned flags, const uint64_t mnk[3], sf_ref a, sf_ref b,
+                   sf_ref c) {
+    struct sf_call call = blank(r, SF_CALL_GEMM, dtype);
+    call.flags |= (uint16_t)flags;
+    set_dims(&call, mnk, 3);
+    call.dims[3] = 1;
+    set_operands(&call, (const sf_ref[]){a, b, c}, 3);
+    emit(r, &call);
+}
+
+void sfi_call_expert_gemm(struct sfi_recipe *r, unsigned flags, const uint64_t mnk[3], sf_ref a, sf_ref b, sf_ref c) {
+    struct sf_call call = blank(r, SF_CALL_GEMM, r->shape->gemm_dtype);
+    call.flags |= (uint16_t)flags;
+    set_dims(&call, mnk, 3);
+    call.dims[3] = (int64_t)r->shape->experts_local;
+    call.imm[1] = r->shape->expert_fill;
+    set_operands(&call, (const sf_ref[]){a, b, c}, 3);
+    emit(r, &call);
+}
+
+void sfi_call_norm_fwd(struct sfi_recipe *r, sf_ref x, sf_ref w, sf_ref y, sf_ref rstd) {
+    struct sf_call call = blank(r, SF_CALL_RMSNORM_FWD, r->shape->dtype);
+    call.imm[0] = (float)r->c->s->model.norm_eps;
+    set_dims(&call, (const uint64_t[]){r->shape->rows, r->shape->hidden}, 2);
+    set_operands(&call, (const sf_ref[]){x, w, y, rstd}, 4);
+    emit(r, &call);
+}
+
+void sfi_call_norm_bwd(struct sfi_recipe *r, bool add_dx, const sf_ref operand[6]) {
+    struct sf_call call = blank(r, SF_CALL_RMSNORM_BWD, r->shape->dtype);
+    call.flags |= (uint16_t)((add_dx ? SF_CALL_ACC_FLAG : 0u) | (r->add ? SF_CALL_ACC2_FLAG : 0u));
+    set_dims(&call, (const uint64_t[]){r->shape->rows, r->shape->hidden}, 2);
+    set_operands(&call, operand, 6);
+    emit(r, &call);
+}
+
+void sfi_call_rope(struct sfi_recipe *r, int kind, sf_ref qkv) {
+    const struct sfi_shape *s = r->shape;
+    struct sf_call call = blank(r, kind, s->dtype);
+    call.imm[0] = (float)r->c->s->model.rope_theta;
+    set_dims(&call,
+             (const uint64_t[]){s->tokens, s->heads_local + s->kv_heads_local, s->head_dim, s->seq, s->qkv_local}, 5);
+    set_operands(&call, &qkv, 1);
+    emit(r, &call);
+}
+
+void sfi_call_attention(struct sfi_recipe *r, int kind, const sf_ref *operand, size_t operands_n) {
+    const struct sfi_shape *s = r->shape;
+    struct sf_call call = blank(r, kind, s->dtype);
+    set_dims(&call, (const uint64_t[]){s->batch, s->seq, s->heads_local, s->kv_heads_local, s->head_dim, s->qkv_local},
+             6);
+    set_operands(&call, operand, operands_n);
+    emit(r, &call);
+}
+
+void sfi_call_glu(struct sfi_recipe *r, int kind, uint64_t rows, const sf_ref *operand, size_t operands_n) {
+    struct sf_call call = blank(r, kind, r->shape->dtype);
+    call.flags |= (uint16_t)(r->c->s->model.gelu ? SF_CALL_GELU_FLAG : 0u);
+    call.flags |= (uint16_t)(r->c->s->model.plain ? SF_CALL_PLAIN_FLAG : 0u);
+    set_dims(&call, (const uint64_t[]){rows, r->shape->ffn_local}, 2);
+    set_operands(&call, operand, operands_n);
+    emit(r, &call);
+}
+
+void sfi_call_simple(struct sfi_recipe *r, int kind, const uint64_t dims[3], const sf_ref *operand, size_t operands_n) {
+    struct sf_call call = blank(r, kind, r->shape->dtype);
+    set_dims(&call, dims, 3);
+    set_operands(&call, operand, operands_n);
+    emit(r, &call);
+}
+
+void sfi_call_add(struct sfi_recipe *r, sf_ref a, sf_ref b, sf_ref y) {
+    const uint64_t n[3] = {sfi_mul(r->shape->rows, r->shape->hidden)};
+    sfi_call_simple(r, SF_CALL_ADD, n, (const sf_ref[]){a, b, y}, 3);
+}
+
+void sfi_call_copy(struct sfi_recipe *r, sf_ref x, sf_ref y) {
+    const uint64_t n[3] = {sfi_mul(r->shape->rows, r->shape->hidden)};
+    sfi_call_simple(r, SF_CALL_COPY, n, (const sf_ref[]){x, y}, 2);
+}
+
+void sfi_call_xent(struct sfi_recipe *r, sf_ref logits, sf_ref targets, sf_ref loss) {
+    const struct sf_job *job = &r->c->s->job;
+    struct sf_call call = blank(r, SF_CALL_XENT, r->shape->dtype);
+    call.imm[0] = (float)(1.0 / ((double)job->global_batch_sequences * job->seq_len_tokens));
+    set_dims(&call, (const uint64_t[]){r->shape->tokens, r->shape->vocab_local}, 2);
+    set_operands(&call, (const sf_ref[]){logits, targets, loss}, 3);
+    emit(r, &call);
+}
+
+void sfi_call_comm(struct sfi_recipe *r, int kind, uint32_t comm, uint64_t bytes, sf_ref x, sf_ref y) {
+    struct sf_call call = blank(r, kind, r->shape->dtype);
+    call.comm = comm;
+    set_dims(&call, &bytes, 1);
+    set_operands(&call, (const sf_ref[]){x, y}, 2);
+    emit(r, &call);
+}
+
+static uint64_t whole_bytes(const struct sfi_recipe *r, uint64_t width) {
+    return sfi_mul(sfi_mul(r->shape->tokens, width), r->shape->elem);
+}
+
+sf_ref sfi_gather(struct sfi_recipe *r, uint64_t width, sf_ref x) {
+    if (r->shape->tp == 1 || r->shape->whole_rows) {
+        return x;
+    }
+    uint64_t bytes = whole_bytes(r, width);
+    sf_ref whole = sfi_take(&r->work, bytes);
+    sfi_call_comm(r, SF_CALL_ALL_GATHER, r->c->comms.tp, bytes, x, whole);
+    return whole;
+}
+
+sf_ref sfi_partial(struct sfi_recipe *r, uint64_t width, sf_ref out) {
+    return r->shape->tp == 1 || r->shape->whole_rows ? out : sfi_take(&r->work, whole_bytes(r, width));
+}
+
+void sfi_reduce(struct sfi_recipe *r, uint64_t width, sf_ref partial, sf_ref out) {
+    if (r->shape->tp > 1 && r->shape->whole_rows) {
+        sfi_call_comm(r, SF_CALL_ALL_REDUCE, r->c->comms.tp, whole_bytes(r, width), out, out);
+    } else if (r->shape->tp > 1) {
+        sfi_call_comm(r, SF_CALL_REDUCE_SCATTER, r->c->comms.tp, whole_bytes(r, width), partial, out);
+    }
+}

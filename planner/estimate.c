@@ -1,0 +1,162 @@
+/* Step time and memory of a plan in closed form.
+ *
+ * Time: all microbatches pass the slowest stage of each chunk; the other stages add one microbatch of filling and
+ * draining; transfers add what the schedule cannot hide; then gradients, optimizer and parameters of the stage that is
+ * ready last. */
+#include "planner/estimate.h"
+
+#include <math.h>
+
+#define TRANSFER_BUFFERS 6 /* two on the way out and one landing zone, per direction */
+
+struct stage_load {
+    double backward;    /* of one microbatch, all chunks */
+    double most_layers; /* of one chunk */
+    double layers, tables;
+};
+
+static struct stage_load load_of(const struct sfi_layout *l, const struct sfi_price *price, const struct sf_plan *plan,
+                                 uint32_t stage) {
+    struct stage_load load = {0};
+    bool first = stage == 0, last = stage == plan->pp - 1;
+    for (uint32_t chunk = 0; chunk < plan->vpp; chunk++) {
+        double layers = plan->layers[chunk * plan->pp + stage];
+        load.layers += layers;
+        load.most_layers = fmax(load.most_layers, layers);
+    }
+    load.backward = load.layers * price->layer_b + (first ? price->first_b : 0) + (last ? price->last_b : 0);
+    load.tables = (first ? 1 : 0) + (last ? l->head_tables : 0);
+    return load;
+}
+
+/* Most chunk activations alive at once; the closed forms of schedule.h. */
+static double in_flight(const struct sf_plan *plan, uint32_t stage) {
+    double all = (double)plan->microbatches * plan->vpp;
+    switch (plan->schedule) {
+    case SF_SCHEDULE_1F1B:
+        return fmin(plan->pp - stage, all);
+    case SF_SCHEDULE_INTERLEAVED:
+        if (plan->microbatches == plan->pp) {
+            return all;
+        }
+        return fmin(2.0 * (plan->pp - 1 - stage) + (plan->vpp - 1.0) * plan->pp + 1, all);
+    default:
+        return all;
+    }
+}
+
+/* Weights whose optimizer state is this rank's. */
+static double owned_weights(const struct sfi_layout *l, const struct sf_plan *plan, const struct stage_load *load) {
+    double dense = load->layers * l->layer_dense + load->tables * l->table, expert = load->layers * l->layer_expert;
+    return plan->zero == 1 ? dense / l->dp + expert * l->ep / l->dp : dense + expert;
+}
+
+static double memory_of(const struct sfi_base *base, const struct sfi_layout *l, const struct sfi_price *price,
+                        const struct sf_plan *plan, uint32_t stage, const struct stage_load *load) {
+    double weights = load->layers * (l->layer_dense + l->layer_expert) + load->tables * l->table;
+    double copies = plan->canonical ? 2 + __builtin_ctz(plan->microbatches) : 1; /* of the gradients */
+    double alive = in_flight(plan, stage);
+    double chunk = load->most_layers * price->kept_layer + price->kept_chunk; /* all chunks share equal slots */
+    double head = stage == plan->pp - 1 ? fmin(alive, plan->microbatches) * price->kept_last : 0;
+    return weights * base->weight_bytes * (1 + copies) + owned_weights(l, plan, load) * base->optimizer_bytes +
+           alive * chunk + head + price->work + TRANSFER_BUFFERS * price->p2p_bytes;
+}
+
+/* Ranges that are reduced, updated and gathered one by one: tables, matrices of each layer, norms, routers. */
+static double dense_buckets(const struct sfi_layout *l, const struct sf_plan *plan, const struct stage_load *load) {
+    return load->tables + load->layers + plan->vpp * (l->layer_expert > 0 ? 2.0 : 1.0);
+}
+
+static double expert_buckets(const struct sfi_layout *l, const struct stage_load *load) {
+    return l->layer_expert > 0 ? load->layers : 0;
+}
+
+/* One reduction or gathering of everything a stage holds. */
+static double sweep_s(const struct sfi_base *base, const struct sfi_layout *l, const struct sf_plan *plan,
+                      const struct stage_load *load, const struct sfi_line *dense, const struct sfi_line *expert) {
+    double dense_bytes = (load->layers * l->layer_dense + load->tables * l->table) * base->weight_bytes;
+    double expert_bytes = load->layers * l->layer_expert * base->weight_bytes;
+    return dense->fixed_s * dense_buckets(l, plan, load) + dense->s_per_unit * dense_bytes +
+           expert->fixed_s * expert_buckets(l, load) + expert->s_per_unit * expert_bytes;
+}
+
+/* Gradients, optimizer and parameters of a stage. Some reductions run beside the last backwards, but on the ports that
+ * the pipeline's transfers need: what they gain themselves they cost others, so nothing counts as hidden. */
+static double tail_of(const struct sfi_base *base, const struct sfi_layout *l, const struct sf_plan *plan,
+                      uint32_t stage, const struct stage_load *load) {
+    const struct sfi_group_price *dense = &l->dense[stage], *expert = &l->expert[stage];
+    double update = base->adamw.fixed_s * (dense_buckets(l, plan, load) + expert_buckets(l, load)) +
+                    base->adamw.s_per_unit * owned_weights(l, plan, load);
+    if (plan->zero == 1) {
+        return update + 2 * sweep_s(base, l, plan, load, &dense->scatter, &expert->scatter);
+    }
+    return update + sweep_s(base, l, plan, load, &dense->all_reduce, &expert->all_reduce);
+}
+
+/* What transfers of c seconds add. A microbatch crosses every boundary twice, once exposed. After that 1F1B waits for
+ * each round trip, because a stage has no spare microbatch in flight, while interleaving has slack of one chunk's
+ * forward and backward per round trip. */
+static double transfers_s(const struct sf_plan *plan, double c, double slowest) {
+    double pp = plan->pp, vpp = plan->vpp, m = plan->microbatches;
+    if (plan->pp == 1) {
+        return 0;
+    }
+    switch (plan->schedule) {
+    case SF_SCHEDULE_1F1B:
+        return 2 * (pp - 1) * c + fmax(0, m - pp) * 2 * c * (pp - 1) / pp;
+    case SF_SCHEDULE_INTERLEAVED:
+        return 2 * (pp * vpp - 1) * c + m * vpp * fmax(0, c - slowest / vpp / 2);
+    default:
+        return 2 * (pp - 1) * c;
+    }
+}
+
+/* Forward and backward of one microbatch in one chunk of one stage. */
+static double chunk_s(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
+                      uint32_t chunk, uint32_t stage) {
+    double s = plan->layers[chunk * plan->pp + stage] * (price->layer_f + price->layer_b) + 2 * base->dispatch_s;
+    s += chunk == 0 && stage == 0 ? price->first_f + price->first_b : 0;
+    s += chunk == plan->vpp - 1 && stage == plan->pp - 1 ? price->last_f + price->last_b : 0;
+    return s;
+}
+
+/* Compute of the whole pipeline. The first and last pp microbatches pass chunk after chunk, each at the pace of its
+ * slowest stage; between them chunks mix, and the slowest stage sets the pace. The chunk that takes longest to reach
+ * the far end sets the time to fill and drain. */
+static double compute_s(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
+                        double *slowest_stage) {
+    double stage_sum[SF_MAX_STAGES], fill = 0, in_turns = 0, m = plan->microbatches;
+    for (uint32_t chunk = 0; chunk < plan->vpp; chunk++) {
+        double sum = 0, slowest = 0;
+        for (uint32_t stage = 0; stage < plan->pp; stage++) {
+            double s = chunk_s(base, price, plan, chunk, stage);
+            stage_sum[stage] = s + (chunk == 0 ? 0 : stage_sum[stage]);
+            sum += s;
+            slowest = fmax(slowest, s);
+        }
+        in_turns += slowest;
+        fill = fmax(fill, sum - slowest);
+    }
+    *slowest_stage = 0;
+    for (uint32_t stage = 0; stage < plan->pp; stage++) {
+        *slowest_stage = fmax(*slowest_stage, stage_sum[stage]);
+    }
+    double turns = fmin(m, plan->pp);
+    return turns * in_turns + (m - turns) * *slowest_stage + fill;
+}
+
+struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct sfi_layout *layout,
+                                      const struct sfi_price *price, const struct sf_plan *plan) {
+    struct sfi_estimate e = {0};
+    double tail = 0, ends_early = 0, slowest;
+    double c = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes;
+    e.step_s = compute_s(base, price, plan, &slowest) + transfers_s(plan, c, slowest);
+    for (uint32_t stage = 0; stage < plan->pp; stage++) {
+        struct stage_load load = load_of(layout, price, plan, stage);
+        tail = fmax(tail, tail_of(base, layout, plan, stage, &load) - ends_early);
+        ends_early += load.backward / plan->vpp + c;
+        e.memory_bytes = fmax(e.memory_bytes, memory_of(base, layout, price, plan, stage, &load));
+    }
+    e.step_s += tail;
+    return e;
+}

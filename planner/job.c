@@ -1,0 +1,300 @@
+/* Reading a scenario: every key changes a result or is refused, and every path is relative to the scenario file. */
+#include "planner/job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/doc.h"
+#include "core/prog.h"
+
+/* dir(from) + path, or path itself when it is absolute or `from` is in the current folder. */
+static int resolve(const struct sf_node *node, const char *from, char *out, size_t size, struct sf_err *err) {
+    const char *path;
+    SF_TRY(sf_node_str(node, &path, err));
+    const char *slash = strrchr(from, '/');
+    int folder = path[0] == '/' || slash == NULL ? 0 : (int)(slash - from) + 1;
+    if (path[0] == '\0') {
+        return sf_node_fail(node, err, "expected a path, found an empty text");
+    }
+    int n = snprintf(out, size, "%.*s%s", folder, from, path);
+    if (n < 0 || (size_t)n >= size) {
+        return sf_node_fail(node, err, "the path is longer than %zu bytes", size - 1);
+    }
+    return 0;
+}
+
+static int read_u64(const struct sf_node *map, const char *key, int64_t lo, int64_t hi, uint64_t *value,
+                    struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, key);
+    int64_t found;
+    if (node == NULL) {
+        return 0;
+    }
+    SF_TRY(sf_node_i64(node, lo, hi, &found, err));
+    *value = (uint64_t)found;
+    return 0;
+}
+
+static int read_u32(const struct sf_node *map, const char *key, uint32_t lo, uint32_t hi, uint32_t *value,
+                    struct sf_err *err) {
+    uint64_t wide = *value;
+    SF_TRY(read_u64(map, key, lo, hi, &wide, err));
+    *value = (uint32_t)wide;
+    return 0;
+}
+
+static int read_f64(const struct sf_node *map, const char *key, double lo, double hi, double *value,
+                    struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, key);
+    return node == NULL ? 0 : sf_node_f64(node, lo, hi, value, err);
+}
+
+static int read_optimizer(const struct sf_node *map, struct sf_job *job, struct sf_err *err) {
+    static const char *const keys[] = {"kind", "lr", "beta1", "beta2", "eps", "weight_decay", "warmup_steps", NULL};
+    static const char *const kinds[] = {"adamw", NULL};
+    const struct sf_node *kind;
+    int word;
+    job->lr = 3e-4;
+    job->beta1 = 0.9;
+    job->beta2 = 0.95;
+    job->eps = 1e-8;
+    job->weight_decay = 0.1;
+    job->warmup_steps = 20;
+    if (map == NULL) {
+        return 0;
+    }
+    SF_TRY(sf_map_only(map, keys, err));
+    SF_TRY(sf_map_need(map, "kind", &kind, err));
+    SF_TRY(sf_node_word(kind, kinds, &word, err));
+    SF_TRY(read_f64(map, "lr", 0, 10, &job->lr, err));
+    SF_TRY(read_f64(map, "beta1", 0, 0.999999, &job->beta1, err));
+    SF_TRY(read_f64(map, "beta2", 0, 0.999999, &job->beta2, err));
+    SF_TRY(read_f64(map, "eps", 1e-20, 1, &job->eps, err));
+    SF_TRY(read_f64(map, "weight_decay", 0, 10, &job->weight_decay, err));
+    return read_u32(map, "warmup_steps", 0, 1u << 30, &job->warmup_steps, err);
+}
+
+static int read_precision(const struct sf_node *map, const struct sf_topo *topo, struct sf_job *job,
+                          struct sf_err *err) {
+    const struct sf_device_class *device = sf_topo_device(topo);
+    const struct sf_node *node;
+    const char *text;
+    SF_TRY(sf_map_need(map, "precision", &node, err));
+    SF_TRY(sf_node_str(node, &text, err));
+    job->precision = sf_dtype_parse(text);
+    if (job->precision < 0) {
+        return sf_node_fail(node, err, "expected a precision of f32, bf16 or fp8, found \"%s\"", text);
+    }
+    if (!(device->flops_per_s[job->precision] > 0)) {
+        return sf_node_fail(node, err, "device %s has no %s arithmetic in its catalog entry", device->name, text);
+    }
+    return 0;
+}
+
+static int read_gpus(const struct sf_node *map, const struct sf_topo *topo, struct sf_job *job, struct sf_err *err) {
+    job->gpus = sf_topo_gpus_in_use(topo);
+    if (job->gpus == 0) {
+        return sf_node_fail(map, err, "the cluster has no GPUs in use");
+    }
+    return read_u32(map, "gpus", 1, job->gpus, &job->gpus, err);
+}
+
+static int read_canonical(const struct sf_node *map, struct sf_job *job, struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, "canonical");
+    if (node == NULL) {
+        return 0;
+    }
+    SF_TRY(sf_node_bool(node, &job->canonical, err));
+    if (job->canonical && job->precision != SF_F32) {
+        return sf_node_fail(node, err, "canonical sums are defined for precision f32, found %s",
+                            sf_dtype_name(job->precision));
+    }
+    return 0;
+}
+
+static int read_job(const struct sf_node *map, struct sf_scenario *s, struct sf_err *err) {
+    static const char *const keys[] = {"seq_len", "global_batch", "precision", "gpus",      "optimizer",
+                                       "steps",   "seed",         "data",      "canonical", NULL};
+    struct sf_job *job = &s->job;
+    const struct sf_node *node;
+    job->steps = 20;
+    job->seed = 1;
+    SF_TRY(sf_map_only(map, keys, err));
+    SF_TRY(sf_map_need(map, "seq_len", &node, err));
+    SF_TRY(read_u32(map, "seq_len", 2, 1u << 22, &job->seq_len_tokens, err));
+    SF_TRY(sf_map_need(map, "global_batch", &node, err));
+    SF_TRY(read_u64(map, "global_batch", 1, INT64_C(1) << 32, &job->global_batch_sequences, err));
+    SF_TRY(read_precision(map, s->topo, job, err));
+    SF_TRY(read_gpus(map, s->topo, job, err));
+    SF_TRY(read_optimizer(sf_map_find(map, "optimizer"), job, err));
+    SF_TRY(read_u32(map, "steps", 1, 1u << 30, &job->steps, err));
+    SF_TRY(read_u64(map, "seed", 0, INT64_MAX, &job->seed, err));
+    SF_TRY(read_canonical(map, job, err));
+    node = sf_map_find(map, "data");
+    return node == NULL ? 0 : resolve(node, s->path, job->data_path, sizeof job->data_path, err);
+}
+
+struct pin_rule {
+    const char *key;
+    struct sf_pin *pin;
+    const char *const *words; /* NULL: numbers from lo to hi */
+    uint32_t lo, hi;
+};
+
+static int read_pin_value(const struct pin_rule *rule, const struct sf_node *node, struct sf_err *err) {
+    uint32_t value;
+    if (rule->words != NULL) {
+        int word;
+        SF_TRY(sf_node_word(node, rule->words, &word, err));
+        value = (uint32_t)word;
+    } else {
+        int64_t number;
+        SF_TRY(sf_node_i64(node, rule->lo, rule->hi, &number, err));
+        value = (uint32_t)number;
+    }
+    for (uint32_t i = 0; i < rule->pin->n; i++) {
+        if (rule->pin->value[i] == value) {
+            return sf_node_fail(node, err, "%s allows the same value twice", rule->key);
+        }
+    }
+    rule->pin->value[rule->pin->n++] = value;
+    return 0;
+}
+
+static int read_pin(const struct pin_rule *rule, const struct sf_node *node, struct sf_err *err) {
+    size_t room = sizeof rule->pin->value / sizeof rule->pin->value[0];
+    if (!sf_node_is_seq(node)) {
+        return read_pin_value(rule, node, err);
+    }
+    size_t n = sf_seq_size(node);
+    if (n == 0 || n > room) {
+        return sf_node_fail(node, err, "%s lists 1 to %zu allowed values, found %zu; leave it out to allow all",
+                            rule->key, room, n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        SF_TRY(read_pin_value(rule, sf_seq_at(node, i), err));
+    }
+    return 0;
+}
+
+static int read_pins(const struct sf_node *map, struct sf_pins *pins, struct sf_err *err) {
+    static const char *const schedules[] = {
+#define X(NAME, name) name,
+        SF_SCHEDULES(X)
+#undef X
+            NULL};
+    static const char *const recomputes[] = {
+#define X(NAME, name) name,
+        SF_RECOMPUTES(X)
+#undef X
+            NULL};
+    static const char *const keys[] = {"tp",          "ep",       "pp",        "dp",   "vpp",
+                                       "micro_batch", "schedule", "recompute", "zero", NULL};
+    const struct pin_rule rules[] = {
+        {"tp", &pins->tp, NULL, 1, SF_MAX_RANKS},
+        {"ep", &pins->ep, NULL, 1, SF_MAX_RANKS},
+        {"pp", &pins->pp, NULL, 1, SF_MAX_STAGES},
+        {"dp", &pins->dp, NULL, 1, SF_MAX_RANKS},
+        {"vpp", &pins->vpp, NULL, 1, SF_MAX_STAGES},
+        {"micro_batch", &pins->micro_batch, NULL, 1, 1u << 20},
+        {"schedule", &pins->schedule, schedules, 0, 0},
+        {"recompute", &pins->recompute, recomputes, 0, 0},
+        {"zero", &pins->zero, NULL, 0, 1},
+    };
+    if (map == NULL) {
+        return 0;
+    }
+    SF_TRY(sf_map_only(map, keys, err));
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        const struct sf_node *node = sf_map_find(map, rules[i].key);
+        if (node != NULL) {
+            SF_TRY(read_pin(&rules[i], node, err));
+        }
+    }
+    return 0;
+}
+
+static int read_name(const struct sf_node *map, char *out, size_t size, struct sf_err *err) {
+    const struct sf_node *node;
+    const char *text;
+    SF_TRY(sf_map_need(map, "name", &node, err));
+    SF_TRY(sf_node_str(node, &text, err));
+    if (text[0] == '\0' || strlen(text) >= size) {
+        return sf_node_fail(node, err, "name has 1 to %zu characters, found %zu", size - 1, strlen(text));
+    }
+    for (const char *p = text; *p != '\0'; p++) {
+        if (*p < ' ' || *p > '~') {
+            return sf_node_fail(node, err, "name must be printable ASCII");
+        }
+    }
+    snprintf(out, size, "%s", text);
+    return 0;
+}
+
+static int load_topo(const struct sf_io *io, const struct sf_node *map, const char *catalog_dir, const char *override,
+                     struct sf_scenario *s, struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, "cluster");
+    char path[sizeof s->path];
+    if (override != NULL) {
+        return sf_topo_load(io, override, catalog_dir, &s->topo, err);
+    }
+    if (node == NULL) {
+        return sf_node_fail(map, err, "the scenario names no cluster; add the key or give a cluster file");
+    }
+    SF_TRY(resolve(node, s->path, path, sizeof path, err));
+    return sf_topo_load(io, path, catalog_dir, &s->topo, err);
+}
+
+static int read_scenario(const struct sf_io *io, const struct sf_node *map, const char *catalog_dir,
+                         const char *override, struct sf_scenario *s, struct sf_err *err) {
+    static const char *const keys[] = {"name", "cluster", "model", "job", "plan", NULL};
+    const struct sf_node *node;
+    char path[sizeof s->path];
+    if (!sf_node_is_map(map)) {
+        return sf_node_fail(map, err, "expected a scenario: a mapping of name, cluster, model, job and plan");
+    }
+    SF_TRY(sf_map_only(map, keys, err));
+    SF_TRY(read_name(map, s->name, sizeof s->name, err));
+    SF_TRY(load_topo(io, map, catalog_dir, override, s, err));
+    SF_TRY(sf_map_need(map, "model", &node, err));
+    SF_TRY(resolve(node, s->path, path, sizeof path, err));
+    SF_TRY(sf_model_load(io, path, &s->model, err));
+    SF_TRY(sf_map_need(map, "job", &node, err));
+    SF_TRY(read_job(node, s, err));
+    return read_pins(sf_map_find(map, "plan"), &s->pins, err);
+}
+
+int sf_scenario_load(const struct sf_io *io, const char *path, const char *catalog_dir, const char *cluster_override,
+                     struct sf_scenario *out, struct sf_err *err) {
+    struct sf_doc *doc;
+    memset(out, 0, sizeof *out);
+    if (strlen(path) >= sizeof out->path) {
+        return sf_fail(err, SF_E_INPUT, "the scenario's path is longer than %zu bytes", sizeof out->path - 1);
+    }
+    snprintf(out->path, sizeof out->path, "%s", path);
+    SF_TRY(sf_doc_load(io, path, &doc, err));
+    int rc = read_scenario(io, sf_doc_root(doc), catalog_dir, cluster_override, out, err);
+    sf_doc_free(doc);
+    if (rc != 0) {
+        sf_scenario_clear(out);
+    }
+    return rc;
+}
+
+void sf_scenario_clear(struct sf_scenario *s) {
+    sf_topo_free(s->topo);
+    s->topo = NULL;
+}
+
+struct sf_hash sf_scenario_hash(const struct sf_scenario *s) {
+    const struct sf_job *j = &s->job;
+    char model[SF_HASH_TEXT], text[768];
+    int n = snprintf(text, sizeof text,
+                     "scenario 1 model %s gpus %u seats %u domain %u memory %llu seq %u batch %llu precision %d "
+                     "canonical %d seed %llu adamw %.17g %.17g %.17g %.17g %.17g %u",
+                     sf_hash_format(s->model.hash, model), j->gpus, sf_topo_gpus(s->topo), sf_topo_domain_gpus(s->topo),
+                     (unsigned long long)sf_topo_device(s->topo)->memory_bytes, j->seq_len_tokens,
+                     (unsigned long long)j->global_batch_sequences, j->precision, j->canonical,
+                     (unsigned long long)j->seed, j->lr, j->beta1, j->beta2, j->eps, j->weight_decay, j->warmup_steps);
+    return sf_hash_bytes(text, (size_t)n);
+}

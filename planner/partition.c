@@ -1,0 +1,47 @@
+/* Layers are equal, only the ends differ, so handing out one layer at a time to whoever is least loaded is optimal:
+ * no split has a smaller largest load, because the last layer given to the fullest stage could go nowhere cheaper. */
+#include "planner/estimate.h"
+
+/* Ties go to later stages: they hold fewer microbatches in flight. */
+static uint32_t least_loaded(const double *load, uint32_t n) {
+    uint32_t best = n - 1;
+    for (uint32_t i = n - 1; i-- > 0;) {
+        best = load[i] < load[best] ? i : best;
+    }
+    return best;
+}
+
+static double ends(bool is_first, double first, bool is_last, double last) {
+    return (is_first ? first : 0) + (is_last ? last : 0);
+}
+
+static void spread_over_chunks(uint32_t stage, uint32_t layers, uint32_t pp, uint32_t vpp, double layer, double first,
+                               double last, uint32_t *out) {
+    double load[SF_MAX_STAGES];
+    for (uint32_t chunk = 0; chunk < vpp; chunk++) {
+        load[chunk] = layer + ends(chunk == 0 && stage == 0, first, chunk == vpp - 1 && stage == pp - 1, last);
+        out[chunk * pp + stage] = 1;
+    }
+    for (uint32_t left = layers - vpp; left > 0; left--) {
+        uint32_t chunk = least_loaded(load, vpp);
+        load[chunk] += layer;
+        out[chunk * pp + stage]++;
+    }
+}
+
+void sfi_partition(uint32_t layers, uint32_t pp, uint32_t vpp, double layer, double first, double last, uint32_t *out) {
+    double load[SF_MAX_STAGES];
+    uint32_t count[SF_MAX_STAGES];
+    for (uint32_t stage = 0; stage < pp; stage++) {
+        load[stage] = vpp * layer + ends(stage == 0, first, stage == pp - 1, last);
+        count[stage] = vpp;
+    }
+    for (uint32_t left = layers - pp * vpp; left > 0; left--) {
+        uint32_t stage = least_loaded(load, pp);
+        load[stage] += layer;
+        count[stage]++;
+    }
+    for (uint32_t stage = 0; stage < pp; stage++) {
+        spread_over_chunks(stage, count[stage], pp, vpp, layer, first, last, out);
+    }
+}

@@ -1,0 +1,223 @@
+/* Plans as files: one key per choice, in a fixed order, with a comment on each, and back. */
+#include "planner/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/doc.h"
+
+#define PLAN_VERSION 1
+
+static const char *const schedule_words[] = {
+#define X(NAME, name) name,
+    SF_SCHEDULES(X)
+#undef X
+        NULL};
+
+static const char *const recompute_words[] = {
+#define X(NAME, name) name,
+    SF_RECOMPUTES(X)
+#undef X
+        NULL};
+
+const char *sf_schedule_name(int kind) {
+    return kind >= 0 && kind < SF_SCHEDULES_N ? schedule_words[kind] : "?";
+}
+
+const char *sf_recompute_name(int kind) {
+    return kind >= 0 && kind < SF_RECOMPUTES_N ? recompute_words[kind] : "?";
+}
+
+/* A double-quoted YAML text. Bytes beyond ASCII are UTF-8 and pass as they are. */
+static void print_quoted(const char *text, struct sf_buf *out) {
+    sf_buf_printf(out, "\"");
+    for (const char *p = text; *p != '\0'; p++) {
+        unsigned char c = (unsigned char)*p;
+        if (c == '"' || c == '\\') {
+            sf_buf_printf(out, "\\%c", c);
+        } else if (c < 0x20 || c == 0x7f) {
+            sf_buf_printf(out, "\\x%02x", c);
+        } else {
+            sf_buf_write(out, p, 1);
+        }
+    }
+    sf_buf_printf(out, "\"");
+}
+
+static void print_layers(const struct sf_plan *plan, struct sf_buf *out) {
+    sf_buf_printf(out, "# Layers of each virtual stage (chunk * pp + stage), one chunk per line.\nlayers: [");
+    for (uint32_t chunk = 0; chunk < plan->vpp; chunk++) {
+        for (uint32_t stage = 0; stage < plan->pp; stage++) {
+            uint32_t s = chunk * plan->pp + stage;
+            const char *gap = s == 0 ? "" : stage == 0 ? ",\n         " : ", ";
+            sf_buf_printf(out, "%s%u", gap, plan->layers[s]);
+        }
+    }
+    sf_buf_printf(out, "]\n");
+}
+
+int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, struct sf_buf *out) {
+    char hash[SF_HASH_TEXT];
+    sf_buf_printf(
+        out,
+        "# A plan: every choice that turns the scenario into a program. Edit it freely; it is checked again.\n"
+        "plan_version: %d\nscenario: ",
+        PLAN_VERSION);
+    print_quoted(plan->scenario, out);
+    if (plan->cluster[0] != '\0') {
+        sf_buf_printf(out, "\ncluster: ");
+        print_quoted(plan->cluster, out);
+        sf_buf_printf(out, " # instead of the scenario's");
+    }
+    sf_buf_printf(out, "\nscenario_hash: \"%s\" # of cluster shape, model and job\n",
+                  sf_hash_format(scenario_hash, hash));
+    sf_buf_printf(out, "tp: %u # ranks that share each matrix\n", plan->tp);
+    sf_buf_printf(out, "ep: %u # ranks that share the experts, part of dp\n", plan->ep);
+    sf_buf_printf(out, "dp: %u # replicas that share the batch; gpus = tp * dp * pp\n", plan->dp);
+    sf_buf_printf(out, "pp: %u # pipeline stages\n", plan->pp);
+    sf_buf_printf(out, "vpp: %u # chunks of layers per stage\n", plan->vpp);
+    sf_buf_printf(out, "micro_batch: %u # sequences\n", plan->micro_batch);
+    sf_buf_printf(out, "microbatches: %u # per rank and step\n", plan->microbatches);
+    sf_buf_printf(out, "schedule: %s\n", sf_schedule_name(plan->schedule));
+    sf_buf_printf(out, "recompute: %s\n", sf_recompute_name(plan->recompute));
+    sf_buf_printf(out, "zero: %u # 1: optimizer state sharded over dp\n", plan->zero);
+    if (plan->whole_rows) {
+        sf_buf_printf(out, "whole_rows: true # norms and residuals are repeated on all tp ranks\n");
+    }
+    sf_buf_printf(out, "canonical: %s # sums in one fixed order, the same for every layout\n",
+                  plan->canonical ? "true" : "false");
+    sf_buf_printf(out, "ranks_per_domain: %u # seats used of each scale-up domain\n", plan->ranks_per_domain);
+    print_layers(plan, out);
+    return out->failed ? SF_E_INTERNAL : 0;
+}
+
+static int need_u32(const struct sf_node *map, const char *key, uint32_t lo, uint32_t hi, uint32_t *out,
+                    struct sf_err *err) {
+    const struct sf_node *node;
+    int64_t value;
+    SF_TRY(sf_map_need(map, key, &node, err));
+    SF_TRY(sf_node_i64(node, lo, hi, &value, err));
+    *out = (uint32_t)value;
+    return 0;
+}
+
+static int need_word(const struct sf_node *map, const char *key, const char *const words[], int *out,
+                     struct sf_err *err) {
+    const struct sf_node *node;
+    SF_TRY(sf_map_need(map, key, &node, err));
+    return sf_node_word(node, words, out, err);
+}
+
+static int hex_digit(char c) {
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static int read_hash(const struct sf_node *map, struct sf_hash *out, struct sf_err *err) {
+    const struct sf_node *node;
+    const char *text;
+    uint64_t half[2] = {0, 0};
+    SF_TRY(sf_map_need(map, "scenario_hash", &node, err));
+    SF_TRY(sf_node_str(node, &text, err));
+    size_t n = 0;
+    for (; text[n] != '\0' && n < SF_HASH_TEXT; n++) {
+        int digit = hex_digit(text[n]);
+        if (digit < 0 || n == SF_HASH_TEXT - 1) {
+            break;
+        }
+        half[n / 16] = half[n / 16] << 4 | (uint64_t)digit;
+    }
+    if (n != SF_HASH_TEXT - 1 || text[n] != '\0') {
+        return sf_node_fail(node, err, "expected %d lower-case hex digits, found \"%s\"", SF_HASH_TEXT - 1, text);
+    }
+    *out = (struct sf_hash){.hi = half[0], .lo = half[1]};
+    return 0;
+}
+
+static int read_layers(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
+    const struct sf_node *node;
+    SF_TRY(sf_map_need(map, "layers", &node, err));
+    uint64_t stages = (uint64_t)p->pp * p->vpp;
+    if (!sf_node_is_seq(node) || stages > SF_MAX_STAGES || sf_seq_size(node) != stages) {
+        return sf_node_fail(node, err, "layers lists one count per virtual stage: pp %u * vpp %u = %llu (at most %d)",
+                            p->pp, p->vpp, (unsigned long long)stages, SF_MAX_STAGES);
+    }
+    for (uint32_t i = 0; i < stages; i++) {
+        int64_t value;
+        SF_TRY(sf_node_i64(sf_seq_at(node, i), 1, 4096, &value, err));
+        p->layers[i] = (uint32_t)value;
+    }
+    return 0;
+}
+
+static int read_path(const struct sf_node *node, char *out, size_t size, struct sf_err *err) {
+    const char *text;
+    SF_TRY(sf_node_str(node, &text, err));
+    if (strlen(text) >= size) {
+        return sf_node_fail(node, err, "the path is longer than %zu bytes", size - 1);
+    }
+    snprintf(out, size, "%s", text);
+    return 0;
+}
+
+static int read_paths(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
+    const struct sf_node *scenario, *cluster = sf_map_find(map, "cluster");
+    SF_TRY(sf_map_need(map, "scenario", &scenario, err));
+    SF_TRY(read_path(scenario, p->scenario, sizeof p->scenario, err));
+    p->cluster[0] = '\0';
+    return cluster == NULL ? 0 : read_path(cluster, p->cluster, sizeof p->cluster, err);
+}
+
+static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
+    const struct sf_node *canonical;
+    SF_TRY(need_u32(map, "tp", 1, 1u << 24, &p->tp, err));
+    SF_TRY(need_u32(map, "ep", 1, 1u << 24, &p->ep, err));
+    SF_TRY(need_u32(map, "dp", 1, 1u << 24, &p->dp, err));
+    SF_TRY(need_u32(map, "pp", 1, SF_MAX_STAGES, &p->pp, err));
+    SF_TRY(need_u32(map, "vpp", 1, SF_MAX_STAGES, &p->vpp, err));
+    SF_TRY(need_u32(map, "micro_batch", 1, 1u << 20, &p->micro_batch, err));
+    SF_TRY(need_u32(map, "microbatches", 1, 1u << 20, &p->microbatches, err));
+    SF_TRY(need_word(map, "schedule", schedule_words, &p->schedule, err));
+    SF_TRY(need_word(map, "recompute", recompute_words, &p->recompute, err));
+    SF_TRY(need_u32(map, "zero", 0, 1, &p->zero, err));
+    SF_TRY(sf_map_need(map, "canonical", &canonical, err));
+    SF_TRY(sf_node_bool(canonical, &p->canonical, err));
+    const struct sf_node *rows = sf_map_find(map, "whole_rows");
+    if (rows != NULL) {
+        SF_TRY(sf_node_bool(rows, &p->whole_rows, err));
+    }
+    SF_TRY(need_u32(map, "ranks_per_domain", 1, 1u << 24, &p->ranks_per_domain, err));
+    return read_layers(map, p, err);
+}
+
+static int read_plan(const struct sf_node *map, struct sf_plan *out, struct sf_hash *hash, struct sf_err *err) {
+    static const char *const keys[] = {"plan_version", "scenario",  "scenario_hash", "tp",          "ep",
+                                       "dp",           "pp",        "vpp",           "micro_batch", "microbatches",
+                                       "schedule",     "recompute", "zero",          "canonical",   "ranks_per_domain",
+                                       "layers",       "cluster",   "whole_rows",    NULL};
+    uint32_t version;
+    if (!sf_node_is_map(map)) {
+        return sf_node_fail(map, err, "expected a plan: a mapping written by staticfire plan");
+    }
+    SF_TRY(need_u32(map, "plan_version", 1, UINT32_MAX, &version, err));
+    if (version != PLAN_VERSION) {
+        return sf_node_fail(sf_map_find(map, "plan_version"), err,
+                            "expected plan version %d, found %u: plan again with this release", PLAN_VERSION, version);
+    }
+    SF_TRY(sf_map_only(map, keys, err));
+    SF_TRY(read_paths(map, out, err));
+    SF_TRY(read_hash(map, hash, err));
+    return read_choices(map, out, err);
+}
+
+int sf_plan_load(const struct sf_io *io, const char *path, struct sf_plan *out, struct sf_hash *scenario_hash,
+                 struct sf_err *err) {
+    struct sf_doc *doc;
+    memset(out, 0, sizeof *out);
+    SF_TRY(sf_doc_load(io, path, &doc, err));
+    int rc = read_plan(sf_doc_root(doc), out, scenario_hash, err);
+    sf_doc_free(doc);
+    return rc;
+}

@@ -1,0 +1,87 @@
+/* One plan, compiled and simulated, with the figures people compare. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/arena.h"
+#include "planner/search_internal.h"
+
+/* Work of one rank's compute stream. Nothing it does can overlap, so no schedule of this work is faster. */
+static double compute_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t rank, double *recipe_s) {
+    const struct sf_class *cls = &prog->classes[sf_prog_class(prog, rank)];
+    double sum = 0;
+    for (uint32_t i = 0; i < prog->recipes_n; i++) {
+        recipe_s[i] = -1;
+    }
+    for (uint32_t i = 0; i < cls->ops_n; i++) {
+        uint32_t recipe = cls->ops[i].recipe;
+        if (recipe == SF_NONE) {
+            continue;
+        }
+        if (recipe_s[recipe] < 0) {
+            recipe_s[recipe] = sfi_recipe_s(prog, cost, recipe, rank);
+        }
+        sum += recipe_s[recipe];
+    }
+    return sum;
+}
+
+static int lower_bound(const struct sf_prog *prog, const struct sf_cost *cost, const struct sf_plan *plan, double *out,
+                       struct sf_err *err) {
+    double *recipe_s = sf_calloc((size_t)prog->recipes_n + 1, sizeof *recipe_s);
+    if (recipe_s == NULL) {
+        return sf_fail_memory(err, "lower bound");
+    }
+    *out = 0;
+    for (uint32_t stage = 0; stage < plan->pp; stage++) {
+        *out = fmax(*out, compute_s(prog, cost, stage * plan->tp * plan->dp, recipe_s));
+    }
+    sf_free(recipe_s);
+    return 0;
+}
+
+static void fill_figures(const struct sf_scenario *s, const struct sf_prog *prog, struct sf_plan_result *out) {
+    const struct sf_job *job = &s->job;
+    double step_s = sf_ps_to_s(out->sim.step_time);
+    double tokens = (double)job->global_batch_sequences * job->seq_len_tokens;
+    double peak = sf_topo_device(s->topo)->flops_per_s[job->precision];
+    if (step_s > 0) {
+        out->tokens_per_s_per_gpu = tokens / step_s / job->gpus;
+        out->model_tflops_per_gpu = prog->job.model_flops_per_step / step_s / job->gpus / 1e12;
+        out->mfu = out->model_tflops_per_gpu * 1e12 / peak;
+    }
+    for (uint32_t i = 0; i < prog->classes_n; i++) {
+        const struct sf_class *cls = &prog->classes[i];
+        uint64_t *memory = &out->memory_bytes[cls->stage];
+        *memory = cls->arena_bytes > *memory ? cls->arena_bytes : *memory;
+    }
+}
+
+int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
+                 struct sf_plan_result *out, struct sf_err *err) {
+    const struct sf_sim_options options = {.seed = s->job.seed};
+    struct sf_prog *prog;
+    int rc;
+    memset(out, 0, sizeof *out);
+    out->plan = *plan;
+    SF_TRY(sf_compile(s, plan, &prog, err));
+    SF_TRY_GOTO(rc, sf_sim_run(prog, cost, &options, &out->sim, err), done);
+    SF_TRY_GOTO(rc, lower_bound(prog, cost, plan, &out->lower_bound_s, err), done);
+    fill_figures(s, prog, out);
+done:
+    sf_prog_free(prog);
+    return rc;
+}
+
+int sf_plan_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
+                     struct sf_plan_result *out, struct sf_err *err) {
+    struct sfi_base base;
+    struct sfi_layout layout;
+    struct sfi_price price;
+    SF_TRY(sfi_evaluate(s, cost, plan, out, err));
+    sfi_base_init(s, cost, &base);
+    sfi_layout_init(&base, plan->tp, plan->ep, plan->pp, &layout);
+    SF_TRY(sfi_price_init(&base, plan->tp, plan->ep, plan->micro_batch, plan->recompute, &price, err));
+    out->estimate_s = sfi_estimate_plan(&base, &layout, &price, plan).step_s;
+    return 0;
+}

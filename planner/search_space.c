@@ -1,0 +1,89 @@
+/* The search space: for each choice the values that can occur at all, cut down by what the scenario allows. */
+#include "planner/search_internal.h"
+
+#include <stdlib.h>
+
+bool sfi_pin_allows(const struct sf_pin *pin, uint32_t value) {
+    for (uint32_t i = 0; i < pin->n; i++) {
+        if (pin->value[i] == value) {
+            return true;
+        }
+    }
+    return pin->n == 0;
+}
+
+static void add(struct sfi_values *values, const struct sf_pin *pin, uint64_t value, uint64_t limit) {
+    if (value <= limit && values->n < SFI_MAX_VALUES && sfi_pin_allows(pin, (uint32_t)value)) {
+        values->value[values->n++] = (uint32_t)value;
+    }
+}
+
+static int ascending(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void add_divisors(struct sfi_values *values, const struct sf_pin *pin, uint64_t n, uint64_t limit) {
+    for (uint64_t d = 1; d * d <= n; d++) {
+        if (n % d == 0) {
+            add(values, pin, d, limit);
+            if (d != n / d) {
+                add(values, pin, n / d, limit);
+            }
+        }
+    }
+    qsort(values->value, values->n, sizeof values->value[0], ascending);
+}
+
+static void add_range(struct sfi_values *values, const struct sf_pin *pin, uint32_t from, uint32_t to) {
+    for (uint32_t v = from; v <= to; v++) {
+        add(values, pin, v, UINT32_MAX);
+    }
+}
+
+/* Optimizer state is worth replicating only where it is small and its sums must not depend on the layout. */
+static void add_zero(struct sfi_values *values, const struct sf_scenario *s) {
+    bool free_choice = s->job.precision == SF_F32 || s->pins.zero.n > 0;
+    add_range(values, &s->pins.zero, free_choice ? 0 : 1, 1);
+}
+
+static int need_some(const struct sfi_values *values, const char *name, const char *of, uint64_t n,
+                     struct sf_err *err) {
+    if (values->n > 0) {
+        return 0;
+    }
+    return sf_fail(err, SF_E_NOPLAN, "no plan fits: none of the allowed values of %s is %s %llu; change plan.%s", name,
+                   of, (unsigned long long)n, name);
+}
+
+int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf_err *err) {
+    const struct sf_pins *pins = &s->pins;
+    uint32_t gpus = s->job.gpus, layers = s->model.layers < SF_MAX_STAGES ? s->model.layers : SF_MAX_STAGES;
+    uint64_t batch = s->job.global_batch_sequences;
+    *out = (struct sfi_space){0};
+    add_divisors(&out->tp, &pins->tp, gpus, gpus);
+    add_divisors(&out->ep, &pins->ep, gpus, gpus);
+    add_divisors(&out->pp, &pins->pp, gpus, SF_MAX_STAGES);
+    add_divisors(&out->micro_batch, &pins->micro_batch, batch, 1u << 20);
+    add_range(&out->vpp, &pins->vpp, 1, layers);
+    add_range(&out->schedule, &pins->schedule, 0, SF_SCHEDULES_N - 1);
+    add_range(&out->recompute, &pins->recompute, 0, SF_RECOMPUTES_N - 1);
+    add_zero(&out->zero, s);
+    SF_TRY(need_some(&out->tp, "tp", "a divisor of the GPUs", gpus, err));
+    SF_TRY(need_some(&out->ep, "ep", "a divisor of the GPUs", gpus, err));
+    SF_TRY(need_some(&out->pp, "pp", "a divisor of the GPUs", gpus, err));
+    SF_TRY(need_some(&out->vpp, "vpp", "at most the layers", layers, err));
+    return need_some(&out->micro_batch, "micro_batch", "a divisor of the global batch", batch, err);
+}
+
+uint64_t sfi_space_points(const struct sfi_space *space) {
+    const uint32_t n[] = {space->tp.n,          space->ep.n,       space->pp.n,        space->vpp.n,
+                          space->micro_batch.n, space->schedule.n, space->recompute.n, space->zero.n};
+    uint64_t points = 1;
+    for (size_t i = 0; i < sizeof n / sizeof n[0]; i++) {
+        if (__builtin_mul_overflow(points, (uint64_t)n[i], &points)) {
+            return UINT64_MAX;
+        }
+    }
+    return points;
+}

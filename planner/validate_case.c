@@ -1,0 +1,172 @@
+/* A row as a user would write it: a cluster, a model and a scenario file, served from memory. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/arena.h"
+#include "planner/validate_internal.h"
+
+/* How the devices of a table are wired. */
+struct wiring {
+    const char *gpu, *device, *link;
+    uint32_t nvswitches, links;
+};
+static const struct wiring wirings[] = {
+    {"A100-80G", "a100", "nvlink3", 6, 12}, {"H100", "h100", "nvlink4", 4, 18}, {"H200", "h200", "nvlink4", 4, 18},
+    {"B200", "b200", "nvlink5", 2, 18},     {"B300", "b300", "nvlink5", 2, 18}, {"GB200", "gb200", "nvlink5", 18, 18},
+    {"GB300", "gb300", "nvlink5", 18, 18},
+};
+
+struct nic {
+    uint32_t gbps;
+    const char *link, *fabric_switch;
+    uint32_t ports, leaf_down;
+};
+static const struct nic nics[] = {
+    {200, "hdr-200g", "quantum-qm8790", 40, 20},
+    {400, "connectx7-400g", "quantum2-qm9700", 64, 32},
+    {800, "connectx8-800g", "quantum-x800-q3400", 144, 72},
+};
+
+static const struct wiring *find_wiring(const char *gpu) {
+    for (size_t i = 0; i < sizeof wirings / sizeof wirings[0]; i++) {
+        if (strcmp(wirings[i].gpu, gpu) == 0) {
+            return &wirings[i];
+        }
+    }
+    return NULL;
+}
+
+static const struct nic *find_nic(uint32_t gbps) {
+    for (size_t i = 0; i < sizeof nics / sizeof nics[0]; i++) {
+        if (nics[i].gbps == gbps) {
+            return &nics[i];
+        }
+    }
+    return NULL;
+}
+
+static uint32_t div_up(uint32_t a, uint32_t b) {
+    return a / b + (a % b > 0);
+}
+
+/* Seats used of each domain: all of them, or, where the job does not fill whole domains, an even share. */
+static uint32_t seats_used(const struct sf_case *c) {
+    uint32_t domains = div_up(c->gpus, c->nvlink_domain_gpus);
+    return c->gpus % domains == 0 ? c->gpus / domains : c->nvlink_domain_gpus;
+}
+
+/* A rail-aligned fabric without oversubscription, of as few tiers as join all domains. */
+static int write_fabric(const struct sf_case *c, struct sf_buf *out, struct sf_err *err) {
+    const struct nic *nic = find_nic(c->nic_gbps_per_gpu);
+    uint32_t domains = div_up(c->gpus, c->nvlink_domain_gpus);
+    if (nic == NULL) {
+        return sf_fail(err, SF_E_INPUT, "no NIC of %u Gb/s in the catalog", c->nic_gbps_per_gpu);
+    }
+    uint32_t rails = c->nvlink_domain_gpus % 8 == 0 && c->nvlink_domain_gpus <= 8 ? 8 : 4;
+    rails = c->nvlink_domain_gpus % rails == 0 ? rails : 1;
+    uint32_t rail_nics = c->nvlink_domain_gpus / rails;
+    uint32_t leaf_down = nic->leaf_down / rail_nics * rail_nics;
+    if (leaf_down == 0) {
+        return sf_fail(err, SF_E_INPUT, "a leaf of %u ports cannot take the NICs of a domain of %u GPUs", nic->ports,
+                       c->nvlink_domain_gpus);
+    }
+    bool three = div_up(domains, leaf_down / rail_nics) * rails > nic->ports;
+    sf_buf_printf(out,
+                  "nic: %s\nrails: %u\nfabric:\n  switch: %s\n  leaf_down: %u\n  tiers: %d\n  oversubscription: 1\n"
+                  "  cables: { nic_leaf: 5m, leaf_spine: 30m%s }\n",
+                  nic->link, rails, nic->fabric_switch, leaf_down, three ? 3 : 2, three ? ", spine_core: 50m" : "");
+    return 0;
+}
+
+static int write_cluster(const struct sf_case *c, struct sf_buf *out, struct sf_err *err) {
+    const struct wiring *w = find_wiring(c->gpu);
+    if (w == NULL) {
+        return sf_fail(err, SF_E_INPUT, "device class %s is not in the catalog", c->gpu);
+    }
+    uint32_t domains = div_up(c->gpus, c->nvlink_domain_gpus);
+    sf_buf_printf(out,
+                  "name: case\ndevice: %s\ndomains: %u\ndomain: { kind: scale-up, trays: 1, gpus_per_tray: %u, "
+                  "cpus_per_tray: 0, nvswitches: %u, link: %s, links_per_gpu: %u }\n",
+                  w->device, domains, c->nvlink_domain_gpus, w->nvswitches, w->link, w->links);
+    return domains > 1 ? write_fabric(c, out, err) : 0;
+}
+
+/* Models without a gate are the GPT family: GELU and one table for embedding and head. */
+static void write_model(const struct sf_case *c, struct sf_buf *out) {
+    bool moe = c->experts > 0;
+    sf_buf_printf(out,
+                  "{\"model_type\": \"%s\", \"num_hidden_layers\": %u, \"hidden_size\": %u, \"vocab_size\": %u, "
+                  "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"head_dim\": %u, "
+                  "\"intermediate_size\": %u, \"hidden_act\": \"%s\", \"tie_word_embeddings\": %s, \"gated_mlp\": %s",
+                  moe ? "mixtral" : "llama", c->layers, c->hidden, c->vocab, c->heads, c->kv_heads, c->head_dim,
+                  moe && c->moe_ffn > 0 ? c->moe_ffn : c->ffn, c->gated_mlp ? "silu" : "gelu_pytorch_tanh",
+                  c->gated_mlp ? "false" : "true", c->gated_mlp ? "true" : "false");
+    if (moe) {
+        sf_buf_printf(out, ", \"num_local_experts\": %u, \"num_experts_per_tok\": %u", c->experts, c->topk);
+    }
+    sf_buf_printf(out, "}\n");
+}
+
+static const char *precision_of(const struct sf_case *c) {
+    return c->precision[0] == 'b' || strcmp(c->precision, "fp16") == 0 ? "bf16" : "fp8";
+}
+
+static int read_all(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes, struct sf_err *err) {
+    const struct sfi_case_files *f = self;
+    const struct {
+        const char *path;
+        const struct sf_buf *buf;
+    } own[] = {{"case/cluster.yaml", &f->cluster}, {"case/config.json", &f->model}, {SFI_CASE_SCENARIO, &f->scenario}};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+        if (strcmp(path, own[i].path) == 0) {
+            *bytes = own[i].buf->bytes;
+            *data = sf_malloc(*bytes + 1);
+            if (*data == NULL) {
+                return sf_fail_memory(err, "case");
+            }
+            memcpy(*data, own[i].buf->data, *bytes);
+            (*data)[*bytes] = '\0';
+            return 0;
+        }
+    }
+    return f->under->read_all(f->under->self, path, max_bytes, data, bytes, err);
+}
+
+int sfi_case_files(const struct sf_io *under, const struct sf_case *c, struct sfi_case_files *out, struct sf_err *err) {
+    *out = (struct sfi_case_files){.under = under, .io = {.self = out, .read_all = read_all}};
+    SF_TRY(write_cluster(c, &out->cluster, err));
+    write_model(c, &out->model);
+    sf_buf_printf(&out->scenario,
+                  "name: case\ncluster: cluster.yaml\nmodel: config.json\njob:\n  seq_len: %u\n  global_batch: %u\n"
+                  "  precision: %s\n  gpus: %u\n",
+                  c->seq_len_tokens, c->global_batch, precision_of(c), c->gpus);
+    bool failed = out->cluster.failed || out->model.failed || out->scenario.failed;
+    return failed ? sf_fail_memory(err, "case") : 0;
+}
+
+void sfi_case_files_clear(struct sfi_case_files *f) {
+    sf_buf_free(&f->cluster);
+    sf_buf_free(&f->model);
+    sf_buf_free(&f->scenario);
+}
+
+void sfi_case_plan(const struct sf_case *c, const struct sf_scenario *s, struct sf_plan *out) {
+    memset(out, 0, sizeof *out);
+    out->tp = c->tp;
+    out->ep = c->experts > 0 ? c->ep : 1;
+    out->dp = c->dp;
+    out->pp = c->pp;
+    out->vpp = c->vpp;
+    out->micro_batch = c->micro_batch;
+    out->microbatches = c->microbatches;
+    out->schedule = c->vpp > 1 ? SF_SCHEDULE_INTERLEAVED : SF_SCHEDULE_1F1B;
+    out->recompute = strcmp(c->recompute, "full") == 0 ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_NONE;
+    out->zero = c->zero;
+    out->whole_rows = c->tp > 1 && c->sequence_parallel == 0;
+    out->canonical = s->job.canonical;
+    out->ranks_per_domain = seats_used(c);
+    uint64_t stages = (uint64_t)c->pp * c->vpp;
+    for (uint64_t i = 0; i < stages && i < SF_MAX_STAGES; i++) {
+        out->layers[i] = (uint32_t)(c->layers / stages);
+    }
+}

@@ -1,0 +1,32 @@
+#ifndef SF_PLANNER_VALIDATE_INTERNAL_H
+#define SF_PLANNER_VALIDATE_INTERNAL_H
+
+#include "planner/validate.h"
+
+/* Columns are found by name; one that is missing or unknown is an error. */
+struct sfi_case_columns {
+    int at[64];
+};
+int sfi_case_columns(const struct sf_csv *csv, struct sfi_case_columns *out, struct sf_err *err);
+int sfi_case_read(const struct sf_csv *csv, const struct sfi_case_columns *columns, size_t row, struct sf_case *out,
+                  struct sf_err *err);
+
+/* Writes the reason and returns true when the row cannot be rerun. */
+bool sfi_case_refuses(const struct sf_case *c, char *reason, size_t size);
+
+/* The row as a user would write it: cluster, model and scenario files, served from memory over `io`. */
+struct sfi_case_files {
+    const struct sf_io *under;
+    struct sf_io io;
+    struct sf_buf cluster, model, scenario;
+};
+#define SFI_CASE_SCENARIO "case/scenario.yaml"
+int sfi_case_files(const struct sf_io *under, const struct sf_case *c, struct sfi_case_files *out, struct sf_err *err);
+void sfi_case_files_clear(struct sfi_case_files *f);
+void sfi_case_plan(const struct sf_case *c, const struct sf_scenario *s, struct sf_plan *out);
+
+/* Statistics. Spearman with ties; 0 for fewer than 2 rows. */
+double sfi_spearman(const double *a, const double *b, size_t n, double *scratch);
+int sfi_validate_summarise(struct sf_validate *v, struct sf_err *err);
+
+#endif

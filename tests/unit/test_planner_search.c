@@ -1,0 +1,249 @@
+/* The search: results are sound, ordered, repeatable and explained; what cannot fit is refused with a reason. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "core/arena.h"
+#include "planner/search_internal.h"
+
+#define TOP 8
+
+struct world {
+    struct sf_scenario s;
+    struct sf_cost *cost;
+    struct sf_plan_result results[TOP];
+    struct sf_search_stats stats;
+    uint32_t n;
+};
+
+static int set_up_with(void **state, const char *scenario, const char *cluster) {
+    static struct world w;
+    struct sf_err err = {0};
+    char path[512], override[512];
+    memset(&w, 0, sizeof w);
+    *state = &w;
+    snprintf(path, sizeof path, SF_SOURCE_DIR "/scenarios/%s/scenario.yaml", scenario);
+    snprintf(override, sizeof override, SF_SOURCE_DIR "/scenarios/clusters/%s.yaml", cluster);
+    if (sf_scenario_load(&sf_io_posix, path, SF_CATALOG_DIR, override, &w.s, &err) != 0 ||
+        sf_cost_create(w.s.topo, &sf_io_posix, NULL, &w.cost, &err) != 0) {
+        print_error("%s: %s\n", err.file, err.msg);
+        return 1;
+    }
+    return 0;
+}
+
+static int tiny(void **state) {
+    return set_up_with(state, "tiny-llama-cpu", "cpu-8");
+}
+
+static int grok(void **state) {
+    return set_up_with(state, "grok1-gb300-220k", "gb300-nvl72-220k");
+}
+
+static int tear_down(void **state) {
+    struct world *w = *state;
+    sf_cost_free(w->cost);
+    sf_scenario_clear(&w->s);
+    return 0;
+}
+
+static int search(struct world *w, uint32_t simulate, struct sf_err *err) {
+    const struct sf_search_options options = {.top = TOP, .simulate = simulate};
+    memset(err, 0, sizeof *err);
+    return sf_search(&w->s, w->cost, &options, w->results, &w->n, &w->stats, err);
+}
+
+static void search_well(struct world *w, uint32_t simulate) {
+    struct sf_err err;
+    if (search(w, simulate, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    assert_true(w->n > 0);
+}
+
+/* What must hold for every result, whatever the scenario. */
+static void check_results(const struct world *w) {
+    uint64_t memory = sf_topo_device(w->s.topo)->memory_bytes;
+    for (uint32_t i = 0; i < w->n; i++) {
+        const struct sf_plan_result *r = &w->results[i];
+        struct sf_err err = {0};
+        double step_s = sf_ps_to_s(r->sim.step_time);
+        assert_int_equal(sf_plan_check(&w->s, &r->plan, &err), 0);
+        assert_true(r->lower_bound_s > 0 && r->lower_bound_s <= step_s * (1 + 1e-9));
+        assert_true(r->mfu > 0 && r->mfu < 1);
+        assert_true(fabs(r->estimate_s / step_s - 1) < 0.25);
+        for (uint32_t stage = 0; stage < r->plan.pp; stage++) {
+            assert_true(r->memory_bytes[stage] > 0 && r->memory_bytes[stage] <= memory);
+        }
+        assert_true(i == 0 || r->sim.step_time >= w->results[i - 1].sim.step_time);
+        assert_int_equal(i == 0, r->lost[0] == '\0');
+    }
+}
+
+static void tiny_llama_is_planned(void **state) {
+    struct world *w = *state;
+    search_well(w, 24);
+    check_results(w);
+    assert_int_equal(w->n, TOP);
+    assert_int_equal(w->results[0].plan.pp, 2);
+    assert_true(w->results[0].plan.canonical);
+    assert_non_null(strstr(w->results[1].lost, "% step"));
+    assert_true(w->stats.evaluated > 20 && w->stats.points > w->stats.evaluated);
+}
+
+static void searching_twice_gives_the_same(void **state) {
+    static struct world first;
+    struct world *w = *state;
+    search_well(w, 12);
+    first = *w;
+    search_well(w, 12);
+    for (uint32_t i = 0; i < w->n; i++) {
+        assert_memory_equal(&first.results[i].plan, &w->results[i].plan, sizeof w->results[i].plan);
+        assert_int_equal(first.results[i].sim.step_time, w->results[i].sim.step_time);
+    }
+}
+
+static void pins_bind(void **state) {
+    struct world *w = *state;
+    w->s.pins.schedule = (struct sf_pin){.n = 1, .value = {SF_SCHEDULE_1F1B}};
+    w->s.pins.micro_batch = (struct sf_pin){.n = 1, .value = {2}};
+    search_well(w, 4);
+    check_results(w);
+    for (uint32_t i = 0; i < w->n; i++) {
+        assert_int_equal(w->results[i].plan.schedule, SF_SCHEDULE_1F1B);
+        assert_int_equal(w->results[i].plan.micro_batch, 2);
+    }
+}
+
+static void expect_no_plan(struct world *w, const char *says) {
+    struct sf_err err;
+    assert_int_equal(search(w, 4, &err), SF_E_NOPLAN);
+    if (strstr(err.msg, says) == NULL) {
+        fail_msg("\"%s\" should say \"%s\"", err.msg, says);
+    }
+}
+
+static void impossible_pins_are_explained(void **state) {
+    struct world *w = *state;
+    w->s.pins.pp = (struct sf_pin){.n = 1, .value = {3}};
+    expect_no_plan(w, "pp is a divisor of the GPUs 2");
+    w->s.pins.pp = (struct sf_pin){.n = 1, .value = {2}};
+    w->s.pins.dp = (struct sf_pin){.n = 1, .value = {2}};
+    expect_no_plan(w, "allowed multiple of ep");
+    w->s.pins.dp.n = 0;
+    w->s.pins.micro_batch = (struct sf_pin){.n = 1, .value = {2}};
+    w->s.job.global_batch_sequences = 3;
+    expect_no_plan(w, "none of the allowed values of micro_batch is a divisor");
+}
+
+/* Eight layers of 150 MB, four times over for gradients and moments, on two ranks of 2 GB. */
+static void too_large_a_model_is_explained(void **state) {
+    struct world *w = *state;
+    w->s.model.hidden = 1024;
+    w->s.model.ffn = 12288;
+    w->s.model.head_dim = 128;
+    expect_no_plan(w, "nearest (tp 1, ep 1, pp 2");
+    assert_true(w->stats.least_bytes > sf_topo_device(w->s.topo)->memory_bytes);
+    assert_int_equal(w->n, 0);
+    w->s.model.hidden = 8192;
+    expect_no_plan(w, "need more memory than the device");
+}
+
+static bool at_once(void *self) {
+    (void)self;
+    return true;
+}
+
+static void stopping_keeps_what_was_found(void **state) {
+    struct world *w = *state;
+    const struct sf_search_options options = {.top = TOP, .simulate = 4, .stop = at_once};
+    struct sf_err err = {0};
+    assert_int_equal(sf_search(&w->s, w->cost, &options, w->results, &w->n, &w->stats, &err), SF_E_INTERRUPTED);
+    assert_true(w->stats.stopped);
+}
+
+static void survives_out_of_memory(void **state) {
+    struct world *w = *state;
+    struct sf_err err;
+    w->s.pins.micro_batch = (struct sf_pin){.n = 1, .value = {4}};
+    w->s.pins.schedule = (struct sf_pin){.n = 1, .value = {SF_SCHEDULE_1F1B}};
+    for (size_t n = 1; n < 100000; n += 1 + n / 16) {
+        sf_alloc_fail_after(n);
+        int rc = search(w, 1, &err);
+        sf_alloc_fail_after(0);
+        if (rc == 0) {
+            assert_true(n > 10);
+            return;
+        }
+        assert_int_equal(rc, SF_E_INTERNAL);
+    }
+    fail_msg("the search never succeeded");
+}
+
+/* Closed-form prices follow compile: the estimate of a plain pipeline is close to its simulation. */
+static void estimate_is_close(void **state) {
+    struct world *w = *state;
+    struct sf_plan plan = {.tp = 1, .ep = 1, .dp = 1, .pp = 2, .vpp = 1, .micro_batch = 1, .microbatches = 16};
+    struct sf_err err = {0};
+    plan.schedule = SF_SCHEDULE_1F1B;
+    plan.canonical = true;
+    plan.ranks_per_domain = 2;
+    plan.layers[0] = plan.layers[1] = 4;
+    if (sf_plan_evaluate(&w->s, w->cost, &plan, &w->results[0], &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    double step_s = sf_ps_to_s(w->results[0].sim.step_time);
+    assert_true(fabs(w->results[0].estimate_s / step_s - 1) < 0.05);
+    assert_true(w->results[0].lower_bound_s > 0.8 * step_s);
+}
+
+static void grok_fills_220000_gpus(void **state) {
+    struct world *w = *state;
+    search_well(w, TOP);
+    check_results(w);
+    for (uint32_t i = 0; i < w->n; i++) {
+        const struct sf_plan *p = &w->results[i].plan;
+        assert_int_equal((uint64_t)p->tp * p->dp * p->pp, 220000);
+        assert_true(w->results[i].mfu > 0.2);
+    }
+    assert_true(w->stats.points > 1000000000);
+}
+
+static void placement_of_groups(void **state) {
+    struct world *w = *state;
+    const struct sf_topo *topo = w->s.topo;
+    struct sf_span span;
+    /* 220,000 ranks need every seat of a rack; groups of 64 cannot all stay inside one. */
+    assert_int_equal(sfi_ranks_per_domain(topo, 220000, 8, 1), 72);
+    assert_int_equal(sfi_ranks_per_domain(topo, 220000, 8, 8), 72);
+    assert_int_equal(sfi_ranks_per_domain(topo, 100000, 8, 8), 64);
+    assert_int_equal(sfi_ranks_per_domain(topo, 230000, 8, 8), 0);
+    /* Two groups of eight ranks eight apart: the first ends and the second begins inside the first rack. */
+    const struct sfi_groups g = {.members = 8, .stride = 8, .repeat = 64, .groups = 2};
+    sfi_span(topo, 72, &g, &span);
+    assert_int_equal(span.domains, 2);
+    assert_int_equal(span.min_per_domain, 1);
+    assert_true(span.kind > SF_ROUTE_DOMAIN);
+}
+
+#define WITH(world, test) cmocka_unit_test_setup_teardown(test, world, tear_down)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        WITH(tiny, tiny_llama_is_planned),
+        WITH(tiny, searching_twice_gives_the_same),
+        WITH(tiny, pins_bind),
+        WITH(tiny, impossible_pins_are_explained),
+        WITH(tiny, too_large_a_model_is_explained),
+        WITH(tiny, stopping_keeps_what_was_found),
+        WITH(tiny, survives_out_of_memory),
+        WITH(tiny, estimate_is_close),
+        WITH(grok, grok_fills_220000_gpus),
+        WITH(grok, placement_of_groups),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
