@@ -1,4 +1,16 @@
-/* The same program for real: one rank per thread or per MPI process, executed by core's interpreter. */
+/* The same program for real: one rank per thread or per MPI process, executed by core's interpreter.
+ *
+ * What these runtimes can train: dense models in f32 without tensor parallelism (recipes without collectives). Anything
+ * else is refused before the first step, naming the kernel that is missing.
+ *
+ * What is equal. Weights start from (seed, tensor name, row), data come from (seed, step, global sequence), and
+ * reductions add in member order along one tree, so a canonical program gives the same bits for every layout and for
+ * both transports.
+ *
+ * What is timed. Records carry host time since the step began on all ranks: a compute op starts when it is issued. A
+ * transfer between threads starts when all its partners are there; over MPI, where that moment is not visible, when it
+ * was posted. `busy` is CPU time: of the kernels, or of copying, adding and MPI calls that got something done - never
+ * of waiting. */
 #ifndef SF_RUNTIME_RT_H
 #define SF_RUNTIME_RT_H
 
@@ -8,20 +20,36 @@
 
 struct sf_rt_options {
     uint32_t steps;
-    const char *data_path;    /* text, one token per byte */
-    const char *dump_path;    /* NULL, or where to write the final gradients and loss for comparison (see dump.h) */
-    struct sf_trace *trace;   /* NULL, or where this process's records go */
-    sf_time_ps stall_limit;   /* watchdog; 0 = off */
+    const char *data_path;  /* text, one token per byte; may be NULL when the program loads nothing */
+    const char *dump_path;  /* NULL, or where a run that is not interrupted writes its final gradients, weights and
+                             * losses (see dump.h); that takes time in the last step */
+    struct sf_trace *trace; /* NULL, or where all records go, on the process that holds rank 0 */
+    sf_time_ps stall_limit; /* watchdog; 0 = off */
     const struct sf_hooks *hooks;
     bool reference_kernels;
-    /* Called after each step on the process that holds rank 0. May be NULL. */
+    /* Called after each step on the process that holds rank 0, by rank 0's thread. May be NULL. cpu_s is the CPU time
+     * of all ranks together. */
     void (*on_step)(void *self, uint32_t step, double loss, double wall_s, double cpu_s);
     void *self;
 };
 
 /* Every rank of the program as a thread of this process. */
 int sf_rt_run_threads(const struct sf_prog *prog, const struct sf_rt_options *options, struct sf_err *err);
-/* This process is one MPI rank of the program; MPI_COMM_WORLD must have exactly sf_prog_ranks members. */
+/* This process is one MPI rank of the program; MPI_COMM_WORLD must have exactly sf_prog_ranks members. When a rank
+ * fails during a step it says so on stderr and ends all processes with exit code SF_E_FAULT: this does not return then.
+ */
 int sf_rt_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *options, struct sf_err *err);
+
+/* MPI is started by the first of these or by sf_rt_run_mpi, and can be finished only once. */
+int sf_rt_mpi_begin(uint32_t *rank, uint32_t *ranks, struct sf_err *err);
+void sf_rt_mpi_end(void);
+/* Go on together, or fail together with the error of the lowest rank that has one: a process that gave up alone would
+ * leave the others waiting. */
+int sf_rt_mpi_agree(int rc, struct sf_err *err);
+/* Was this process started by mpirun or srun? */
+bool sf_rt_mpi_launched(void);
+
+/* Finish the step that is running, then return SF_E_INTERRUPTED. Safe in a signal handler. */
+void sf_rt_request_stop(void);
 
 #endif

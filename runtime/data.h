@@ -1,0 +1,27 @@
+/* Training data: a text, one token per byte, cut into windows that are shuffled anew in every epoch. */
+#ifndef SF_RUNTIME_DATA_H
+#define SF_RUNTIME_DATA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/err.h"
+#include "core/prog.h"
+
+#define SFI_DATA_MAX_BYTES ((size_t)1 << 30)
+
+struct sfi_data;
+
+/* Refuses files too short for one window, and bytes outside the vocabulary with their line and column. */
+int sfi_data_load(const struct sf_prog_job *job, const char *path, struct sfi_data **out, struct sf_err *err);
+/* Made-up bytes for measuring without a file. */
+int sfi_data_random(const struct sf_prog_job *job, struct sfi_data **out, struct sf_err *err);
+void sfi_data_free(struct sfi_data *d); /* NULL is legal */
+
+/* Tokens (shift 0) or targets (shift 1) of `sequences` consecutive global sequences of a step. */
+void sfi_data_fill(const struct sfi_data *d, uint64_t step, uint64_t first_sequence, uint32_t sequences, uint32_t shift,
+                   int32_t *out);
+/* Where in the text a sequence begins: every window once per epoch, in an order that only the seed decides. */
+uint64_t sfi_data_offset(const struct sfi_data *d, uint64_t step, uint64_t sequence);
+
+#endif

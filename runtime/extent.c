@@ -1,0 +1,135 @@
+#include "runtime/extent.h"
+
+#include <string.h>
+
+#include "kernels/kern.h"
+
+static uint64_t mul(uint64_t a, uint64_t b) {
+    uint64_t p;
+    return __builtin_mul_overflow(a, b, &p) ? UINT64_MAX : p;
+}
+
+static uint64_t add(uint64_t a, uint64_t b) {
+    uint64_t s;
+    return __builtin_add_overflow(a, b, &s) ? UINT64_MAX : s;
+}
+
+/* Bytes of `rows` rows of `cols` elements that lie `stride` elements apart. */
+static uint64_t strided(uint64_t rows, uint64_t cols, uint64_t stride, uint64_t element) {
+    return mul(add(mul(rows - 1, stride), cols), element);
+}
+
+static void set(uint64_t bytes[SF_CALL_OPERANDS], uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+    bytes[0] = a;
+    bytes[1] = b;
+    bytes[2] = c;
+    bytes[3] = d;
+}
+
+static void attention(const struct sf_call *call, const uint64_t *d, uint64_t e, uint64_t *bytes) {
+    uint64_t rows = mul(d[0], d[1]);
+    uint64_t q = strided(rows, mul(d[2], d[4]), d[5], e);
+    uint64_t kv = strided(rows, mul(d[3], d[4]), d[5], e);
+    uint64_t o = mul(rows, mul(mul(d[2], d[4]), e));
+    set(bytes, q, kv, kv, o);
+    bytes[4] = mul(rows, mul(d[2], sizeof(float)));
+    if (call->kind == SF_CALL_ATTN_BWD) {
+        bytes[5] = o;
+        bytes[6] = q;
+        bytes[7] = bytes[8] = kv;
+        bytes[9] = sf_kern_attn_bwd_work(call);
+    }
+}
+
+/* Kinds whose operands are whole matrices of rows x cols. */
+static void rowwise(int kind, const uint64_t *d, uint64_t e, uint64_t *bytes) {
+    uint64_t matrix = mul(mul(d[0], d[1]), e), column = mul(d[0], sizeof(float)), table = mul(mul(d[2], d[1]), e);
+    switch (kind) {
+    case SF_CALL_RMSNORM_FWD:
+        set(bytes, matrix, mul(d[1], e), matrix, column);
+        break;
+    case SF_CALL_RMSNORM_BWD:
+        set(bytes, matrix, matrix, mul(d[1], e), column);
+        bytes[4] = matrix;
+        bytes[5] = mul(d[1], e);
+        break;
+    case SF_CALL_GLU_FWD:
+        set(bytes, mul(matrix, 2), matrix, 0, 0);
+        break;
+    case SF_CALL_GLU_BWD:
+        set(bytes, matrix, mul(matrix, 2), mul(matrix, 2), 0);
+        break;
+    case SF_CALL_EMBED_FWD:
+        set(bytes, column, table, matrix, 0);
+        break;
+    case SF_CALL_EMBED_BWD:
+        set(bytes, column, matrix, table, 0);
+        break;
+    case SF_CALL_XENT:
+        set(bytes, matrix, column, sizeof(float), 0);
+        break;
+    default:
+        break;
+    }
+}
+
+static void elementwise(const uint64_t *d, uint64_t e, uint64_t *bytes) {
+    uint64_t n = mul(d[0], e), n_f32 = mul(d[0], sizeof(float));
+    set(bytes, n, n, n, n_f32); /* of ADD, COPY, ZERO the first ones; of ADAMW also what follows */
+}
+
+static void fill(const struct sf_call *call, const uint64_t *d, uint64_t e, uint64_t *bytes) {
+    switch (call->kind) {
+    case SF_CALL_GEMM:
+        set(bytes, mul(mul(mul(d[0], d[2]), d[3]), e), mul(mul(mul(d[2], d[1]), d[3]), e),
+            mul(mul(mul(d[0], d[1]), d[3]), e), 0);
+        break;
+    case SF_CALL_ROPE_FWD:
+    case SF_CALL_ROPE_BWD:
+        bytes[0] = strided(d[0], mul(d[1], d[2]), d[4], e);
+        break;
+    case SF_CALL_ATTN_FWD:
+    case SF_CALL_ATTN_BWD:
+        attention(call, d, e, bytes);
+        break;
+    case SF_CALL_ADD:
+    case SF_CALL_COPY:
+    case SF_CALL_ZERO:
+        elementwise(d, e, bytes);
+        break;
+    case SF_CALL_ADAMW:
+        elementwise(d, e, bytes);
+        bytes[2] = bytes[3];
+        bytes[4] = 8 * sizeof(float);
+        bytes[5] = bytes[3];
+        break;
+    default:
+        rowwise(call->kind, d, e, bytes);
+        break;
+    }
+}
+
+static int check_attention(const struct sf_call *c, struct sf_err *err) {
+    if (c->dims[2] % c->dims[3] != 0) {
+        return sf_fail(err, SF_E_INPUT, "%s: %lld heads cannot share %lld key heads evenly", sf_call_name(c->kind),
+                       (long long)c->dims[2], (long long)c->dims[3]);
+    }
+    return SF_OK;
+}
+
+int sfi_call_extents(const struct sf_call *call, uint64_t bytes[SF_CALL_OPERANDS], struct sf_err *err) {
+    uint64_t dims[SF_CALL_DIMS] = {0};
+    for (int d = 0; d < sf_call_dims_n(call->kind); d++) {
+        if (call->dims[d] < 1) {
+            return sf_fail(err, SF_E_INPUT, "%s: dimension %d is %lld: expected at least 1", sf_call_name(call->kind),
+                           d, (long long)call->dims[d]);
+        }
+        dims[d] = (uint64_t)call->dims[d];
+    }
+    memset(bytes, 0, SF_CALL_OPERANDS * sizeof *bytes);
+    if (call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD) {
+        SF_TRY(check_attention(call, err));
+    }
+    fill(call, dims, (uint64_t)sf_dtype_bytes(call->dtype), bytes);
+    return SF_OK;
+}

@@ -1,0 +1,367 @@
+#include "runtime/measure.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime/clock.h"
+#include "runtime/flags.h"
+#include "runtime/run.h"
+
+#define WARM_STEPS 2 /* caches, page faults, frequency, code that a library makes on first use */
+#define MIN_STEPS 16 /* 7 in which ops are timed, 7 in which calls are */
+#define MAX_STEPS 128
+#define KEEP 64 /* latest samples of a call on a rank */
+#define KEEP_GAPS 1024
+#define MAX_SAMPLE_BYTES (UINT64_C(256) << 20)
+
+/* A call of a recipe: one place where kernels are timed. */
+struct site {
+    const struct sf_call *call;
+    uint32_t recipe;
+    uint32_t samples; /* of all ranks */
+    double time_s;    /* median */
+};
+
+struct recipe_time {
+    size_t first;   /* of its sites */
+    double runs;    /* per step, all ranks */
+    double op_s;    /* mean over its ops of their median busy time */
+    double calls_s; /* sum of its sites */
+};
+
+struct rank_samples {
+    uint32_t *ns;  /* [sites][KEEP] */
+    uint32_t *n;   /* [sites] */
+    double *gap_s; /* [KEEP_GAPS] */
+    uint32_t gaps_n;
+};
+
+struct measurement {
+    const struct sf_prog *prog;
+    struct sf_arena *arena;
+    struct site *sites;
+    struct recipe_time *recipes;
+    struct rank_samples *ranks;
+    size_t sites_n;
+    uint32_t ranks_n, steps;
+    int64_t clock_ns; /* what reading the CPU clock adds to each sample */
+    double dispatch_s;
+    struct sfi_links links;
+};
+
+static int compare_double(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double sfi_median(double *values, size_t n) {
+    if (n == 0) {
+        return 0.0;
+    }
+    qsort(values, n, sizeof *values, compare_double);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2.0;
+}
+
+/* Calls are timed in every second step, so that both kinds of step see the same machine. */
+static bool times_calls(uint32_t step) {
+    return step >= WARM_STEPS && step % 2 == 1;
+}
+
+static bool times_ops(uint32_t step) {
+    return step >= WARM_STEPS && step % 2 == 0;
+}
+
+static void on_call(void *self, uint32_t rank, uint32_t recipe, uint32_t call, int64_t cpu_ns) {
+    struct measurement *m = self;
+    size_t site = m->recipes[recipe].first + call;
+    struct rank_samples *r = &m->ranks[rank];
+    int64_t ns = cpu_ns > m->clock_ns ? cpu_ns - m->clock_ns : 1;
+    r->ns[site * KEEP + r->n[site]++ % KEEP] = ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
+}
+
+static void on_gap(void *self, uint32_t rank, uint32_t step, int64_t wall_ns) {
+    struct measurement *m = self;
+    struct rank_samples *r = &m->ranks[rank];
+    if (times_ops(step)) {
+        r->gap_s[r->gaps_n++ % KEEP_GAPS] = (double)wall_ns * 1e-9;
+    }
+}
+
+static int64_t clock_cost_ns(void) {
+    int64_t best = INT64_MAX;
+    for (int i = 0; i < 1000; i++) {
+        int64_t before = sfi_cpu_ns(), cost = sfi_cpu_ns() - before;
+        best = cost < best ? cost : best;
+    }
+    return best;
+}
+
+static int create_samples(struct measurement *m, struct sf_err *err) {
+    uint64_t bytes = (uint64_t)m->ranks_n * m->sites_n * KEEP * sizeof(uint32_t);
+    if (bytes > MAX_SAMPLE_BYTES) {
+        return sf_fail(err, SF_E_INPUT,
+                       "%u ranks with %zu kernel calls are too much to measure: measure a smaller plan", m->ranks_n,
+                       m->sites_n);
+    }
+    m->ranks = sf_arena_alloc(m->arena, m->ranks_n, sizeof *m->ranks);
+    for (uint32_t r = 0; m->ranks && r < m->ranks_n; r++) {
+        struct rank_samples *s = &m->ranks[r];
+        s->ns = sf_arena_alloc(m->arena, m->sites_n, KEEP * sizeof *s->ns);
+        s->n = sf_arena_alloc(m->arena, m->sites_n, sizeof *s->n);
+        s->gap_s = sf_arena_alloc(m->arena, KEEP_GAPS, sizeof *s->gap_s);
+        if (!s->ns || !s->n || !s->gap_s) {
+            return sf_fail_memory(err, "samples");
+        }
+    }
+    return m->ranks ? SF_OK : sf_fail_memory(err, "samples");
+}
+
+static int create_sites(struct measurement *m, struct sf_err *err) {
+    m->recipes = sf_arena_alloc(m->arena, m->prog->recipes_n, sizeof *m->recipes);
+    for (uint32_t r = 0; m->recipes && r < m->prog->recipes_n; r++) {
+        m->recipes[r].first = m->sites_n;
+        m->sites_n += m->prog->recipes[r].calls_n;
+    }
+    m->sites = sf_arena_alloc(m->arena, m->sites_n, sizeof *m->sites);
+    if (!m->recipes || !m->sites) {
+        return sf_fail_memory(err, "kernel calls");
+    }
+    for (uint32_t r = 0; r < m->prog->recipes_n; r++) {
+        for (uint32_t c = 0; c < m->prog->recipes[r].calls_n; c++) {
+            m->sites[m->recipes[r].first + c] = (struct site){.call = &m->prog->recipes[r].calls[c], .recipe = r};
+        }
+    }
+    return create_samples(m, err);
+}
+
+static int median_busy(const struct measurement *m, const struct sf_trace *trace, double **busy_s, size_t **first,
+                       struct sf_err *err) {
+    uint32_t steps = trace->meta.iterations;
+    size_t ops = 0;
+    *first = sf_calloc(m->ranks_n, sizeof **first);
+    for (uint32_t r = 0; *first && r < m->ranks_n; r++) {
+        (*first)[r] = ops;
+        ops += m->prog->classes[sf_prog_class(m->prog, r)].ops_n;
+    }
+    *busy_s = sf_calloc(ops, sizeof **busy_s);
+    double *samples = sf_calloc(steps, sizeof *samples);
+    if (!*first || !*busy_s || !samples) {
+        sf_free(samples);
+        return sf_fail_memory(err, "medians");
+    }
+    for (size_t i = 0; i < ops; i++) { /* the trace is sorted by step, rank and op, and complete */
+        size_t n = 0;
+        for (uint32_t step = 0; step < steps; step++) {
+            if (times_ops(step)) {
+                samples[n++] = sf_ps_to_s(trace->recs[step * ops + i].busy);
+            }
+        }
+        (*busy_s)[i] = sfi_median(samples, n);
+    }
+    sf_free(samples);
+    return SF_OK;
+}
+
+static void add_ops(struct measurement *m, const double *busy_s, const size_t *first) {
+    for (uint32_t r = 0; r < m->ranks_n; r++) {
+        const struct sf_class *c = &m->prog->classes[sf_prog_class(m->prog, r)];
+        for (uint32_t i = 0; i < c->ops_n; i++) {
+            if (c->ops[i].recipe != SF_NONE) {
+                struct recipe_time *t = &m->recipes[c->ops[i].recipe];
+                t->runs += 1.0;
+                t->op_s += busy_s[first[r] + i];
+            }
+        }
+    }
+    for (uint32_t r = 0; r < m->prog->recipes_n; r++) {
+        m->recipes[r].op_s /= m->recipes[r].runs > 0.0 ? m->recipes[r].runs : 1.0;
+    }
+}
+
+static int read_gaps(struct measurement *m, struct sf_err *err) {
+    size_t n = 0;
+    double *all = sf_calloc((size_t)m->ranks_n * KEEP_GAPS, sizeof *all);
+    if (!all) {
+        return sf_fail_memory(err, "dispatch times");
+    }
+    for (uint32_t r = 0; r < m->ranks_n; r++) {
+        for (uint32_t i = 0; i < m->ranks[r].gaps_n && i < KEEP_GAPS; i++) {
+            all[n++] = m->ranks[r].gap_s[i];
+        }
+    }
+    m->dispatch_s = sfi_median(all, n);
+    sf_free(all);
+    return SF_OK;
+}
+
+/* Run until the time is up, but for at least MIN_STEPS. */
+static int run(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_trace *trace,
+               struct sf_err *err) {
+    const struct sf_rt_options options = {
+        .steps = MAX_STEPS, .data_path = o->data_path, .trace = trace, .reference_kernels = o->reference_kernels};
+    const struct sfi_probe probe = {.self = m,
+                                    .times_calls = times_calls,
+                                    .call = on_call,
+                                    .gap = on_gap,
+                                    .min_steps = MIN_STEPS,
+                                    .deadline_ns = sfi_now_ns() + (int64_t)(o->seconds * 1e9)};
+    int rc = sfi_run_threads(m->prog, &options, &probe, err);
+    return rc == SF_E_INTERRUPTED && sfi_now_ns() > probe.deadline_ns ? SF_OK : rc;
+}
+
+static int time_program(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_err *err) {
+    struct sf_trace trace;
+    double *busy_s = NULL;
+    size_t *first = NULL;
+    sf_trace_init(&trace);
+    int rc = run(m, o, &trace, err);
+    if (rc == SF_OK) {
+        rc = median_busy(m, &trace, &busy_s, &first, err);
+    }
+    if (rc == SF_OK) {
+        m->steps = trace.meta.iterations;
+        add_ops(m, busy_s, first);
+        sfi_fit_links(m->prog, busy_s, first, &m->links);
+        rc = read_gaps(m, err);
+    }
+    sf_free(first);
+    sf_free(busy_s);
+    sf_trace_clear(&trace);
+    return rc;
+}
+
+static int read_sites(struct measurement *m, struct sf_err *err) {
+    double *all = sf_calloc((size_t)m->ranks_n * KEEP, sizeof *all);
+    if (!all) {
+        return sf_fail_memory(err, "samples");
+    }
+    for (size_t s = 0; s < m->sites_n; s++) {
+        size_t n = 0;
+        for (uint32_t r = 0; r < m->ranks_n; r++) {
+            const struct rank_samples *from = &m->ranks[r];
+            m->sites[s].samples += from->n[s];
+            for (uint32_t i = 0; i < from->n[s] && i < KEEP; i++) {
+                all[n++] = from->ns[s * KEEP + i] * 1e-9;
+            }
+        }
+        m->sites[s].time_s = sfi_median(all, n);
+        m->recipes[m->sites[s].recipe].calls_s += m->sites[s].time_s;
+    }
+    sf_free(all);
+    return SF_OK;
+}
+
+static uint16_t time_flags(const struct sf_call *c) {
+    return (uint16_t)(c->flags & ~(unsigned)SF_CALL_RECOMPUTE_FLAG); /* repeating a call does not change its time */
+}
+
+static int compare_site(const void *a, const void *b) {
+    const struct sf_call *x = ((const struct site *)a)->call, *y = ((const struct site *)b)->call;
+    if (x->kind != y->kind) {
+        return x->kind < y->kind ? -1 : 1;
+    }
+    if (x->dtype != y->dtype) {
+        return x->dtype < y->dtype ? -1 : 1;
+    }
+    if (time_flags(x) != time_flags(y)) {
+        return time_flags(x) < time_flags(y) ? -1 : 1;
+    }
+    for (int d = 0; d < SF_CALL_DIMS; d++) {
+        if (x->dims[d] != y->dims[d]) {
+            return x->dims[d] < y->dims[d] ? -1 : 1;
+        }
+    }
+    return 0;
+}
+
+static void print_kernel(const struct sf_call *c, double time_s, uint64_t n, struct sf_buf *out) {
+    char flags[64];
+    sf_buf_printf(out, "  - { kind: %s, dtype: %s, flags: [%s], dims: [", sf_call_name(c->kind),
+                  sf_dtype_name(c->dtype), sfi_flags_text(time_flags(c), flags, sizeof flags));
+    for (int d = 0; d < sf_call_dims_n(c->kind); d++) {
+        sf_buf_printf(out, "%s%lld", d > 0 ? ", " : "", (long long)c->dims[d]);
+    }
+    sf_buf_printf(out, "], time: %.3fus, n: %llu }\n", time_s * 1e6, (unsigned long long)n);
+}
+
+/* Equal calls at different places differ by what is in the caches: their mean, weighted by how often each runs. */
+static void print_kernels(struct measurement *m, struct sf_buf *out) {
+    sf_buf_printf(out, "kernels:\n");
+    qsort(m->sites, m->sites_n, sizeof *m->sites, compare_site);
+    for (size_t first = 0, last; first < m->sites_n; first = last) {
+        double time = 0.0, runs = 0.0;
+        uint64_t samples = 0;
+        for (last = first; last < m->sites_n && compare_site(&m->sites[first], &m->sites[last]) == 0; last++) {
+            const struct recipe_time *r = &m->recipes[m->sites[last].recipe];
+            double scale = r->calls_s > 0.0 ? r->op_s / r->calls_s : 1.0;
+            time += m->sites[last].time_s * scale * r->runs;
+            runs += r->runs;
+            samples += m->sites[last].samples;
+        }
+        if (samples > 0) {
+            print_kernel(m->sites[first].call, time / runs, samples, out);
+        }
+    }
+}
+
+static void cpu_model(char *buf, size_t size) {
+    char *text = NULL;
+    size_t bytes;
+    snprintf(buf, size, "unknown");
+    if (sf_io_posix.read_all(sf_io_posix.self, "/proc/cpuinfo", (size_t)16 << 20, &text, &bytes, NULL) != SF_OK) {
+        return;
+    }
+    char *line = strstr(text, "model name");
+    char *value = line ? strchr(line, ':') : NULL;
+    if (value) {
+        snprintf(buf, size, "%.*s", (int)strcspn(value + 2, "\n\"\\"), value + 2);
+    }
+    sf_free(text);
+}
+
+static void print_head(const struct measurement *m, struct sf_buf *out) {
+    char cpu[128], date[32] = "", hash[SF_HASH_TEXT];
+    struct timespec now;
+    struct tm utc;
+    clock_gettime(CLOCK_REALTIME, &now); /* when this was measured: provenance, nothing is computed from it */
+    cpu_model(cpu, sizeof cpu);
+    if (gmtime_r(&now.tv_sec, &utc)) {
+        strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    }
+    sf_buf_printf(
+        out,
+        "# Kernel and transport times of one machine, measured by staticfire-run --measure while %u ranks of\n"
+        "# the program below trained side by side. CPU time per call, median; see runtime/measure.h.\n",
+        m->ranks_n);
+    sf_buf_printf(out, "host: { cpu: \"%s\", cores: %ld, date: \"%s\" }\n", cpu, sysconf(_SC_NPROCESSORS_ONLN), date);
+    sf_buf_printf(out, "note: \"program %s, %u ranks, %u steps\"\n", sf_hash_format(sf_prog_hash(m->prog), hash),
+                  m->ranks_n, m->steps);
+    sf_buf_printf(out,
+                  "transport:\n  message_latency: %.3fus\n  message_rate: %.3fMB/s\n  collective_latency: %.3fus\n"
+                  "  collective_rate: %.3fMB/s\n  dispatch: %.3fus\n",
+                  m->links.message_latency_s * 1e6, m->links.message_rate * 1e-6, m->links.collective_latency_s * 1e6,
+                  m->links.collective_rate * 1e-6, m->dispatch_s * 1e6);
+}
+
+static int measure(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_buf *out,
+                   struct sf_err *err) {
+    m->clock_ns = clock_cost_ns();
+    SF_TRY(create_sites(m, err));
+    SF_TRY(sfi_measure_links(&m->links, err));
+    SF_TRY(time_program(m, o, err));
+    SF_TRY(read_sites(m, err));
+    print_head(m, out);
+    print_kernels(m, out);
+    return out->failed ? sf_fail_memory(err, "the kernel table") : SF_OK;
+}
+
+int sf_rt_measure(const struct sf_prog *prog, const struct sf_rt_measure_options *options, struct sf_buf *out,
+                  struct sf_err *err) {
+    struct measurement m = {.prog = prog, .ranks_n = sf_prog_ranks(prog), .arena = sf_arena_create()};
+    int rc = m.arena ? measure(&m, options, out, err) : sf_fail_memory(err, "measurement");
+    sf_arena_free(m.arena);
+    return rc;
+}

@@ -1,0 +1,38 @@
+/* Timing this machine's kernels and transport in the setting that will be forecast: the program itself runs for some
+ * steps, as many threads at once as it has ranks, so caches, memory and power are shared as they will be.
+ *
+ * Every second step times whole ops, undisturbed, the others every kernel call inside them. A call's time is its
+ * median, scaled so that the calls of a recipe add up to the median of its ops: what a forecast sums is then what a
+ * measurement will find. */
+#ifndef SF_RUNTIME_MEASURE_H
+#define SF_RUNTIME_MEASURE_H
+
+#include "core/io.h"
+#include "core/prog.h"
+
+struct sf_rt_measure_options {
+    const char *data_path; /* NULL: random bytes */
+    bool reference_kernels;
+    double seconds; /* aim of the whole measurement; a slow program takes longer */
+};
+
+/* Appends the YAML that sf_cost_create reads. */
+int sf_rt_measure(const struct sf_prog *prog, const struct sf_rt_measure_options *options, struct sf_buf *out,
+                  struct sf_err *err);
+
+/* What moving bytes between threads costs: time = latency + bytes / rate. Collectives: the ring of sim/cost.h. */
+struct sfi_links {
+    double message_latency_s, message_rate;
+    double collective_latency_s, collective_rate;
+};
+
+/* measure_links.c: two threads that only talk. */
+int sfi_measure_links(struct sfi_links *out, struct sf_err *err);
+
+double sfi_median(double *values, size_t n); /* sorts; 0 when there are none */
+
+/* Take rates from the program's own transfers where it has some: they are what will be forecast. busy_s[first[rank] +
+ * op] is the median busy time of an op. */
+void sfi_fit_links(const struct sf_prog *prog, const double *busy_s, const size_t *first, struct sfi_links *links);
+
+#endif

@@ -1,0 +1,170 @@
+/* What talking costs: a program of two ranks that do nothing else, and the transfers of the program itself. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/prog_build.h"
+#include "runtime/clock.h"
+#include "runtime/measure.h"
+#include "runtime/run.h"
+
+#define SMALL_BYTES 64
+#define LARGE_BYTES (UINT64_C(1) << 20)
+#define SMALL_N 16 /* of each kind, per step */
+#define LARGE_N 4
+#define STEPS 12
+#define WARM_STEPS 2
+
+enum part { SMALL_MESSAGES, LARGE_MESSAGES, SMALL_SUMS, LARGE_SUMS, PARTS };
+
+static const struct {
+    uint64_t bytes;
+    uint32_t n;
+    bool sum;
+} parts[PARTS] = {
+    [SMALL_MESSAGES] = {SMALL_BYTES, SMALL_N, false},
+    [LARGE_MESSAGES] = {LARGE_BYTES, LARGE_N, false},
+    [SMALL_SUMS] = {SMALL_BYTES, SMALL_N, true},
+    [LARGE_SUMS] = {LARGE_BYTES, LARGE_N, true},
+};
+
+static void build_class(struct sf_build *b, uint32_t rank, uint32_t comm) {
+    sf_build_class_begin(b, rank == 0 ? "first" : "second", rank);
+    uint32_t buf = sf_build_buffer(b, "bytes", SF_BUF_COMM, LARGE_BYTES, true);
+    for (int p = 0; p < PARTS; p++) {
+        for (uint32_t i = 0; i < parts[p].n; i++) {
+            bool sends = i % 2 == rank; /* there and back */
+            struct sf_op op = {.bytes = parts[p].bytes, .recipe = SF_NONE, .comm = comm};
+            op.kind = parts[p].sum ? SF_OP_ALL_REDUCE : sends ? SF_OP_SEND : SF_OP_RECV;
+            op.peer_delta = parts[p].sum ? 0 : 1;
+            op.flags = parts[p].sum ? SF_OP_SUM_F32 : 0;
+            const struct sf_arg arg = {.buf = buf,
+                                       .access = op.kind == SF_OP_SEND   ? SF_READ
+                                                 : op.kind == SF_OP_RECV ? SF_WRITE
+                                                                         : SF_READ_WRITE,
+                                       .bytes = parts[p].bytes};
+            sf_build_op(b, &op, &arg, 1, NULL, 0);
+        }
+    }
+    sf_build_class_end(b);
+}
+
+static int build_program(struct sf_prog **out, struct sf_err *err) {
+    static const uint32_t class_of[] = {0, 1};
+    struct sf_build *b = sf_build_create();
+    if (!b) {
+        return sf_fail_memory(err, "transport measurement");
+    }
+    uint32_t axis = sf_build_axis(b, "pp", 2);
+    uint32_t comm = sf_build_comm(b, "pair", 1u << axis);
+    sf_build_stream(b, "talk");
+    struct sf_prog *prog = sf_build_prog(b);
+    prog->class_axes = 1u << axis;
+    prog->ranks_per_domain = prog->domain_gpus = 2;
+    build_class(b, 0, comm);
+    build_class(b, 1, comm);
+    int rc = sf_build_finish(b, class_of, 2, out, err);
+    sf_build_free(b);
+    return rc;
+}
+
+/* Of one part and step: how long it took from posting to end, and the CPU time of the rank that worked most on it. */
+static void look(const struct sf_trace_rec *a, const struct sf_trace_rec *b, double *elapsed_s, double *busy_s) {
+    sf_time_ps begin = a->start > b->start ? a->start : b->start, end = a->end > b->end ? a->end : b->end;
+    *elapsed_s = sf_ps_to_s(end - begin);
+    *busy_s = sf_ps_to_s(a->busy > b->busy ? a->busy : b->busy);
+}
+
+/* Records are sorted by (iter, rank, op) and both ranks have the same ops at the same places. */
+static int read_part(const struct sf_trace *t, int part, uint32_t ops_n, double *elapsed_s, double *busy_s,
+                     struct sf_err *err) {
+    uint32_t first = 0;
+    for (int p = 0; p < part; p++) {
+        first += parts[p].n;
+    }
+    size_t n = (size_t)(STEPS - WARM_STEPS) * parts[part].n, at = 0;
+    double *elapsed = sf_calloc(n, sizeof *elapsed), *busy = sf_calloc(n, sizeof *busy);
+    int rc = elapsed && busy ? SF_OK : sf_fail_memory(err, "transport measurement");
+    for (uint32_t step = WARM_STEPS; step < STEPS && rc == SF_OK; step++) {
+        const struct sf_trace_rec *rec = t->recs + (size_t)step * 2 * ops_n + first;
+        for (uint32_t i = 0; i < parts[part].n; i++, at++) {
+            look(&rec[i], &rec[ops_n + i], &elapsed[at], &busy[at]);
+        }
+    }
+    if (rc == SF_OK) {
+        *elapsed_s = sfi_median(elapsed, n);
+        *busy_s = sfi_median(busy, n);
+    }
+    sf_free(busy);
+    sf_free(elapsed);
+    return rc;
+}
+
+static double rate_of(double bytes, double seconds) {
+    return seconds > 1e-9 ? bytes / seconds : 1e12;
+}
+
+static int read_links(const struct sf_trace *t, struct sfi_links *out, struct sf_err *err) {
+    double elapsed[PARTS], busy[PARTS];
+    uint32_t ops_n = 0;
+    for (int p = 0; p < PARTS; p++) {
+        ops_n += parts[p].n;
+    }
+    for (int p = 0; p < PARTS; p++) {
+        SF_TRY(read_part(t, p, ops_n, &elapsed[p], &busy[p], err));
+    }
+    out->message_latency_s = elapsed[SMALL_MESSAGES];
+    out->message_rate = rate_of(LARGE_BYTES, busy[LARGE_MESSAGES]);
+    out->collective_latency_s = elapsed[SMALL_SUMS] / 2.0; /* two members: one step of a ring, twice */
+    out->collective_rate = rate_of(LARGE_BYTES, busy[LARGE_SUMS]);
+    return SF_OK;
+}
+
+int sfi_measure_links(struct sfi_links *out, struct sf_err *err) {
+    struct sf_prog *prog = NULL;
+    struct sf_trace trace;
+    sf_trace_init(&trace);
+    const struct sf_rt_options options = {.steps = STEPS, .trace = &trace, .stall_limit = 10 * SF_PS_PER_S};
+    int rc = build_program(&prog, err);
+    if (rc == SF_OK) {
+        rc = sf_rt_run_threads(prog, &options, err);
+    }
+    if (rc == SF_OK) {
+        rc = read_links(&trace, out, err);
+    }
+    sf_trace_clear(&trace);
+    sf_prog_free(prog);
+    return rc;
+}
+
+struct fit {
+    double bytes, seconds; /* summed over all ops; latency taken off the time */
+};
+
+static void fit_op(const struct sf_prog *prog, const struct sf_op *op, double busy_s, const struct sfi_links *links,
+                   struct fit *messages, struct fit *collectives) {
+    if (op->kind == SF_OP_RECV) {
+        messages->bytes += (double)op->bytes;
+        messages->seconds += busy_s;
+    } else if (sf_op_group(op->kind) == SF_OP_IS_COLL) {
+        double n = sf_prog_comm_size(prog, op->comm), rounds = op->kind == SF_OP_ALL_REDUCE ? 2.0 : 1.0;
+        double rest = busy_s - rounds * (n - 1.0) * links->collective_latency_s;
+        collectives->bytes += rounds * (n - 1.0) / n * (double)op->bytes;
+        collectives->seconds += rest > 0.0 ? rest : 0.0;
+    }
+}
+
+void sfi_fit_links(const struct sf_prog *prog, const double *busy_s, const size_t *first, struct sfi_links *links) {
+    struct fit messages = {0}, collectives = {0};
+    for (uint32_t r = 0; r < sf_prog_ranks(prog); r++) {
+        const struct sf_class *c = &prog->classes[sf_prog_class(prog, r)];
+        for (uint32_t i = 0; i < c->ops_n; i++) {
+            fit_op(prog, &c->ops[i], busy_s[first[r] + i], links, &messages, &collectives);
+        }
+    }
+    if (messages.bytes > 0.0 && messages.seconds > 0.0) {
+        links->message_rate = rate_of(messages.bytes, messages.seconds);
+    }
+    if (collectives.bytes > 0.0 && collectives.seconds > 0.0) {
+        links->collective_rate = rate_of(collectives.bytes, collectives.seconds);
+    }
+}
