@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin=${1:-build/release} out=${2:-out}
 started=$(date +%s)
 mkdir -p "$out"
+rm -f "$out"/*.jsonl # logs are appended to
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 step() { printf '\n== %s\n' "$*"; }

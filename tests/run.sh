@@ -3,7 +3,7 @@
 #   release  gcc -O2: everything, the command line and the main job's parts included
 #   clang    the same code by another compiler: unit and property tests
 #   O0       gcc -O0: results must not depend on the optimiser (compared with release by e2e tests)
-#   asan     address and undefined behaviour: unit and property tests
+#   asan     address and undefined behaviour: unit and property tests, fuzz targets
 #   tsan     data races: the runtime's tests
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -48,7 +48,7 @@ fi
 build O0
 build clang && suite clang -L 'unit|prop'
 suite release
-build asan && suite asan -L 'unit|prop|diff'
+build asan && suite asan -L 'unit|prop|diff|fuzz'
 build tsan && suite tsan -R 'runtime'
 
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"

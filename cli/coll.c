@@ -1,0 +1,255 @@
+/* staticfire coll: the time of a collective by size, as nccl-tests prints it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/args.h"
+#include "cli/print.h"
+#include "core/units.h"
+#include "sim/coll.h"
+
+#define SIZES_MAX 64
+
+struct coll_args {
+    const char *op, *bytes, *algorithm, *protocol;
+    uint32_t ranks, per_domain;
+    bool all;
+};
+
+static const struct cli_usage usage = {
+    .verb = "coll",
+    .operands = "CLUSTER.yaml",
+    .about = "How long a collective takes over ranks that fill domains one by one, and what NCCL would run.\n"
+             "time is derived from the steps of the algorithm; NCCL is what its tuning model expects, by which\n"
+             "it picks. Sizes are those of nccl-tests: the whole buffer of one rank. --bytes takes one size or\n"
+             "a range, which doubles from the first to the last.",
+    .examples = "  staticfire coll scenarios/clusters/gb300-nvl72-1rack.yaml --op all_reduce --ranks 72\n"
+                "  staticfire coll cluster.yaml --op all_to_all --ranks 256 --per-domain 8 --bytes 1MiB..1GiB\n"
+                "  staticfire coll cluster.yaml --op all_gather --ranks 8 --algorithm ring --protocol ll128\n"
+                "  staticfire coll cluster.yaml --ranks 64 --bytes 256MiB --all\n",
+    .operands_min = 1,
+    .operands_max = 1,
+};
+
+struct sizes {
+    uint64_t bytes[SIZES_MAX];
+    size_t n;
+};
+
+static int parse_sizes(struct cli *cli, const char *text, struct sizes *out) {
+    char first[64];
+    const char *dots = strstr(text, "..");
+    uint64_t from, to;
+    size_t length = dots ? (size_t)(dots - text) : strlen(text);
+    if (length >= sizeof first) {
+        return cli_fail_usage(cli, "coll", "--bytes expects a size such as 1MiB, or 8B..8GiB");
+    }
+    memcpy(first, text, length);
+    first[length] = '\0';
+    SF_TRY(sf_parse_bytes(first, &from, &cli->err));
+    to = from;
+    SF_TRY(dots ? sf_parse_bytes(dots + 2, &to, &cli->err) : 0);
+    if (from == 0 || from > to) {
+        return cli_fail_usage(cli, "coll", "--bytes expects sizes above 0 that grow, found %.60s", text);
+    }
+    for (uint64_t b = from; out->n < SIZES_MAX && b <= to; b *= 2) {
+        out->bytes[out->n++] = b;
+        if (b > UINT64_MAX / 2) {
+            break;
+        }
+    }
+    return 0;
+}
+
+struct question {
+    const struct sf_coll *coll;
+    enum sf_coll_op op;
+    struct sf_span span;
+    int algorithm, protocol; /* -1: NCCL's choice */
+    bool all;
+};
+
+/* Ranks fill domains from the first seat on. */
+static int spread(struct cli *cli, const struct sf_topo *t, const struct coll_args *a, struct sf_span *out) {
+    uint32_t domain = sf_topo_domain_gpus(t), local = a->per_domain ? a->per_domain : domain;
+    if (local > domain) {
+        return cli_fail_usage(cli, "coll", "--per-domain %u, but a domain has %u GPUs", local, domain);
+    }
+    local = local < a->ranks ? local : a->ranks;
+    if (a->ranks % local != 0) {
+        return cli_fail_usage(cli, "coll", "%u ranks do not fill domains of %u: set --per-domain to a divisor",
+                              a->ranks, local);
+    }
+    uint32_t domains = a->ranks / local;
+    if ((uint64_t)domains * domain > sf_topo_gpus(t)) {
+        return cli_fail_usage(cli, "coll", "%u ranks, %u per domain, need %u domains; %s has %u", a->ranks, local,
+                              domains, sf_topo_name(t), sf_topo_gpus(t) / domain);
+    }
+    *out = (struct sf_span){a->ranks, domains, local, domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN};
+    for (uint32_t d = 1; d < domains; d++) {
+        struct sf_route r;
+        sf_topo_route(t, (d - 1) * domain, d * domain, &r);
+        out->kind = (uint32_t)r.kind > out->kind ? (uint32_t)r.kind : out->kind;
+    }
+    return 0;
+}
+
+static int word(struct cli *cli, const char *option, const char *text, int (*find)(const char *), int *out) {
+    *out = text ? find(text) : -1;
+    return text == NULL || *out >= 0 ? 0 : cli_fail_usage(cli, "coll", "--%s: unknown word \"%.60s\"", option, text);
+}
+
+static bool wanted(const struct question *q, const struct sf_coll_choice *c) {
+    return (q->algorithm < 0 || q->algorithm == (int)c->algorithm) &&
+           (q->protocol < 0 || q->protocol == (int)c->protocol);
+}
+
+/* The rows of one size: all candidates, those asked for, or the one that NCCL would run. */
+static size_t answers(const struct question *q, uint64_t bytes, struct sf_coll_choice out[SF_COLL_CANDIDATES],
+                      size_t *chosen) {
+    const struct sf_coll_query query = {q->op, bytes, q->span};
+    struct sf_coll_choice all[SF_COLL_CANDIDATES], best;
+    size_t all_n = sf_coll_candidates(q->coll, &query, all), n = 0;
+    sf_coll_choose(q->coll, &query, &best);
+    *chosen = SF_COLL_CANDIDATES;
+    bool named = q->algorithm >= 0 || q->protocol >= 0;
+    for (size_t i = 0; i < all_n; i++) {
+        bool is_best = all[i].algorithm == best.algorithm && all[i].protocol == best.protocol;
+        if (q->all ? wanted(q, &all[i]) : named ? wanted(q, &all[i]) : is_best) {
+            *chosen = is_best ? n : *chosen;
+            out[n++] = all[i];
+        }
+    }
+    if (named && !q->all && n > 1) { /* of what was left open, NCCL's pick */
+        size_t pick = 0;
+        for (size_t i = 1; i < n; i++) {
+            bool tuned = out[i].nccl_s >= 0, better = out[pick].nccl_s < 0 || out[i].nccl_s < out[pick].nccl_s;
+            bool faster = out[i].nccl_s < 0 && out[pick].nccl_s < 0 && out[i].time_s < out[pick].time_s;
+            pick = (tuned && better) || faster ? i : pick;
+        }
+        *chosen = *chosen == pick ? 0 : SF_COLL_CANDIDATES;
+        out[0] = out[pick];
+        n = 1;
+    }
+    return n;
+}
+
+static json_t *row_json(const struct question *q, uint64_t bytes, const struct sf_coll_choice *c, bool chosen) {
+    double t = c->time_s;
+    return json_pack("{s:I, s:f, s:f, s:f, s:s, s:s, s:o, s:b}", "bytes", (json_int_t)bytes, "time_us", t * 1e6,
+                     "algbw_GBps", t > 0 ? (double)bytes / t / 1e9 : 0.0, "busbw_GBps",
+                     sf_coll_busbw(q->op, q->span.members, bytes, t) / 1e9, "algorithm",
+                     sf_coll_algorithm_name((int)c->algorithm), "protocol", sf_coll_protocol_name((int)c->protocol),
+                     "nccl_us", c->nccl_s >= 0 ? json_real(c->nccl_s * 1e6) : json_null(), "chosen", chosen);
+}
+
+static void heading(struct cli_table *t) {
+    static const char *const names[] = {"bytes",      "algorithm",  "protocol", "time us",
+                                        "algbw GB/s", "busbw GB/s", "NCCL us",  ""};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cli_cell(t, "%s", names[i]);
+    }
+}
+
+static void row(struct cli_table *t, const struct question *q, uint64_t bytes, const struct sf_coll_choice *c,
+                bool chosen) {
+    double s = c->time_s;
+    cli_cell(t, "%llu", (unsigned long long)bytes);
+    cli_cell(t, "%s", sf_coll_algorithm_name((int)c->algorithm));
+    cli_cell(t, "%s", sf_coll_protocol_name((int)c->protocol));
+    cli_cell(t, "%.2f", s * 1e6);
+    cli_cell(t, "%.2f", s > 0 ? (double)bytes / s / 1e9 : 0.0);
+    cli_cell(t, "%.2f", sf_coll_busbw(q->op, q->span.members, bytes, s) / 1e9);
+    if (c->nccl_s >= 0) {
+        cli_cell(t, "%.2f", c->nccl_s * 1e6);
+    } else {
+        cli_cell(t, "-");
+    }
+    cli_cell(t, "%s", chosen && q->all ? "<" : "");
+}
+
+static int nothing(struct cli *cli, const struct question *q) {
+    return cli_fail_usage(cli, "coll", "%s over %u ranks in %u domain%s cannot run as %s %s here; --all lists what can",
+                          sf_coll_op_name((int)q->op), q->span.members, q->span.domains,
+                          q->span.domains == 1 ? "" : "s",
+                          q->algorithm >= 0 ? sf_coll_algorithm_name(q->algorithm) : "anything",
+                          q->protocol >= 0 ? sf_coll_protocol_name(q->protocol) : "");
+}
+
+static int print_rows(struct cli *cli, const struct sf_topo *t, const struct question *q, const struct sizes *sizes) {
+    struct cli_table table = {.align = "rllrrrrl"};
+    struct sf_buf out = {0};
+    json_t *rows = json_array();
+    size_t total = 0;
+    heading(&table);
+    for (size_t i = 0; i < sizes->n; i++) {
+        struct sf_coll_choice c[SF_COLL_CANDIDATES];
+        size_t chosen, n = answers(q, sizes->bytes[i], c, &chosen);
+        for (size_t k = 0; k < n; k++) {
+            row(&table, q, sizes->bytes[i], &c[k], k == chosen);
+            json_array_append_new(rows, row_json(q, sizes->bytes[i], &c[k], k == chosen));
+        }
+        total += n;
+    }
+    sf_buf_printf(&out, "%s over %u ranks of %s: %u domain%s of %u\n", sf_coll_op_name((int)q->op), q->span.members,
+                  sf_topo_name(t), q->span.domains, q->span.domains == 1 ? "" : "s", q->span.min_per_domain);
+    cli_table_print(&table, "", &out);
+    if (total == 0) {
+        json_decref(rows);
+        sf_buf_free(&out);
+        return nothing(cli, q);
+    }
+    if (cli->json) {
+        sf_buf_free(&out);
+        return cli_print_json(json_pack("{s:s, s:i, s:i, s:i, s:o}", "op", sf_coll_op_name((int)q->op), "ranks",
+                                        (int)q->span.members, "domains", (int)q->span.domains, "per_domain",
+                                        (int)q->span.min_per_domain, "rows", rows),
+                              &cli->err);
+    }
+    json_decref(rows);
+    return cli_print(&out, &cli->err);
+}
+
+static int answer(struct cli *cli, const struct sf_topo *t, const struct coll_args *a) {
+    struct question q = {.all = a->all};
+    struct sizes sizes = {.n = 0};
+    struct sf_coll *coll = NULL;
+    int op;
+    SF_TRY(word(cli, "op", a->op ? a->op : "all_reduce", sf_coll_op_parse, &op));
+    SF_TRY(word(cli, "algorithm", a->algorithm, sf_coll_algorithm_parse, &q.algorithm));
+    SF_TRY(word(cli, "protocol", a->protocol, sf_coll_protocol_parse, &q.protocol));
+    SF_TRY(parse_sizes(cli, a->bytes ? a->bytes : "8B..8GiB", &sizes));
+    SF_TRY(spread(cli, t, a, &q.span));
+    SF_TRY(sf_coll_create(t, &sf_io_posix, &coll, &cli->err));
+    if (coll == NULL) {
+        return sf_fail(&cli->err, SF_E_INPUT, "device %s names no collective model (collectives: in its catalog file)",
+                       sf_topo_device(t)->name);
+    }
+    q.coll = coll;
+    q.op = (enum sf_coll_op)op;
+    int rc = print_rows(cli, t, &q, &sizes);
+    sf_coll_free(coll);
+    return rc;
+}
+
+int verb_coll(struct cli *cli, int argc, char **argv) {
+    struct coll_args a = {0};
+    const struct cli_option options[] = {
+        {"op", 0, CLI_TEXT, &a.op, "NAME", "all_reduce (default), all_gather, reduce_scatter, all_to_all or broadcast"},
+        {"ranks", 'n', CLI_COUNT, &a.ranks, "N", "members; default: one domain"},
+        {"per-domain", 0, CLI_COUNT, &a.per_domain, "K", "members per domain; default: as many as fit"},
+        {"bytes", 'b', CLI_TEXT, &a.bytes, "SIZE[..SIZE]", "default 8B..8GiB"},
+        {"algorithm", 0, CLI_TEXT, &a.algorithm, "NAME",
+         "tree, ring, collnet, nvls, nvls_tree, pat, direct, rail or hierarchical"},
+        {"protocol", 0, CLI_TEXT, &a.protocol, "NAME", "ll, ll128 or simple"},
+        {"all", 'a', CLI_FLAG, &a.all, NULL, "every pair that can do it; < marks what NCCL would run"},
+        {NULL, 0, CLI_FLAG, NULL, NULL, NULL},
+    };
+    int first;
+    SF_TRY(cli_parse(cli, &usage, options, argc, argv, &first));
+    struct sf_topo *t = NULL;
+    SF_TRY(sf_topo_load(&sf_io_posix, argv[first], cli->catalog, &t, &cli->err));
+    a.ranks = a.ranks ? a.ranks : sf_topo_domain_gpus(t);
+    int rc = answer(cli, t, &a);
+    sf_topo_free(t);
+    return rc;
+}

@@ -1,0 +1,222 @@
+#include "cli/load.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/progress.h"
+#include "core/arena.h"
+#include "core/doc.h"
+#include "planner/compile.h"
+
+#define SIMULATE_AT_LEAST 16 /* closed forms rank; the simulator decides among this many */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signo) {
+    (void)signo;
+    interrupted = 1;
+}
+
+static bool search_stop(void *self) {
+    (void)self;
+    return interrupted != 0;
+}
+
+int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost, uint32_t top,
+               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats) {
+    struct cli_progress progress = cli_progress_begin("planning");
+    struct sf_search_options options = {
+        .top = top, .stop = search_stop, .progress = cli_progress_update, .self = &progress};
+    options.simulate = 2 * top > SIMULATE_AT_LEAST ? 2 * top : SIMULATE_AT_LEAST;
+    /* Once: a second Ctrl-C ends the process as usual. */
+    struct sigaction ours = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)}, before;
+    sigaction(SIGINT, &ours, &before);
+    int rc = sf_search(s, cost, &options, results, results_n, stats, &cli->err);
+    sigaction(SIGINT, &before, NULL);
+    cli_progress_end(&progress);
+    if (rc == 0 && stats->stopped) {
+        fprintf(stderr, "staticfire: interrupted, these are the best plans so far\n");
+    }
+    return rc;
+}
+
+const struct sf_topo *cli_target_topo(const struct cli_target *t) {
+    return t->has_scenario ? t->scenario.topo : t->own_topo;
+}
+
+static int load_cost(struct cli *cli, const struct cli_load *want, struct cli_target *t) {
+    const struct sf_topo *topo = cli_target_topo(t);
+    if (!want->cost || topo == NULL) {
+        return 0;
+    }
+    return sf_cost_create(topo, &sf_io_posix, want->kernels, &t->cost, &cli->err);
+}
+
+/* The scenario keeps no name of its cluster file; forecasts need it. */
+static int find_cluster_path(struct cli *cli, const char *scenario, const struct cli_load *want, struct cli_target *t) {
+    if (want->cluster != NULL) {
+        return cli_path_copy(t->cluster_path, sizeof t->cluster_path, want->cluster, &cli->err);
+    }
+    struct sf_doc *doc = NULL;
+    SF_TRY(sf_doc_load(&sf_io_posix, scenario, &doc, &cli->err));
+    const struct sf_node *node = sf_map_find(sf_doc_root(doc), "cluster");
+    const char *name = NULL;
+    int rc = node == NULL ? 0 : sf_node_str(node, &name, &cli->err);
+    if (rc == 0 && name != NULL) {
+        rc = cli_path_beside(scenario, name, t->cluster_path, &cli->err);
+    }
+    sf_doc_free(doc);
+    return rc;
+}
+
+static int load_scenario(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
+    SF_TRY(sf_scenario_load(&sf_io_posix, path, cli->catalog, want->cluster, &t->scenario, &cli->err));
+    t->has_scenario = true;
+    return find_cluster_path(cli, path, want, t);
+}
+
+static int choose_plan(struct cli *cli, struct cli_target *t) {
+    struct sf_cost *cost = t->cost;
+    struct sf_plan_result *best = sf_calloc(1, sizeof *best);
+    struct sf_search_stats stats;
+    uint32_t n = 0;
+    int rc = best == NULL ? sf_fail_memory(&cli->err, "plan") : 0;
+    if (rc == 0 && cost == NULL) {
+        rc = sf_cost_create(t->scenario.topo, &sf_io_posix, NULL, &cost, &cli->err);
+    }
+    if (rc == 0) {
+        rc = cli_search(cli, &t->scenario, cost, 1, best, &n, &stats);
+    }
+    if (rc == 0) {
+        t->plan = best->plan;
+        t->has_plan = true;
+        t->searched = true;
+    }
+    if (cost != t->cost) {
+        sf_cost_free(cost);
+    }
+    sf_free(best);
+    return rc;
+}
+
+static int compile_plan(struct cli *cli, const struct cli_load *want, struct cli_target *t) {
+    if (!want->program) {
+        return 0;
+    }
+    return sf_compile(&t->scenario, &t->plan, &t->prog, &cli->err);
+}
+
+/* What is wrong with a plan begins with the key at fault: find it in the file. */
+static void locate_in_plan(const char *path, struct sf_err *err) {
+    static const char prefix[] = "plan: ";
+    char key[32] = "";
+    struct sf_doc *doc = NULL;
+    if (err->file[0] != '\0') {
+        return;
+    }
+    snprintf(err->file, sizeof err->file, "%s", path);
+    if (strncmp(err->msg, prefix, sizeof prefix - 1) != 0 || sf_doc_load(&sf_io_posix, path, &doc, NULL) != 0) {
+        return;
+    }
+    sscanf(err->msg + sizeof prefix - 1, "%31[a-z_]", key);
+    const struct sf_node *node = sf_map_find(sf_doc_root(doc), key);
+    if (node != NULL) {
+        char msg[sizeof err->msg];
+        snprintf(msg, sizeof msg, "%s", err->msg);
+        int code = err->code;
+        sf_node_fail(node, err, "%s", msg);
+        err->code = code;
+    }
+    sf_doc_free(doc);
+}
+
+static int load_plan(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
+    struct sf_hash hash;
+    char scenario[CLI_PATH], cluster[CLI_PATH], wanted[SF_HASH_TEXT], found[SF_HASH_TEXT];
+    struct cli_load with = *want;
+    SF_TRY(sf_plan_load(&sf_io_posix, path, &t->plan, &hash, &cli->err));
+    t->has_plan = true;
+    SF_TRY(cli_path_beside(path, t->plan.scenario, scenario, &cli->err));
+    if (want->cluster == NULL && t->plan.cluster[0] != '\0') {
+        SF_TRY(cli_path_beside(path, t->plan.cluster, cluster, &cli->err));
+        with.cluster = cluster;
+    }
+    int rc = load_scenario(cli, scenario, &with, t);
+    if (rc != 0) {
+        bool other = rc == SF_E_IO && with.cluster == NULL && strcmp(cli->err.file, scenario) != 0;
+        return sf_err_wrap(&cli->err, "the scenario of plan %s%s", path,
+                           other ? " (--cluster FILE names another cluster)" : "");
+    }
+    struct sf_hash own = sf_scenario_hash(&t->scenario);
+    if (!sf_hash_equal(own, hash)) {
+        return sf_fail_at(&cli->err, SF_E_INPUT, path, 0, 0,
+                          "the plan was made for scenario %s, but %s is %s now; plan again",
+                          sf_hash_format(hash, wanted), scenario, sf_hash_format(own, found));
+    }
+    SF_TRY(load_cost(cli, want, t));
+    rc = compile_plan(cli, want, t);
+    if (rc != 0) {
+        locate_in_plan(path, &cli->err);
+    }
+    return rc;
+}
+
+static int load_prog(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
+    SF_TRY(sf_prog_read(&sf_io_posix, path, &t->prog, &cli->err));
+    if (want->cluster == NULL) {
+        return want->cost
+                   ? sf_fail(&cli->err, SF_E_USAGE,
+                             "%s is a program, which holds no speeds; name the cluster with --cluster FILE", path)
+                   : 0;
+    }
+    SF_TRY(cli_path_copy(t->cluster_path, sizeof t->cluster_path, want->cluster, &cli->err));
+    SF_TRY(sf_topo_load(&sf_io_posix, want->cluster, cli->catalog, &t->own_topo, &cli->err));
+    return load_cost(cli, want, t);
+}
+
+static int is_plan(struct cli *cli, const char *path, bool *out) {
+    struct sf_doc *doc = NULL;
+    SF_TRY(sf_doc_load(&sf_io_posix, path, &doc, &cli->err));
+    const struct sf_node *root = sf_doc_root(doc);
+    *out = sf_node_is_map(root) && sf_map_find(root, "plan_version") != NULL;
+    sf_doc_free(doc);
+    return 0;
+}
+
+static int target_load(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
+    enum cli_file kind;
+    bool plan = false;
+    SF_TRY(cli_file_kind(path, &kind, &cli->err));
+    if (kind == CLI_FILE_BINARY || kind == CLI_FILE_ASSEMBLY) {
+        return load_prog(cli, path, want, t);
+    }
+    SF_TRY(is_plan(cli, path, &plan));
+    if (plan) {
+        return load_plan(cli, path, want, t);
+    }
+    SF_TRY(load_scenario(cli, path, want, t));
+    SF_TRY(load_cost(cli, want, t));
+    if (want->program) {
+        SF_TRY(choose_plan(cli, t));
+    }
+    return compile_plan(cli, want, t);
+}
+
+int cli_target_load(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *out) {
+    memset(out, 0, sizeof *out);
+    int rc = target_load(cli, path, want, out);
+    if (rc != 0) {
+        cli_target_clear(out);
+    }
+    return rc;
+}
+
+void cli_target_clear(struct cli_target *t) {
+    sf_prog_free(t->prog);
+    sf_cost_free(t->cost);
+    sf_topo_free(t->own_topo);
+    sf_scenario_clear(&t->scenario);
+    memset(t, 0, sizeof *t);
+}

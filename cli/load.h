@@ -1,0 +1,37 @@
+/* From what a user names - scenario, plan or program - to what the libraries need. */
+#ifndef SF_CLI_LOAD_H
+#define SF_CLI_LOAD_H
+
+#include "cli/cli.h"
+#include "cli/files.h"
+#include "planner/job.h"
+#include "planner/search.h"
+#include "sim/cost.h"
+
+struct cli_target {
+    struct sf_scenario scenario;
+    struct sf_plan plan;
+    struct sf_prog *prog;
+    struct sf_cost *cost;
+    struct sf_topo *own_topo; /* loaded from --cluster for a bare program; else the scenario's is used */
+    bool has_scenario, has_plan;
+    bool searched;               /* the plan was chosen here */
+    char cluster_path[CLI_PATH]; /* "" when unknown */
+};
+
+struct cli_load {
+    const char *cluster; /* NULL: the scenario's */
+    const char *kernels; /* NULL: catalog numbers only */
+    bool program;        /* a program is wanted, so a scenario is planned and a plan compiled */
+    bool cost;           /* the cost model is wanted, so a bare program needs a cluster */
+};
+
+int cli_target_load(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *out);
+void cli_target_clear(struct cli_target *t);
+const struct sf_topo *cli_target_topo(const struct cli_target *t); /* NULL for a bare program without a cluster */
+
+/* Search with a progress bar; Ctrl-C ends it with the best plans so far. */
+int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost, uint32_t top,
+               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats);
+
+#endif

@@ -1,0 +1,261 @@
+/* staticfire plan: search, the best plans and why the others lost. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/args.h"
+#include "cli/files.h"
+#include "cli/load.h"
+#include "cli/print.h"
+#include "core/arena.h"
+
+struct plan_args {
+    const char *scenario, *output, *cluster, *kernels;
+    uint32_t top;
+    bool explain;
+};
+
+static const struct cli_usage usage = {
+    .verb = "plan",
+    .operands = "SCENARIO.yaml",
+    .about = "Searches degrees, schedule, recomputation and microbatch for a scenario, simulates the\n"
+             "best candidates and prints them. Ctrl-C ends the search with the best so far; exit code 7\n"
+             "when there is none yet.",
+    .examples = "  staticfire plan scenarios/grok1-gb300-220k/scenario.yaml\n"
+                "  staticfire plan scenario.yaml -o plan.yaml --top 10 --explain\n"
+                "  staticfire plan scenario.yaml --cluster other.yaml --json\n",
+    .operands_min = 1,
+    .operands_max = 1,
+};
+
+struct found {
+    struct sf_plan_result *results;
+    uint32_t n;
+    struct sf_search_stats stats;
+};
+
+static uint64_t peak_of(const struct sf_plan_result *r) {
+    uint64_t peak = 0;
+    for (uint32_t s = 0; s < r->plan.pp; s++) {
+        peak = r->memory_bytes[s] > peak ? r->memory_bytes[s] : peak;
+    }
+    return peak;
+}
+
+static json_t *degrees_json(const struct sf_plan *p) {
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "tp", (int)p->tp, "ep", (int)p->ep, "dp", (int)p->dp, "pp",
+                     (int)p->pp, "vpp", (int)p->vpp, "micro_batch", (int)p->micro_batch, "microbatches",
+                     (int)p->microbatches);
+}
+
+static json_t *memory_json(const struct sf_plan_result *r) {
+    json_t *out = json_array();
+    for (uint32_t s = 0; s < r->plan.pp; s++) {
+        json_array_append_new(out, json_integer((json_int_t)r->memory_bytes[s]));
+    }
+    return out;
+}
+
+static json_t *layers_json(const struct sf_plan *p) {
+    json_t *out = json_array();
+    for (uint32_t s = 0; s < p->pp * p->vpp; s++) {
+        json_array_append_new(out, json_integer((json_int_t)p->layers[s]));
+    }
+    return out;
+}
+
+static json_t *result_json(const struct sf_plan_result *r) {
+    const struct sf_plan *p = &r->plan;
+    json_t *out = json_pack("{s:o, s:s, s:s, s:i, s:b, s:o, s:f, s:f, s:o, s:f}", "degrees", degrees_json(p),
+                            "schedule", sf_schedule_name(p->schedule), "recompute", sf_recompute_name(p->recompute),
+                            "zero", (int)p->zero, "canonical", p->canonical, "layers", layers_json(p), "step_time_s",
+                            sf_ps_to_s(r->sim.step_time), "estimate_s", r->estimate_s, "mfu", cli_json_mfu(r->mfu),
+                            "tokens_per_s_per_gpu", r->tokens_per_s_per_gpu);
+    json_t *more = json_pack("{s:f, s:I, s:o, s:f, s:f, s:f, s:f, s:s, s:o}", "model_tflops_per_gpu",
+                             r->model_tflops_per_gpu, "peak_memory_bytes", (json_int_t)peak_of(r), "stage_memory_bytes",
+                             memory_json(r), "bubble", r->sim.bubble_makespan, "bubble_span", r->sim.bubble_span,
+                             "bubble_makespan", r->sim.bubble_makespan, "lower_bound_s", r->lower_bound_s, "grade",
+                             sf_grade_name((int)r->sim.grade), "lost", cli_json_text(r->lost));
+    if (out != NULL && more != NULL) {
+        json_object_update(out, more);
+    }
+    json_decref(more);
+    return out;
+}
+
+static json_t *found_json(const struct cli_target *t, const struct found *f) {
+    json_t *plans = json_array();
+    for (uint32_t i = 0; i < f->n; i++) {
+        json_array_append_new(plans, result_json(&f->results[i]));
+    }
+    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:f, s:b}", "scenario", cli_json_text(t->scenario.name),
+                     "topo", cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost",
+                     cli_json_hash(sf_cost_hash(t->cost)), "plans", plans, "points", (json_int_t)f->stats.points,
+                     "evaluated", (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated,
+                     "too_large", (json_int_t)f->stats.too_large, "search_time_s", f->stats.search_time_s, "stopped",
+                     f->stats.stopped);
+}
+
+static void plan_head(struct cli_table *t) {
+    static const char *const names[] = {"#",   "tp",           "ep",       "pp",        "dp",
+                                        "vpp", "mb x seq",     "schedule", "recompute", "step",
+                                        "MFU", "tokens/s/GPU", "bubble",   "memory",    "step/bound"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cli_cell(t, "%s", names[i]);
+    }
+}
+
+static void plan_row(struct cli_table *t, uint32_t number, const struct sf_plan_result *r) {
+    const struct sf_plan *p = &r->plan;
+    double step = sf_ps_to_s(r->sim.step_time);
+    cli_cell(t, "%u", number);
+    cli_cell(t, "%u", p->tp);
+    cli_cell(t, "%u", p->ep);
+    cli_cell(t, "%u", p->pp);
+    cli_cell(t, "%u", p->dp);
+    cli_cell(t, "%u", p->vpp);
+    cli_cell(t, "%u x %u", p->microbatches, p->micro_batch);
+    cli_cell(t, "%s", sf_schedule_name(p->schedule));
+    cli_cell(t, "%s", sf_recompute_name(p->recompute));
+    cli_cell(t, "%s", cli_seconds(step));
+    cli_cell(t, "%s", cli_mfu(r->mfu));
+    cli_cell(t, "%.1f", r->tokens_per_s_per_gpu);
+    cli_cell(t, "%.1f %%", r->sim.bubble_makespan * 100);
+    cli_cell(t, "%s", cli_bytes(peak_of(r)));
+    cli_cell(t, "%.2f", r->lower_bound_s > 0 ? step / r->lower_bound_s : 0.0);
+}
+
+/* Stages in a row that need the same memory are one entry: "1-6: 12.3 GB". */
+static void print_stages(const struct sf_plan_result *r, struct sf_buf *out) {
+    sf_buf_printf(out, "     memory by stage:");
+    for (uint32_t s = 0; s < r->plan.pp;) {
+        uint32_t end = s + 1;
+        while (end < r->plan.pp && r->memory_bytes[end] == r->memory_bytes[s]) {
+            end++;
+        }
+        sf_buf_printf(out, end - s > 1 ? "%s %u-%u" : "%s %u", s > 0 ? "," : "", s, end - 1);
+        sf_buf_printf(out, ": %s", cli_bytes(r->memory_bytes[s]));
+        s = end;
+    }
+    sf_buf_printf(out, "\n");
+}
+
+static void print_layers(const struct sf_plan *p, struct sf_buf *out) {
+    sf_buf_printf(out, "     layers by virtual stage:");
+    for (uint32_t s = 0; s < p->pp * p->vpp; s++) {
+        sf_buf_printf(out, " %u", p->layers[s]);
+    }
+    sf_buf_printf(out, "\n");
+}
+
+static void print_why(const struct found *f, bool explain, struct sf_buf *out) {
+    for (uint32_t i = 0; i < f->n; i++) {
+        const struct sf_plan_result *r = &f->results[i];
+        sf_buf_printf(out, "  #%u %s\n", i + 1, i == 0 ? "is the fastest found" : r->lost);
+        print_stages(r, out);
+        if (explain) {
+            sf_buf_printf(out, "     lower bound %s, closed form %s, simulated %s\n", cli_seconds(r->lower_bound_s),
+                          cli_seconds(r->estimate_s), cli_time(r->sim.step_time));
+            print_layers(&r->plan, out);
+        }
+    }
+}
+
+static void print_found(const struct cli_target *t, const struct found *f, const struct plan_args *a,
+                        struct sf_buf *out) {
+    const struct sf_scenario *s = &t->scenario;
+    sf_buf_printf(out, "%s%s%s: %s on %s devices of %s, %s sequences of %s tokens a step, %s\n", cli_on(CLI_BOLD),
+                  s->name, cli_off(), s->model.name, cli_count(s->job.gpus), sf_topo_name(s->topo),
+                  cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
+                  sf_dtype_name(s->job.precision));
+    struct cli_table table = {.align = "rrrrrrrllrrrrrr"};
+    plan_head(&table);
+    for (uint32_t i = 0; i < f->n; i++) {
+        plan_row(&table, i + 1, &f->results[i]);
+    }
+    cli_table_print(&table, "  ", out);
+    print_why(f, a->explain, out);
+    sf_buf_printf(out, "%s combinations, %s priced, %s simulated, %s too large for memory, in %s%s\n",
+                  cli_count(f->stats.points), cli_count(f->stats.evaluated), cli_count(f->stats.simulated),
+                  cli_count(f->stats.too_large), cli_seconds(f->stats.search_time_s),
+                  f->stats.stopped ? " (stopped early)" : "");
+    if (a->output != NULL) {
+        sf_buf_printf(out, "Plan: %s\n", a->output);
+    }
+}
+
+/* The plan names its scenario the way a reader of the plan file will look for it. */
+static int write_plan(struct cli *cli, const struct cli_target *t, const struct plan_args *a, struct sf_plan *plan) {
+    char name[CLI_PATH];
+    SF_TRY(cli_path_relative(a->output, a->scenario, name, &cli->err));
+    SF_TRY(cli_path_copy(plan->scenario, sizeof plan->scenario, name, &cli->err));
+    if (a->cluster != NULL) {
+        SF_TRY(cli_path_relative(a->output, a->cluster, name, &cli->err));
+        SF_TRY(cli_path_copy(plan->cluster, sizeof plan->cluster, name, &cli->err));
+    }
+    struct sf_buf buf = {0};
+    int rc = sf_plan_print(plan, sf_scenario_hash(&t->scenario), &buf);
+    if (rc != 0) {
+        sf_buf_free(&buf);
+        return sf_fail(&cli->err, rc, "cannot print the plan: %s", sf_code_text(rc));
+    }
+    return cli_output(a->output, &buf, &cli->err);
+}
+
+static int search_and_print(struct cli *cli, const struct cli_target *t, const struct plan_args *a, struct found *f) {
+    SF_TRY(cli_search(cli, &t->scenario, t->cost, a->top, f->results, &f->n, &f->stats));
+    if (a->output != NULL) {
+        SF_TRY(write_plan(cli, t, a, &f->results[0].plan));
+    }
+    if (cli->json) {
+        return cli_print_json(found_json(t, f), &cli->err);
+    }
+    struct sf_buf out = {0};
+    print_found(t, f, a, &out);
+    return cli_print(&out, &cli->err);
+}
+
+static int needs_scenario(struct cli *cli, const char *path) {
+    enum cli_file kind;
+    SF_TRY(cli_file_kind(path, &kind, &cli->err));
+    if (kind == CLI_FILE_TEXT || kind == CLI_FILE_JSON) {
+        return 0;
+    }
+    return sf_fail_at(&cli->err, SF_E_INPUT, path, 0, 0, "expected a scenario, found a %s",
+                      kind == CLI_FILE_BINARY ? "binary file" : "program");
+}
+
+int verb_plan(struct cli *cli, int argc, char **argv) {
+    struct plan_args a = {.top = 5};
+    const struct cli_option options[] = {
+        {"output", 'o', CLI_TEXT, &a.output, "FILE", "write the best plan"},
+        {"top", 'n', CLI_COUNT, &a.top, "N", "plans to show (default 5)"},
+        {"explain", 0, CLI_FLAG, &a.explain, NULL, "bounds, memory and layers per stage"},
+        {"cluster", 0, CLI_TEXT, &a.cluster, "FILE", "instead of the scenario's cluster"},
+        {"kernels", 0, CLI_TEXT, &a.kernels, "FILE", "measured kernel table"},
+        {0},
+    };
+    int first;
+    SF_TRY(cli_parse(cli, &usage, options, argc, argv, &first));
+    if (a.top > 1000) {
+        return cli_fail_usage(cli, "plan", "--top expects at most 1000, found %u", a.top);
+    }
+    a.scenario = argv[first];
+    SF_TRY(needs_scenario(cli, a.scenario));
+    SF_TRY(sf_output_check(a.output, &cli->err));
+    struct cli_target t;
+    struct found f = {.results = sf_calloc(a.top, sizeof *f.results)};
+    if (f.results == NULL) {
+        return sf_fail_memory(&cli->err, "plans");
+    }
+    int rc = cli_target_load(cli, a.scenario,
+                             &(struct cli_load){.cluster = a.cluster, .kernels = a.kernels, .cost = true}, &t);
+    if (rc == 0 && t.has_plan) {
+        rc = sf_fail(&cli->err, SF_E_USAGE, "%s is a plan already; staticfire sim predicts its step", a.scenario);
+    }
+    if (rc == 0) {
+        rc = search_and_print(cli, &t, &a, &f);
+    }
+    cli_target_clear(&t);
+    sf_free(f.results);
+    return rc;
+}
