@@ -7,13 +7,20 @@
 #include "cli/args.h"
 #include "cli/files.h"
 #include "cli/print.h"
-#include "cli/schedule_auto.h"
 #include "core/arena.h"
 #include "planner/pipeline.h"
 
 #define VERB "schedule"
 #define TABLE_MAX_BYTES (64u << 20)
 #define CHART_DEVICES 64 /* more would scroll away */
+
+struct cli_schedule {
+    struct sf_pipe *pipe;
+    struct sf_pipe_costs costs;
+    struct sf_pipe_timing timing;
+    sf_time_ps lower_bound; /* of the span */
+    double search_time_s;
+};
 
 struct schedule_args {
     const char *kind, *f, *b, *w, *comm, *wrap, *table, *layout, *svg, *csv;
@@ -32,7 +39,6 @@ static const struct cli_usage usage = {
              "Kinds:\n"
              "  gpipe, 1f1b (both also with --slices), interleaved, breadth-first, zb-h1, zb-h2, zb-1p, zb-2p,\n"
              "  zb-v, v-half, v-min, 1f1b-v, dualpipe, dualpipev\n"
-             "  auto      the shortest that a search finds under --memory-limit (default 1)\n"
              "  all       every family side by side\n"
              "  table     the passes in --table FILE.csv: a row per device, cells such as 0F0 0I0 0W0 or 0B0\n\n"
              "M is the activation of one microbatch on one device; 1F1B holds p M.\n"
@@ -98,10 +104,8 @@ static int check_limit(const struct schedule_args *a, const struct cli_schedule 
 /* The bound is on schedules that need no more memory than was allowed, or than this one takes. */
 static int time_it(const struct schedule_args *a, struct cli_schedule *r, struct sf_err *err) {
     SF_TRY(sf_pipe_replay(r->pipe, &r->costs, &r->timing, NULL, NULL, err));
-    if (r->lower_bound == 0) {
-        double limit = a->limit > 0 ? a->limit * r->pipe->devices : r->timing.peak_memory;
-        r->lower_bound = sf_pipe_lower_bound(r->pipe, &r->costs, limit);
-    }
+    double limit = a->limit > 0 ? a->limit * r->pipe->devices : r->timing.peak_memory;
+    r->lower_bound = sf_pipe_lower_bound(r->pipe, &r->costs, limit);
     return check_limit(a, r, err);
 }
 
@@ -109,8 +113,6 @@ static int make(const struct schedule_args *a, struct cli_schedule *out, struct 
     int rc;
     if (strcmp(a->kind, "table") == 0) {
         rc = make_table(a, out, err);
-    } else if (strcmp(a->kind, "auto") == 0) {
-        rc = cli_schedule_auto(&a->spec, a->limit > 0 ? a->limit : 1, out, err);
     } else {
         rc = make_family(a, out, err);
     }
@@ -136,9 +138,6 @@ static json_t *result_json(const char *kind, const struct cli_schedule *r) {
                   sf_ps_to_s(r->timing.makespan), "span_bubble", r->timing.bubble_span, "makespan_bubble",
                   r->timing.bubble_makespan, "peak_activation", r->timing.peak_memory, "lower_bound", bound_bubble(r),
                   "lower_bound_span_s", sf_ps_to_s(r->lower_bound), "search_time_s", r->search_time_s);
-    if (doc != NULL && r->placement[0] != '\0') {
-        json_object_set_new(doc, "placement", json_string(r->placement));
-    }
     return doc;
 }
 
@@ -157,9 +156,6 @@ static void print_result(const char *kind, const struct cli_schedule *r, struct 
     cli_fact(out, "makespan bubble", "%8.2f %%   %s", t->bubble_makespan * 100, cli_time(t->makespan));
     cli_fact(out, "lower bound of span", "%8.2f %%   %s", bound_bubble(r) * 100, cli_time(r->lower_bound));
     cli_fact(out, "peak activation", "%8.3f M   %.2f p M", t->peak_memory, t->peak_memory / p->devices);
-    if (r->placement[0] != '\0') {
-        cli_fact(out, "placement", "%s", r->placement);
-    }
     if (r->search_time_s > 0) {
         cli_fact(out, "search time", "%s", cli_seconds(r->search_time_s));
     }
@@ -313,12 +309,11 @@ static int parse_time(struct cli *cli, const char *name, const char *text, sf_ti
 }
 
 static int check_kind(struct cli *cli, const char *kind) {
-    const char *names[SF_PIPE_FAMILIES_N + 4] = {0};
+    const char *names[SF_PIPE_FAMILIES_N + 3] = {0};
     int n = 0;
     for (; n < SF_PIPE_FAMILIES_N; n++) {
         names[n] = sf_pipe_family_name(n);
     }
-    names[n++] = "auto";
     names[n++] = "all";
     names[n++] = "table";
     for (int i = 0; i < n; i++) {
@@ -376,9 +371,6 @@ static int complete(struct cli *cli, struct schedule_args *a) {
     if (a->weight_share <= 0 || a->weight_share > 1) {
         return cli_fail_usage(cli, VERB, "--weight-share expects a share above 0 %% and up to 100 %%");
     }
-    if (a->layout != NULL && strcmp(a->kind, "auto") == 0) {
-        return cli_fail_usage(cli, VERB, "--kind auto cuts the layers itself; leave --layout out");
-    }
     SF_TRY(parse_time(cli, "f", a->f, &a->spec.f));
     SF_TRY(parse_time(cli, "b", a->b, &a->spec.b));
     SF_TRY(parse_time(cli, "w", a->w, &a->spec.w));
@@ -396,7 +388,7 @@ int verb_schedule(struct cli *cli, int argc, char **argv) {
         {"kind", 'k', CLI_TEXT, &a.kind, "KIND", "see above"},
         {"stages", 'p', CLI_COUNT, &a.spec.devices, "P", "devices in the pipeline"},
         {"microbatches", 'm', CLI_COUNT, &a.spec.microbatches, "M", "microbatches in one step"},
-        {"chunks", 'v', CLI_COUNT, &a.spec.chunks, "V", "chunks per device (interleaved, breadth-first, auto)"},
+        {"chunks", 'v', CLI_COUNT, &a.spec.chunks, "V", "chunks per device (interleaved, breadth-first)"},
         {"slices", 'n', CLI_COUNT, &a.spec.slices, "N", "slices of each sequence (gpipe, 1f1b)"},
         {"f", 0, CLI_TEXT, &a.f, "TIME", "forward, such as 18.522ms"},
         {"b", 0, CLI_TEXT, &a.b, "TIME", "gradient of the input"},
