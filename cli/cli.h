@@ -25,9 +25,11 @@ struct cli {
     X("compile", verb_compile, "turn a plan into a program file")                                                      \
     X("prog", verb_prog, "dump, check, hash or assemble a program")                                                    \
     X("coll", verb_coll, "the time of a collective by size, algorithm and protocol")                                   \
+    X("net", verb_net, "a traffic pattern over the shared links of a cluster")                                         \
     X("trace", verb_trace, "print a trace")                                                                            \
     X("run", verb_run, "train: execute a program for real")                                                            \
     X("compare", verb_compare, "join a forecast with a measurement")                                                   \
+    X("calibrate", verb_calibrate, "measure kernels and links, fit models with intervals")                             \
     X("validate", verb_validate, "rerun published measurements, signed error per row")                                 \
     X("doctor", verb_doctor, "what was found on this machine")
 

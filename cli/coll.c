@@ -3,9 +3,12 @@
 #include <string.h>
 
 #include "cli/args.h"
+#include "cli/load.h"
 #include "cli/print.h"
+#include "core/arena.h"
 #include "core/units.h"
 #include "sim/coll.h"
+#include "sim/seats.h"
 
 #define SIZES_MAX 64
 
@@ -66,31 +69,92 @@ struct question {
     struct sf_span span;
     int algorithm, protocol; /* -1: NCCL's choice */
     bool all;
+    double left; /* of the bandwidth, by what the overlay hurts */
 };
 
-/* Ranks fill domains from the first seat on. */
-static int spread(struct cli *cli, const struct sf_topo *t, const struct coll_args *a, struct sf_span *out) {
-    uint32_t domain = sf_topo_domain_gpus(t), local = a->per_domain ? a->per_domain : domain;
-    if (local > domain) {
-        return cli_fail_usage(cli, "coll", "--per-domain %u, but a domain has %u GPUs", local, domain);
+/* Ranks fill domains from the first seat in use on. */
+static int check_ranks(struct cli *cli, const struct sf_topo *t, const struct coll_args *a, uint32_t *local) {
+    uint32_t domain = sf_topo_domain_gpus(t);
+    *local = a->per_domain ? a->per_domain : domain;
+    if (*local > domain) {
+        return cli_fail_usage(cli, "coll", "--per-domain %u, but a domain has %u GPUs", *local, domain);
     }
-    local = local < a->ranks ? local : a->ranks;
-    if (a->ranks % local != 0) {
+    *local = *local < a->ranks ? *local : a->ranks;
+    if (a->ranks % *local != 0) {
         return cli_fail_usage(cli, "coll", "%u ranks do not fill domains of %u: set --per-domain to a divisor",
-                              a->ranks, local);
+                              a->ranks, *local);
     }
-    uint32_t domains = a->ranks / local;
-    if ((uint64_t)domains * domain > sf_topo_gpus(t)) {
-        return cli_fail_usage(cli, "coll", "%u ranks, %u per domain, need %u domains; %s has %u", a->ranks, local,
-                              domains, sf_topo_name(t), sf_topo_gpus(t) / domain);
-    }
-    *out = (struct sf_span){a->ranks, domains, local, domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN};
-    for (uint32_t d = 1; d < domains; d++) {
-        struct sf_route r;
-        sf_topo_route(t, (d - 1) * domain, d * domain, &r);
-        out->kind = (uint32_t)r.kind > out->kind ? (uint32_t)r.kind : out->kind;
+    if (!sf_seats_fit(t, a->ranks, *local)) {
+        return cli_fail_usage(cli, "coll",
+                              "%u ranks, %u per domain, need %u domains; %s has %u, some of them perhaps "
+                              "with fewer GPUs in use",
+                              a->ranks, *local, a->ranks / *local, sf_topo_name(t), sf_topo_gpus(t) / domain);
     }
     return 0;
+}
+
+/* From each member to the next of its domain, and to the same place in the next domain. */
+static int see_ways(struct cli *cli, const struct sf_topo *t, const struct sf_cost *cost, const uint32_t *gpu,
+                    struct question *q) {
+    const struct sf_span *span = &q->span;
+    for (uint32_t i = 0; i < span->members; i++) {
+        uint32_t near = i / span->min_per_domain * span->min_per_domain + (i + 1) % span->min_per_domain;
+        uint32_t far = (i + span->min_per_domain) % span->members;
+        if (near != i) {
+            SF_TRY(sf_cost_way_left(cost, gpu[i], gpu[near], &q->left, &cli->err));
+        }
+        if (span->domains > 1) {
+            struct sf_route r;
+            SF_TRY(sf_cost_way_left(cost, gpu[i], gpu[far], &q->left, &cli->err));
+            sf_topo_route(t, gpu[i], gpu[far], &r);
+            q->span.kind = (uint32_t)r.kind > q->span.kind ? (uint32_t)r.kind : q->span.kind;
+        }
+    }
+    return 0;
+}
+
+static int spread(struct cli *cli, const struct sf_topo *t, const struct coll_args *a, const struct sf_cost *cost,
+                  struct question *q) {
+    uint8_t kind_of_stock[SF_KINDS_MAX];
+    uint32_t local, *gpu;
+    SF_TRY(check_ranks(cli, t, a, &local));
+    gpu = sf_calloc(a->ranks, sizeof *gpu);
+    if (gpu == NULL) {
+        return sf_fail_memory(&cli->err, "seats");
+    }
+    q->left = 1.0;
+    q->span = (struct sf_span){.members = a->ranks,
+                               .domains = a->ranks / local,
+                               .min_per_domain = local,
+                               .kind = a->ranks > local ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN};
+    bool mixed = sf_kinds_of(t, kind_of_stock) > 1;
+    int rc = sf_seats_fill(t, a->ranks, local, gpu, NULL, &cli->err);
+    for (uint32_t i = 0; rc == 0 && mixed && i < a->ranks; i++) {
+        q->span.kinds |= 1u << kind_of_stock[sf_topo_stock_of(t, gpu[i])];
+    }
+    rc = rc == 0 ? see_ways(cli, t, cost, gpu, q) : rc;
+    sf_free(gpu);
+    return rc;
+}
+
+/* Of the members' kinds of GPUs the one that is slowest at the largest size. */
+static const struct sf_coll *slowest(const struct sf_cost *cost, const struct question *q, uint64_t bytes) {
+    const struct sf_coll *found = NULL;
+    double most = -1;
+    for (uint32_t kind = 0; kind < sf_cost_kinds(cost); kind++) {
+        const struct sf_coll *coll = sf_cost_coll(sf_cost_of(cost, kind));
+        if (coll == NULL || (q->span.kinds != 0 && (q->span.kinds >> kind & 1) == 0)) {
+            continue;
+        }
+        const struct sf_coll_query query = {q->op, bytes, q->span};
+        struct sf_coll_choice best;
+        sf_coll_choose(coll, &query, &best);
+        if (best.time_s > most) {
+            most = best.time_s;
+            found = coll;
+        }
+    }
+    return found;
 }
 
 static int word(struct cli *cli, const char *option, const char *text, int (*find)(const char *), int *out) {
@@ -101,6 +165,15 @@ static int word(struct cli *cli, const char *option, const char *text, int (*fin
 static bool wanted(const struct question *q, const struct sf_coll_choice *c) {
     return (q->algorithm < 0 || q->algorithm == (int)c->algorithm) &&
            (q->protocol < 0 || q->protocol == (int)c->protocol);
+}
+
+/* Slower by the share that bandwidth has in it; latency stays. */
+static void slow_down(const struct question *q, struct sf_coll_choice *c) {
+    const struct sf_coll_query empty = {q->op, 0, q->span};
+    struct sf_coll_choice base;
+    if (q->left < 1 && sf_coll_price(q->coll, &empty, c->algorithm, c->protocol, &base)) {
+        c->time_s = base.time_s + (c->time_s - base.time_s) / q->left;
+    }
 }
 
 /* The rows of one size: all candidates, those asked for, or the one that NCCL would run. */
@@ -116,6 +189,7 @@ static size_t answers(const struct question *q, uint64_t bytes, struct sf_coll_c
         bool is_best = all[i].algorithm == best.algorithm && all[i].protocol == best.protocol;
         if (q->all ? wanted(q, &all[i]) : named ? wanted(q, &all[i]) : is_best) {
             *chosen = is_best ? n : *chosen;
+            slow_down(q, &all[i]);
             out[n++] = all[i];
         }
     }
@@ -209,30 +283,38 @@ static int print_rows(struct cli *cli, const struct sf_topo *t, const struct que
     return cli_print(&out, &cli->err);
 }
 
-static int answer(struct cli *cli, const struct sf_topo *t, const struct coll_args *a) {
-    struct question q = {.all = a->all};
-    struct sizes sizes = {.n = 0};
-    struct sf_coll *coll = NULL;
+static int read_question(struct cli *cli, const struct coll_args *a, struct question *q, struct sizes *sizes) {
     int op;
     SF_TRY(word(cli, "op", a->op ? a->op : "all_reduce", sf_coll_op_parse, &op));
-    SF_TRY(word(cli, "algorithm", a->algorithm, sf_coll_algorithm_parse, &q.algorithm));
-    SF_TRY(word(cli, "protocol", a->protocol, sf_coll_protocol_parse, &q.protocol));
-    SF_TRY(parse_sizes(cli, a->bytes ? a->bytes : "8B..8GiB", &sizes));
-    SF_TRY(spread(cli, t, a, &q.span));
-    SF_TRY(sf_coll_create(t, &sf_io_posix, &coll, &cli->err));
-    if (coll == NULL) {
+    SF_TRY(word(cli, "algorithm", a->algorithm, sf_coll_algorithm_parse, &q->algorithm));
+    SF_TRY(word(cli, "protocol", a->protocol, sf_coll_protocol_parse, &q->protocol));
+    q->op = (enum sf_coll_op)op;
+    return parse_sizes(cli, a->bytes ? a->bytes : "8B..8GiB", sizes);
+}
+
+static int answer(struct cli *cli, const struct sf_topo *t, const struct sf_cost *cost, const struct coll_args *a) {
+    struct question q = {.all = a->all};
+    struct sizes sizes = {.n = 0};
+    SF_TRY(read_question(cli, a, &q, &sizes));
+    SF_TRY(spread(cli, t, a, cost, &q));
+    q.coll = slowest(cost, &q, sizes.bytes[sizes.n - 1]);
+    if (q.coll == NULL) {
         return sf_fail(&cli->err, SF_E_INPUT, "device %s names no collective model (collectives: in its catalog file)",
                        sf_topo_device(t)->name);
     }
-    q.coll = coll;
-    q.op = (enum sf_coll_op)op;
-    int rc = print_rows(cli, t, &q, &sizes);
-    sf_coll_free(coll);
-    return rc;
+    return print_rows(cli, t, &q, &sizes);
+}
+
+static int load(struct cli *cli, const char *path, const struct cli_load *want, struct sf_topo **out) {
+    struct sf_cluster_change change;
+    SF_TRY(cli_cluster_change(cli, want, &change));
+    SF_TRY(sf_topo_load(&sf_io_posix, path, cli->catalog, out, &cli->err));
+    return sf_cluster_apply(&sf_io_posix, &change, *out, &cli->err);
 }
 
 int verb_coll(struct cli *cli, int argc, char **argv) {
     struct coll_args a = {0};
+    struct cli_load want = {0};
     const struct cli_option options[] = {
         {"op", 0, CLI_TEXT, &a.op, "NAME", "all_reduce (default), all_gather, reduce_scatter, all_to_all or broadcast"},
         {"ranks", 'n', CLI_COUNT, &a.ranks, "N", "members; default: one domain"},
@@ -241,15 +323,20 @@ int verb_coll(struct cli *cli, int argc, char **argv) {
         {"algorithm", 0, CLI_TEXT, &a.algorithm, "NAME",
          "tree, ring, collnet, nvls, nvls_tree, pat, direct, rail or hierarchical"},
         {"protocol", 0, CLI_TEXT, &a.protocol, "NAME", "ll, ll128 or simple"},
+        {"overlay", 0, CLI_TEXT, &want.overlay, "FILE", "dead, degraded and spare parts, instead of the cluster's own"},
+        {"routing", 0, CLI_TEXT, &want.routing, "MODE", "adaptive, ecmp, rail-local or pxn, instead of the cluster's"},
         {"all", 'a', CLI_FLAG, &a.all, NULL, "every pair that can do it; < marks what NCCL would run"},
         {NULL, 0, CLI_FLAG, NULL, NULL, NULL},
     };
     int first;
     SF_TRY(cli_parse(cli, &usage, options, argc, argv, &first));
     struct sf_topo *t = NULL;
-    SF_TRY(sf_topo_load(&sf_io_posix, argv[first], cli->catalog, &t, &cli->err));
-    a.ranks = a.ranks ? a.ranks : sf_topo_domain_gpus(t);
-    int rc = answer(cli, t, &a);
+    struct sf_cost *cost = NULL;
+    int rc = load(cli, argv[first], &want, &t);
+    a.ranks = a.ranks == 0 && rc == 0 ? sf_topo_domain_gpus(t) : a.ranks;
+    rc = rc == 0 ? sf_cost_create(t, &sf_io_posix, NULL, &cost, &cli->err) : rc;
+    rc = rc == 0 ? answer(cli, t, cost, &a) : rc;
+    sf_cost_free(cost);
     sf_topo_free(t);
     return rc;
 }

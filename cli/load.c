@@ -71,8 +71,31 @@ static int find_cluster_path(struct cli *cli, const char *scenario, const struct
     return rc;
 }
 
+static uint32_t plan_gpus(const struct sf_plan *p) {
+    uint64_t gpus = (uint64_t)p->tp * p->dp;
+    return __builtin_mul_overflow(gpus, (uint64_t)p->pp, &gpus) || gpus > SF_MAX_RANKS ? 0 : (uint32_t)gpus;
+}
+
+int cli_cluster_change(struct cli *cli, const struct cli_load *want, struct sf_cluster_change *out) {
+    *out = (struct sf_cluster_change){
+        .overlay = want->overlay, .routing = -1, .routing_seed = want->routing_seed, .fewer = want->fewer};
+    for (int r = 0; want->routing != NULL && r < SF_ROUTINGS_N; r++) {
+        out->routing = strcmp(sf_routing_name(r), want->routing) == 0 ? r : out->routing;
+    }
+    if (want->routing != NULL && out->routing < 0) {
+        return sf_fail(&cli->err, SF_E_USAGE, "--routing expects adaptive, ecmp, rail-local or pxn, found \"%.40s\"",
+                       want->routing);
+    }
+    return 0;
+}
+
+/* With a plan the job has the plan's GPUs: on a changed cluster it may ask for others. */
 static int load_scenario(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
-    SF_TRY(sf_scenario_load(&sf_io_posix, path, cli->catalog, want->cluster, &t->scenario, &cli->err));
+    struct sf_cluster_change change;
+    SF_TRY(cli_cluster_change(cli, want, &change));
+    t->changed = want->overlay != NULL;
+    change.gpus = t->changed && t->has_plan ? plan_gpus(&t->plan) : 0;
+    SF_TRY(sf_scenario_load_on(&sf_io_posix, path, cli->catalog, want->cluster, &change, &t->scenario, &cli->err));
     t->has_scenario = true;
     return find_cluster_path(cli, path, want, t);
 }
@@ -134,7 +157,7 @@ static void locate_in_plan(const char *path, struct sf_err *err) {
 
 static int load_plan(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
     struct sf_hash hash;
-    char scenario[CLI_PATH], cluster[CLI_PATH], wanted[SF_HASH_TEXT], found[SF_HASH_TEXT];
+    char scenario[CLI_PATH], cluster[CLI_PATH], overlay[CLI_PATH], wanted[SF_HASH_TEXT], found[SF_HASH_TEXT];
     struct cli_load with = *want;
     SF_TRY(sf_plan_load(&sf_io_posix, path, &t->plan, &hash, &cli->err));
     t->has_plan = true;
@@ -142,6 +165,10 @@ static int load_plan(struct cli *cli, const char *path, const struct cli_load *w
     if (want->cluster == NULL && t->plan.cluster[0] != '\0') {
         SF_TRY(cli_path_beside(path, t->plan.cluster, cluster, &cli->err));
         with.cluster = cluster;
+    }
+    if (want->overlay == NULL && t->plan.overlay[0] != '\0') {
+        SF_TRY(cli_path_beside(path, t->plan.overlay, overlay, &cli->err));
+        with.overlay = overlay;
     }
     int rc = load_scenario(cli, scenario, &with, t);
     if (rc != 0) {
@@ -173,6 +200,10 @@ static int load_prog(struct cli *cli, const char *path, const struct cli_load *w
     }
     SF_TRY(cli_path_copy(t->cluster_path, sizeof t->cluster_path, want->cluster, &cli->err));
     SF_TRY(sf_topo_load(&sf_io_posix, want->cluster, cli->catalog, &t->own_topo, &cli->err));
+    struct sf_cluster_change change;
+    SF_TRY(cli_cluster_change(cli, want, &change));
+    t->changed = want->overlay != NULL;
+    SF_TRY(sf_cluster_apply(&sf_io_posix, &change, t->own_topo, &cli->err));
     return load_cost(cli, want, t);
 }
 
@@ -217,6 +248,9 @@ void cli_target_clear(struct cli_target *t) {
     sf_prog_free(t->prog);
     sf_cost_free(t->cost);
     sf_topo_free(t->own_topo);
+    if (!t->searched) {
+        sf_plan_clear(&t->plan);
+    }
     sf_scenario_clear(&t->scenario);
     memset(t, 0, sizeof *t);
 }

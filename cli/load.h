@@ -17,6 +17,7 @@ struct cli_target {
     bool has_scenario, has_plan;
     bool searched;               /* the plan was chosen here */
     char cluster_path[CLI_PATH]; /* "" when unknown */
+    bool changed;                /* by an overlay */
 };
 
 struct cli_load {
@@ -24,7 +25,13 @@ struct cli_load {
     const char *kernels; /* NULL: catalog numbers only */
     bool program;        /* a program is wanted, so a scenario is planned and a plan compiled */
     bool cost;           /* the cost model is wanted, so a bare program needs a cluster */
+    const char *overlay; /* NULL: the plan's, or what the cluster file says */
+    const char *routing; /* a word; NULL: what the cluster file says */
+    uint64_t routing_seed;
+    bool fewer; /* a job that wants more GPUs than the overlay leaves takes fewer */
 };
+/* What the words say about the cluster. */
+int cli_cluster_change(struct cli *cli, const struct cli_load *want, struct sf_cluster_change *out);
 
 int cli_target_load(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *out);
 void cli_target_clear(struct cli_target *t);

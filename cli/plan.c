@@ -9,7 +9,7 @@
 #include "core/arena.h"
 
 struct plan_args {
-    const char *scenario, *output, *cluster, *kernels;
+    const char *scenario, *output, *cluster, *kernels, *overlay, *routing;
     uint32_t top;
     bool explain;
 };
@@ -19,10 +19,12 @@ static const struct cli_usage usage = {
     .operands = "SCENARIO.yaml",
     .about = "Searches degrees, schedule, recomputation and microbatch for a scenario, simulates the\n"
              "best candidates and prints them. Ctrl-C ends the search with the best so far; exit code 7\n"
-             "when there is none yet.",
+             "when there is none yet. An overlay says what is dead or spare today: a job that wants more\n"
+             "GPUs than it leaves is planned for as many of them as can be used.",
     .examples = "  staticfire plan scenarios/grok1-gb300-220k/scenario.yaml\n"
                 "  staticfire plan scenario.yaml -o plan.yaml --top 10 --explain\n"
-                "  staticfire plan scenario.yaml --cluster other.yaml --json\n",
+                "  staticfire plan scenario.yaml --cluster other.yaml --json\n"
+                "  staticfire plan scenario.yaml --overlay lost-rack.yaml\n",
     .operands_min = 1,
     .operands_max = 1,
 };
@@ -87,12 +89,14 @@ static json_t *found_json(const struct cli_target *t, const struct found *f) {
     for (uint32_t i = 0; i < f->n; i++) {
         json_array_append_new(plans, result_json(&f->results[i]));
     }
-    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:f, s:b}", "scenario", cli_json_text(t->scenario.name),
-                     "topo", cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost",
+    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:f, s:b, s:I, s:I, s:I}", "scenario",
+                     cli_json_text(t->scenario.name), "topo", cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost",
                      cli_json_hash(sf_cost_hash(t->cost)), "plans", plans, "points", (json_int_t)f->stats.points,
                      "evaluated", (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated,
                      "too_large", (json_int_t)f->stats.too_large, "search_time_s", f->stats.search_time_s, "stopped",
-                     f->stats.stopped);
+                     f->stats.stopped, "gpus", (json_int_t)t->scenario.job.gpus, "gpus_asked",
+                     (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
+                     (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
 }
 
 static void plan_head(struct cli_table *t) {
@@ -160,6 +164,18 @@ static void print_why(const struct found *f, bool explain, struct sf_buf *out) {
     }
 }
 
+/* What the plans had to make do with, and what priced them where GPUs differ. */
+static void print_cluster(const struct sf_scenario *s, struct sf_buf *out) {
+    uint8_t kind_of_stock[SF_KINDS_MAX];
+    if (s->job.gpus != s->job.gpus_asked) {
+        sf_buf_printf(out, "%s of the %s GPUs asked for: %s are left in use\n", cli_count(s->job.gpus),
+                      cli_count(s->job.gpus_asked), cli_count(sf_topo_gpus_in_use(s->topo)));
+    }
+    if (sf_kinds_of(s->topo, kind_of_stock) > 1) {
+        sf_buf_printf(out, "closed forms take the slowest kind of GPU for all; simulated steps have each as it is\n");
+    }
+}
+
 static void print_found(const struct cli_target *t, const struct found *f, const struct plan_args *a,
                         struct sf_buf *out) {
     const struct sf_scenario *s = &t->scenario;
@@ -167,6 +183,7 @@ static void print_found(const struct cli_target *t, const struct found *f, const
                   s->name, cli_off(), s->model.name, cli_count(s->job.gpus), sf_topo_name(s->topo),
                   cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
                   sf_dtype_name(s->job.precision));
+    print_cluster(s, out);
     struct cli_table table = {.align = "rrrrrrrllrrrrrr"};
     plan_head(&table);
     for (uint32_t i = 0; i < f->n; i++) {
@@ -183,7 +200,7 @@ static void print_found(const struct cli_target *t, const struct found *f, const
     }
 }
 
-/* The plan names its scenario the way a reader of the plan file will look for it. */
+/* The plan names its files the way a reader of the plan file will look for them. */
 static int write_plan(struct cli *cli, const struct cli_target *t, const struct plan_args *a, struct sf_plan *plan) {
     char name[CLI_PATH];
     SF_TRY(cli_path_relative(a->output, a->scenario, name, &cli->err));
@@ -191,6 +208,14 @@ static int write_plan(struct cli *cli, const struct cli_target *t, const struct 
     if (a->cluster != NULL) {
         SF_TRY(cli_path_relative(a->output, a->cluster, name, &cli->err));
         SF_TRY(cli_path_copy(plan->cluster, sizeof plan->cluster, name, &cli->err));
+    }
+    if (a->overlay != NULL) {
+        SF_TRY(cli_path_relative(a->output, a->overlay, name, &cli->err));
+        SF_TRY(cli_path_copy(plan->overlay, sizeof plan->overlay, name, &cli->err));
+    }
+    if (plan->schedule_file[0] != '\0') {
+        SF_TRY(cli_path_relative(a->output, plan->schedule_file, name, &cli->err));
+        SF_TRY(cli_path_copy(plan->schedule_file, sizeof plan->schedule_file, name, &cli->err));
     }
     struct sf_buf buf = {0};
     int rc = sf_plan_print(plan, sf_scenario_hash(&t->scenario), &buf);
@@ -232,6 +257,8 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
         {"explain", 0, CLI_FLAG, &a.explain, NULL, "bounds, memory and layers per stage"},
         {"cluster", 0, CLI_TEXT, &a.cluster, "FILE", "instead of the scenario's cluster"},
         {"kernels", 0, CLI_TEXT, &a.kernels, "FILE", "measured kernel table"},
+        {"overlay", 0, CLI_TEXT, &a.overlay, "FILE", "dead, degraded and spare parts, instead of the cluster's own"},
+        {"routing", 0, CLI_TEXT, &a.routing, "MODE", "adaptive, ecmp, rail-local or pxn, instead of the cluster's"},
         {0},
     };
     int first;
@@ -248,7 +275,13 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
         return sf_fail_memory(&cli->err, "plans");
     }
     int rc = cli_target_load(cli, a.scenario,
-                             &(struct cli_load){.cluster = a.cluster, .kernels = a.kernels, .cost = true}, &t);
+                             &(struct cli_load){.cluster = a.cluster,
+                                                .kernels = a.kernels,
+                                                .overlay = a.overlay,
+                                                .routing = a.routing,
+                                                .fewer = true,
+                                                .cost = true},
+                             &t);
     if (rc == 0 && t.has_plan) {
         rc = sf_fail(&cli->err, SF_E_USAGE, "%s is a plan already; staticfire sim predicts its step", a.scenario);
     }

@@ -14,11 +14,11 @@
 #include "cli/print.h"
 
 struct run_args {
-    const char *target, *transport, *trace, *data, *dump, *log, *stall, *output, *cluster, *program;
+    const char *target, *transport, *backend, *trace, *data, *dump, *log, *stall, *output, *cluster, *program;
     uint32_t steps;
     char **rest; /* what follows "--", for staticfire-run as it is */
     int rest_n;
-    bool dry, quiet, reference;
+    bool dry, quiet, reference, virtual_ranks;
 };
 
 static const struct cli_usage usage = {
@@ -75,7 +75,13 @@ static int add_mpirun(struct cli *cli, struct command *c, uint32_t ranks, char p
 static void add_run(struct cli *cli, const struct run_args *a, const char *run, struct command *c) {
     add(c, run);
     add(c, a->program);
-    add_option(c, "--transport", a->transport);
+    if (a->backend == NULL || strcmp(a->backend, "cpu") == 0) {
+        add_option(c, "--transport", a->transport);
+    }
+    add_option(c, "--backend", a->backend);
+    if (a->virtual_ranks) {
+        add(c, "--virtual-ranks");
+    }
     if (a->steps > 0) {
         snprintf(c->steps, sizeof c->steps, "%u", a->steps);
         add_option(c, "--steps", c->steps);
@@ -218,6 +224,9 @@ int verb_run(struct cli *cli, int argc, char **argv) {
     const struct cli_option options[] = {
         {"steps", 's', CLI_COUNT, &a.steps, "N", "training steps (default: the scenario's)"},
         {"transport", 0, CLI_TEXT, &a.transport, "KIND", "threads (default) or mpi"},
+        {"backend", 0, CLI_TEXT, &a.backend, "KIND",
+         "cpu (default), cuda, or record: checks the GPU's way without one"},
+        {"virtual-ranks", 0, CLI_FLAG, &a.virtual_ranks, NULL, "cuda, record: all ranks on one device"},
         {"trace", 't', CLI_TEXT, &a.trace, "FILE", "write what happened, op by op"},
         {"data", 'd', CLI_TEXT, &a.data, "FILE", "text to train on (default: the scenario's)"},
         {"dump", 0, CLI_TEXT, &a.dump, "FILE", "write final gradients, weights and losses"},

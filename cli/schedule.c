@@ -7,20 +7,12 @@
 #include "cli/args.h"
 #include "cli/files.h"
 #include "cli/print.h"
+#include "cli/schedule_auto.h"
 #include "core/arena.h"
-#include "planner/pipeline.h"
 
 #define VERB "schedule"
 #define TABLE_MAX_BYTES (64u << 20)
 #define CHART_DEVICES 64 /* more would scroll away */
-
-struct cli_schedule {
-    struct sf_pipe *pipe;
-    struct sf_pipe_costs costs;
-    struct sf_pipe_timing timing;
-    sf_time_ps lower_bound; /* of the span */
-    double search_time_s;
-};
 
 struct schedule_args {
     const char *kind, *f, *b, *w, *comm, *wrap, *table, *layout, *svg, *csv;
@@ -39,6 +31,9 @@ static const struct cli_usage usage = {
              "Kinds:\n"
              "  gpipe, 1f1b (both also with --slices), interleaved, breadth-first, zb-h1, zb-h2, zb-1p, zb-2p,\n"
              "  zb-v, v-half, v-min, 1f1b-v, dualpipe, dualpipev\n"
+             "  auto      the shortest span under --memory-limit (1 p M), searched for over orders and placements\n"
+             "            of 1 to 4 chunks or of --chunks, no worse than any of the above, with what is provably\n"
+             "            possible on its placement. Ctrl-C prints the best so far.\n"
              "  all       every family side by side\n"
              "  table     the passes in --table FILE.csv: a row per device, cells such as 0F0 0I0 0W0 or 0B0\n\n"
              "M is the activation of one microbatch on one device; 1F1B holds p M.\n"
@@ -82,6 +77,24 @@ static int make_family(const struct schedule_args *a, struct cli_schedule *out, 
     return set_costs(a, out, err);
 }
 
+/* A layout says how many virtual stages there are and what they cost; where they live is searched for. */
+static int make_auto(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
+    struct sf_pipe_layout layout;
+    struct sf_pipe *shape = NULL;
+    struct sf_pipe_costs costs = {.f = NULL};
+    if (a->layout == NULL) {
+        return cli_schedule_auto(&a->spec, 0, NULL, out, err);
+    }
+    SF_TRY(sf_pipe_layout_parse(a->layout, &layout, err));
+    int rc = sf_pipe_create(a->spec.devices, layout.stages_n, a->spec.microbatches, 1, &shape, err);
+    rc = rc == 0 ? sf_pipe_layout_costs(&layout, shape, &a->spec, a->loss_layers, &costs, err) : rc;
+    rc = rc == 0 ? cli_schedule_auto(&a->spec, layout.stages_n, &costs, out, err) : rc;
+    sf_pipe_costs_clear(&costs);
+    sf_pipe_free(shape);
+    sf_pipe_layout_clear(&layout);
+    return rc;
+}
+
 static int make_table(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
     char *text = NULL;
     size_t bytes = 0;
@@ -105,7 +118,9 @@ static int check_limit(const struct schedule_args *a, const struct cli_schedule 
 static int time_it(const struct schedule_args *a, struct cli_schedule *r, struct sf_err *err) {
     SF_TRY(sf_pipe_replay(r->pipe, &r->costs, &r->timing, NULL, NULL, err));
     double limit = a->limit > 0 ? a->limit * r->pipe->devices : r->timing.peak_memory;
-    r->lower_bound = sf_pipe_lower_bound(r->pipe, &r->costs, limit);
+    if (r->lower_bound == 0) {
+        r->lower_bound = sf_pipe_lower_bound(r->pipe, &r->costs, limit);
+    }
     return check_limit(a, r, err);
 }
 
@@ -113,6 +128,8 @@ static int make(const struct schedule_args *a, struct cli_schedule *out, struct 
     int rc;
     if (strcmp(a->kind, "table") == 0) {
         rc = make_table(a, out, err);
+    } else if (strcmp(a->kind, "auto") == 0) {
+        rc = make_auto(a, out, err);
     } else {
         rc = make_family(a, out, err);
     }
@@ -129,6 +146,15 @@ static double bound_bubble(const struct cli_schedule *r) {
     return r->lower_bound > 0 ? (double)(r->lower_bound - r->timing.busiest) / (double)r->lower_bound : 0;
 }
 
+/* The same of the shortest span that any of the placements tried allows. */
+static double placements_bubble(const struct cli_schedule *r) {
+    return (double)(r->placements_bound - r->timing.busiest) / (double)r->placements_bound;
+}
+
+static double gap(const struct cli_schedule *r) {
+    return r->timing.span > 0 ? 1 - (double)r->lower_bound / (double)r->timing.span : 0;
+}
+
 static json_t *result_json(const char *kind, const struct cli_schedule *r) {
     const struct sf_pipe *p = r->pipe;
     json_t *doc =
@@ -138,6 +164,13 @@ static json_t *result_json(const char *kind, const struct cli_schedule *r) {
                   sf_ps_to_s(r->timing.makespan), "span_bubble", r->timing.bubble_span, "makespan_bubble",
                   r->timing.bubble_makespan, "peak_activation", r->timing.peak_memory, "lower_bound", bound_bubble(r),
                   "lower_bound_span_s", sf_ps_to_s(r->lower_bound), "search_time_s", r->search_time_s);
+    if (r->proof != NULL) {
+        json_object_set_new(doc, "placement", json_string(r->placement));
+        json_object_set_new(doc, "gap", json_real(gap(r)));
+        json_object_set_new(doc, "lower_bound_by", json_string(r->proof));
+        json_object_set_new(doc, "lower_bound_any_placement", json_real(placements_bubble(r)));
+        json_object_set_new(doc, "stopped", json_boolean(r->stopped));
+    }
     return doc;
 }
 
@@ -155,6 +188,12 @@ static void print_result(const char *kind, const struct cli_schedule *r, struct 
     cli_fact(out, "span bubble", "%8.2f %%   %s", t->bubble_span * 100, cli_time(t->span));
     cli_fact(out, "makespan bubble", "%8.2f %%   %s", t->bubble_makespan * 100, cli_time(t->makespan));
     cli_fact(out, "lower bound of span", "%8.2f %%   %s", bound_bubble(r) * 100, cli_time(r->lower_bound));
+    if (r->proof != NULL) {
+        cli_fact(out, "gap", "%8.2f %%   bound by: %s", gap(r) * 100, r->proof);
+        cli_fact(out, "bound, any placement", "%8.2f %%   %s", placements_bubble(r) * 100,
+                 cli_time(r->placements_bound));
+        cli_fact(out, "placement", "%s", r->placement);
+    }
     cli_fact(out, "peak activation", "%8.3f M   %.2f p M", t->peak_memory, t->peak_memory / p->devices);
     if (r->search_time_s > 0) {
         cli_fact(out, "search time", "%s", cli_seconds(r->search_time_s));
@@ -309,11 +348,12 @@ static int parse_time(struct cli *cli, const char *name, const char *text, sf_ti
 }
 
 static int check_kind(struct cli *cli, const char *kind) {
-    const char *names[SF_PIPE_FAMILIES_N + 3] = {0};
+    const char *names[SF_PIPE_FAMILIES_N + 4] = {0};
     int n = 0;
     for (; n < SF_PIPE_FAMILIES_N; n++) {
         names[n] = sf_pipe_family_name(n);
     }
+    names[n++] = "auto";
     names[n++] = "all";
     names[n++] = "table";
     for (int i = 0; i < n; i++) {
@@ -357,6 +397,17 @@ static int check_wrap(struct cli *cli, struct schedule_args *a) {
     return cli_fail_usage(cli, VERB, "--wrap-edge is for schedules that go around: interleaved and breadth-first");
 }
 
+static int check_auto(struct cli *cli, struct schedule_args *a) {
+    if (a->spec.slices > 0) {
+        return cli_fail_usage(cli, VERB, "--kind auto takes whole sequences; --slices is for gpipe and 1f1b");
+    }
+    if (a->layout != NULL && a->spec.chunks > 0) {
+        return cli_fail_usage(cli, VERB, "--chunks follows from --layout");
+    }
+    a->limit = a->limit > 0 ? a->limit : 1;
+    return 0;
+}
+
 static int complete(struct cli *cli, struct schedule_args *a) {
     a->kind = a->kind != NULL ? a->kind : a->table != NULL ? "table" : NULL;
     if (a->kind == NULL) {
@@ -377,6 +428,9 @@ static int complete(struct cli *cli, struct schedule_args *a) {
     SF_TRY(a->comm != NULL ? parse_time(cli, "comm", a->comm, &a->spec.comm) : 0);
     a->spec.family = sf_pipe_family_parse(a->kind);
     a->spec.weight_share = a->weight_share;
+    if (strcmp(a->kind, "auto") == 0) {
+        SF_TRY(check_auto(cli, a));
+    }
     a->spec.memory_limit = a->limit * a->spec.devices;
     a->spec.published = a->published;
     return 0;

@@ -10,15 +10,18 @@
 #include "cli/load.h"
 #include "cli/print.h"
 #include "cli/progress.h"
+#include "cli/seats.h"
 #include "cli/sources.h"
+#include "sim/interval.h"
+#include "sim/seats.h"
 #include "sim/sim.h"
 
 #define SEED_OF_JOB UINT64_MAX
 
 struct sim_args {
-    const char *target, *trace, *kernels, *cluster, *forecast, *jitter_kind, *slow_list;
-    bool unfolded, both;
-    uint64_t seed;
+    const char *target, *trace, *kernels, *cluster, *forecast, *jitter_kind, *slow_list, *overlay, *routing;
+    bool unfolded, both, links, expand, audit;
+    uint64_t seed, routing_seed;
     uint32_t trace_ranks, seeds;
     double jitter;
     int jitter_of; /* enum sf_jitter */
@@ -49,7 +52,8 @@ struct results {
 
 /* Figures that follow from a result and its program. */
 struct figures {
-    double step_s, tokens_per_s_per_gpu, model_flops_per_gpu, mfu, peak_flops, low_s, high_s;
+    double step_s, tokens_per_s_per_gpu, model_flops_per_gpu, mfu, peak_flops;
+    struct sf_interval interval;
     int precision;
 };
 
@@ -81,21 +85,14 @@ static struct figures figures_of(const struct cli_target *t, const struct sf_sim
     double gpus = sf_prog_ranks(t->prog), tokens = (double)job->global_batch_sequences * job->seq_len_tokens;
     struct figures f = {.step_s = sf_ps_to_s(r->step_time)};
     f.precision = t->has_scenario ? t->scenario.job.precision : main_precision(t->prog);
-    f.peak_flops = sf_topo_device(cli_target_topo(t))->flops_per_s[f.precision];
+    f.peak_flops = sf_seats_peak(cli_target_topo(t), t->prog, f.precision);
     if (f.step_s > 0) {
         f.tokens_per_s_per_gpu = tokens / f.step_s / gpus;
         f.model_flops_per_gpu = job->model_flops_per_step / f.step_s / gpus;
     }
     f.mfu = f.peak_flops > 0 ? f.model_flops_per_gpu / f.peak_flops : 0;
-    double width = cli_grade_width(r->grade);
-    f.low_s = f.step_s * (1 - width);
-    f.high_s = f.step_s * (1 + width);
+    sf_interval_of(t->prog, t->cost, r, 0.0, &f.interval);
     return f;
-}
-
-static void interval_basis(const struct sf_sim_result *r, char *buf, size_t size) {
-    snprintf(buf, size, "rule of thumb for grade \"%s\": +-%.0f %%", sf_grade_name((int)r->grade),
-             cli_grade_width(r->grade) * 100);
 }
 
 struct part {
@@ -130,10 +127,11 @@ static json_t *basis_json(const struct cli_target *t, const struct sf_sim_result
                      r->extrapolated_share, "sources", cli_sources_json(cli_target_topo(t)));
 }
 
-static json_t *interval_json(const struct sf_sim_result *r, const struct figures *f) {
-    char basis[96];
-    interval_basis(r, basis, sizeof basis);
-    return json_pack("{s:f, s:f, s:s}", "low_s", f->low_s, "high_s", f->high_s, "basis", basis);
+static json_t *interval_json(const struct figures *f) {
+    const struct sf_interval *i = &f->interval;
+    char basis[160];
+    return json_pack("{s:f, s:f, s:f, s:f, s:s}", "low_s", i->low_s, "high_s", i->high_s, "kernels", i->kernels,
+                     "network", i->network, "basis", sf_interval_text(i, basis, sizeof basis));
 }
 
 static json_t *sim_json(const struct cli_target *t, const struct sim_args *a, const struct results *results) {
@@ -147,9 +145,9 @@ static json_t *sim_json(const struct cli_target *t, const struct sim_args *a, co
                   "bubble_makespan", r->bubble_makespan);
     json_t *more =
         json_pack("{s:o, s:o, s:f, s:I, s:I, s:f, s:I, s:o, s:b, s:o}", "breakdown_s", breakdown_json(r), "interval",
-                  interval_json(r, &f), "busy_s", r->busy_s, "events", (json_int_t)r->events, "instances",
+                  interval_json(&f), "busy_s", r->busy_s, "events", (json_int_t)r->events, "instances",
                   (json_int_t)r->instances, "wall_s", r->wall_s, "max_rss_bytes", (json_int_t)results->main_rss_bytes,
-                  "digest", cli_json_hash(r->digest), "unfolded", a->unfolded, "rests_on", basis_json(t, r, a->seed));
+                  "digest", cli_json_hash(r->digest), "unfolded", r->unfolded, "rests_on", basis_json(t, r, a->seed));
     if (out != NULL && more != NULL) {
         json_object_update(out, more);
     }
@@ -166,6 +164,7 @@ static void print_spread(const struct sf_spread *s, struct sf_buf *out) {
 
 static void spread_json(const struct sim_args *a, const struct results *r, json_t *doc) {
     const struct sf_spread *s = &r->spread;
+    json_object_set_new(doc, "slowed_s", json_real(r->main.slowed_s));
     json_object_set_new(doc, "fold_s", json_real(r->main.fold_s));
     json_object_set_new(doc, "run_s", json_real(r->main.run_s));
     json_object_update_new(doc, json_pack("{s:f, s:f, s:f, s:i, s:f, s:s, s:s}", "step_time_p50_s", sf_ps_to_s(s->p50),
@@ -176,20 +175,23 @@ static void spread_json(const struct sim_args *a, const struct results *r, json_
 
 static void print_step(const struct cli_target *t, const struct sf_sim_result *r, struct sf_buf *out) {
     struct figures f = figures_of(t, r);
-    char basis[96];
-    interval_basis(r, basis, sizeof basis);
-    cli_fact(out, "step time", "%12s   %s to %s, %s", cli_time(r->step_time), cli_seconds(f.low_s),
-             cli_seconds(f.high_s), basis);
+    char basis[160];
+    cli_fact(out, "step time", "%12s   %s to %s; %s", cli_time(r->step_time), cli_seconds(f.interval.low_s),
+             cli_seconds(f.interval.high_s), sf_interval_text(&f.interval, basis, sizeof basis));
     cli_fact(out, "tokens/s/GPU", "%12.1f", f.tokens_per_s_per_gpu);
     cli_fact(out, "model TFLOP/s/GPU", "%12.*f", f.model_flops_per_gpu < 1e12 ? 4 : 1, f.model_flops_per_gpu / 1e12);
     cli_fact(out, "MFU", "%12s   of %s, the %s peak%s", cli_mfu(f.mfu), cli_flops(f.peak_flops),
              sf_dtype_name(f.precision), f.mfu <= 1 ? "" : ", which the cluster file puts too low");
     cli_fact(out, "peak memory", "%12s   of %s", cli_bytes(r->peak_memory_bytes),
-             cli_bytes(sf_topo_device(cli_target_topo(t))->memory_bytes));
+             cli_bytes(sf_seats_memory(cli_target_topo(t))));
     cli_fact(out, "bubble", "%10.1f %%   compute stream idle between its first and last op, worst stage",
              r->bubble_span * 100);
     cli_fact(out, "", "%10.1f %%   the same over the whole step, mean over stages; waiting of every kind counts",
              r->bubble_makespan * 100);
+    if (r->slowed_s > 0) {
+        cli_fact(out, "slowed", "%10.1f %%   of kernel time, by communication that takes cores and memory beside it",
+                 r->slowed_s / r->busy_s * 100);
+    }
 }
 
 static void print_breakdown(const struct sf_sim_result *r, struct sf_buf *out) {
@@ -204,8 +206,7 @@ static void print_breakdown(const struct sf_sim_result *r, struct sf_buf *out) {
     }
 }
 
-static void print_effort(const struct cli_target *t, const struct sim_args *a, const struct results *results,
-                         struct sf_buf *out) {
+static void print_effort(const struct cli_target *t, const struct results *results, struct sf_buf *out) {
     const struct sf_sim_result *r = &results->main;
     char hash[SF_HASH_TEXT];
     uint32_t ranks = sf_prog_ranks(t->prog);
@@ -213,7 +214,7 @@ static void print_effort(const struct cli_target *t, const struct sim_args *a, c
     cli_fact(out, "instances", "%s for %s rank%s", cli_count(r->instances), cli_count(ranks), ranks == 1 ? "" : "s");
     cli_fact(out, "events", "%s in %s, %s resident at most", cli_count(r->events), cli_seconds(r->wall_s),
              cli_bytes(results->main_rss_bytes));
-    cli_fact(out, "", "%s to %s the ranks, %s for the events", cli_seconds(r->fold_s), a->unfolded ? "lay out" : "fold",
+    cli_fact(out, "", "%s to %s the ranks, %s for the events", cli_seconds(r->fold_s), r->unfolded ? "lay out" : "fold",
              cli_seconds(r->run_s));
     cli_fact(out, "digest", "%s", sf_hash_format(r->digest, hash));
 }
@@ -245,7 +246,7 @@ static void print_sim(const struct cli_target *t, const struct sim_args *a, cons
     print_step(t, r, out);
     print_spread(&results->spread, out);
     print_breakdown(r, out);
-    print_effort(t, a, results, out);
+    print_effort(t, results, out);
     print_basis(t, a, r, out);
 }
 
@@ -258,6 +259,9 @@ static int simulate(struct cli *cli, const struct cli_target *t, const struct si
                                      .jitter_kind = (enum sf_jitter)a->jitter_of,
                                      .slow = a->slow,
                                      .slow_n = a->slow_n,
+                                     .links = a->links,
+                                     .expand = a->expand,
+                                     .audit = a->audit,
                                      .trace = trace,
                                      .trace_ranks = a->trace_ranks,
                                      .progress = cli_progress_update,
@@ -304,23 +308,70 @@ static void both_json(const struct results *r, json_t *doc) {
                                   (json_int_t)r->unfolded_rss_bytes, "digest", cli_json_hash(u->digest)));
 }
 
+static void links_json(const struct sim_args *a, const struct results *r, json_t *doc) {
+    if (a->links) {
+        json_object_set_new(doc, "contended_links", json_integer((json_int_t)r->main.contended_links));
+        json_object_set_new(doc, "links_certified", json_boolean(r->main.links_certified));
+    }
+    if (a->expand) {
+        json_object_set_new(doc, "chunks", cli_json_u64(r->main.chunks));
+    }
+    if (a->audit) {
+        json_object_set_new(doc, "audited", cli_json_u64(r->main.audited));
+        json_object_set_new(doc, "violations", cli_json_u64(r->main.violations));
+    }
+}
+
+static void print_links(const struct sim_args *a, const struct results *r, struct sf_buf *out) {
+    if (a->links) {
+        cli_fact(out, "links", "%s%s", cli_count(r->main.contended_links),
+                 r->main.links_certified ? " can be contended: the fabric carries whatever its NICs send"
+                                         : " inside the fabric can be contended and took part");
+    }
+    if (a->expand) {
+        cli_fact(out, "chunks", "%s moved in collectives between ops; every rank by itself", cli_count(r->main.chunks));
+    }
+    if (a->audit) {
+        cli_fact(out, "audit", "%s checks, %s violations%s%s", cli_count(r->main.audited),
+                 cli_count(r->main.violations), r->main.violations > 0 ? ": " : "", r->main.violation);
+    }
+}
+
+static int report_json(struct cli *cli, const struct cli_target *t, const struct sim_args *a, const struct results *r,
+                       const struct cli_forecast_files *files) {
+    json_t *doc = sim_json(t, a, r);
+    if (doc == NULL) {
+        return cli_print_json(doc, &cli->err);
+    }
+    spread_json(a, r, doc);
+    links_json(a, r, doc);
+    if (a->both) {
+        both_json(r, doc);
+    }
+    if (a->forecast != NULL) {
+        json_object_set_new(doc, "forecast_seal", cli_json_hash(files->seal));
+    }
+    int rc = cli_seats_json(cli, t, doc);
+    if (rc != 0) {
+        json_decref(doc);
+        return rc;
+    }
+    return cli_print_json(doc, &cli->err);
+}
+
 static int report(struct cli *cli, const struct cli_target *t, const struct sim_args *a, const struct results *r,
                   const struct cli_forecast_files *files) {
     if (cli->json) {
-        json_t *doc = sim_json(t, a, r);
-        if (doc != NULL) {
-            spread_json(a, r, doc);
-        }
-        if (doc != NULL && a->both) {
-            both_json(r, doc);
-        }
-        if (doc != NULL && a->forecast != NULL) {
-            json_object_set_new(doc, "forecast_seal", cli_json_hash(files->seal));
-        }
-        return cli_print_json(doc, &cli->err);
+        return report_json(cli, t, a, r, files);
     }
     struct sf_buf out = {0};
     print_sim(t, a, r, &out);
+    print_links(a, r, &out);
+    int rc = cli_seats_print(cli, t, &out);
+    if (rc != 0) {
+        sf_buf_free(&out);
+        return rc;
+    }
     if (a->both) {
         const struct sf_sim_result *u = &r->unfolded;
         cli_heading(&out, "Unfolded");
@@ -404,6 +455,22 @@ static int check_noise(struct cli *cli, struct sim_args *a) {
     return a->slow_list != NULL ? sf_slow_parse(a->slow_list, a->slow, &a->slow_n, &cli->err) : 0;
 }
 
+static int check_network(struct cli *cli, const struct sim_args *a) {
+    if (a->routing_seed > 0 && (!a->links || a->routing == NULL || strcmp(a->routing, "ecmp") != 0)) {
+        return cli_fail_usage(cli, "sim", "--routing-seed picks single paths: it needs --routing ecmp and --links");
+    }
+    if (a->forecast != NULL && a->expand) {
+        return cli_fail_usage(cli, "sim",
+                              "a forecast is replayed with whole collectives when it is compared: leave out --expand");
+    }
+    if (a->forecast != NULL && (a->overlay != NULL || a->routing != NULL || a->links)) {
+        return cli_fail_usage(cli, "sim",
+                              "a forecast is joined through its cluster file: say overlay and routing there, and "
+                              "leave out --overlay, --routing and --links");
+    }
+    return 0;
+}
+
 int verb_sim(struct cli *cli, int argc, char **argv) {
     struct sim_args a = {.seed = SEED_OF_JOB};
     const struct cli_option options[] = {
@@ -415,6 +482,13 @@ int verb_sim(struct cli *cli, int argc, char **argv) {
         {"jitter", 0, CLI_FRACTION, &a.jitter, "SHARE", "relative spread of kernel times, each rank and op its own"},
         {"jitter-kind", 0, CLI_TEXT, &a.jitter_kind, "KIND", "lognormal (default) or normal"},
         {"seeds", 0, CLI_COUNT, &a.seeds, "N", "simulate N seeds: p50, p95, p99 of the step"},
+        {"overlay", 0, CLI_TEXT, &a.overlay, "FILE", "dead, degraded and spare parts, instead of the cluster's own"},
+        {"routing", 0, CLI_TEXT, &a.routing, "MODE", "adaptive, ecmp, rail-local or pxn, instead of the cluster's"},
+        {"routing-seed", 0, CLI_U64, &a.routing_seed, "N", "of the hash that --routing ecmp picks paths by"},
+        {"links", 0, CLI_FLAG, &a.links, NULL, "simulate every link inside the fabric that can be contended"},
+        {"expand", 0, CLI_FLAG, &a.expand, NULL,
+         "run collectives between ops chunk by chunk, each rank with its own end"},
+        {"audit", 0, CLI_FLAG, &a.audit, NULL, "check bytes, causes and capacities while running"},
         {"slow", 0, CLI_TEXT, &a.slow_list, "LIST", "gpu:7=0.9,nic:3=0.5,nvlink:2=0.8,gpus:0.1%=0.95"},
         {"trace", 't', CLI_TEXT, &a.trace, "FILE", "write the trace, and the program beside it"},
         {"trace-ranks", 0, CLI_COUNT, &a.trace_ranks, "N", "trace ranks 0 to N-1 only"},
@@ -428,13 +502,23 @@ int verb_sim(struct cli *cli, int argc, char **argv) {
     if (a.both && a.unfolded) {
         return cli_fail_usage(cli, "sim", "--both already simulates unfolded; leave one of the two out");
     }
+    if (a.both && a.expand) {
+        return cli_fail_usage(cli, "sim", "--expand simulates every rank: --both has nothing folded to compare with");
+    }
+    SF_TRY(check_network(cli, &a));
     if (a.trace_ranks > 0 && a.trace == NULL) {
         return cli_fail_usage(cli, "sim", "--trace-ranks changes nothing without --trace");
     }
     SF_TRY(sf_output_check(a.trace, &cli->err));
     SF_TRY(sf_output_check(a.forecast, &cli->err));
     struct cli_target t;
-    struct cli_load want = {.cluster = a.cluster, .kernels = a.kernels, .program = true, .cost = true};
+    struct cli_load want = {.cluster = a.cluster,
+                            .kernels = a.kernels,
+                            .overlay = a.overlay,
+                            .routing = a.routing,
+                            .routing_seed = a.routing_seed,
+                            .program = true,
+                            .cost = true};
     SF_TRY(cli_target_load(cli, a.target, &want, &t));
     a.seed = a.seed == SEED_OF_JOB ? t.prog->job.seed : a.seed;
     int rc = sim_target(cli, &t, &a);

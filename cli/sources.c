@@ -35,11 +35,3 @@ void cli_sources_print(const struct sf_topo *t, struct sf_buf *out) {
     }
     cli_table_print(&table, "  ", out);
 }
-
-double cli_grade_width(enum sf_grade grade) {
-    static const double width[SF_GRADES_N] = {[SF_GRADE_CALIBRATED] = 0.05,
-                                              [SF_GRADE_MEASURED] = 0.10,
-                                              [SF_GRADE_DATASHEET] = 0.20,
-                                              [SF_GRADE_EXTRAPOLATED] = 0.30};
-    return (unsigned)grade < SF_GRADES_N ? width[grade] : width[SF_GRADE_EXTRAPOLATED];
-}

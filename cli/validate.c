@@ -44,27 +44,35 @@ static json_t *breakdown_json(const struct sf_breakdown *b) {
 static json_t *row_json(const struct sf_validation *v) {
     bool ran = v->refused[0] == '\0', peak = ran && v->row.peak_mem_gb > 0;
     json_t *interval = ran ? json_pack("{s:f, s:f}", "low_s", v->low_s, "high_s", v->high_s) : json_null();
-    return json_pack("{s:o, s:o, s:o, s:i, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "case_id",
-                     cli_json_text(v->row.case_id), "source_file", cli_json_text(v->row.source_file), "tier",
-                     cli_json_text(v->row.tier), "line", (int)v->row.line, "measured_s", v->row.step_time_s,
-                     "predicted_s", real_or_null(ran, v->predicted_s), "error", real_or_null(ran, v->error),
-                     "peak_memory_bytes", real_or_null(ran, v->peak_bytes), "peak_memory_error",
-                     real_or_null(peak, v->peak_error), "grade",
-                     ran ? json_string(sf_grade_name((int)v->grade)) : json_null(), "interval", interval, "framework",
-                     v->framework[0] ? cli_json_text(v->framework) : json_null(), "breakdown_s",
-                     ran ? breakdown_json(&v->breakdown) : json_null(), "refused",
-                     ran ? json_null() : cli_json_text(v->refused), "calibration", v->calibration);
+    return json_pack(
+        "{s:o, s:o, s:o, s:i, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o}", "case_id",
+        cli_json_text(v->row.case_id), "source_file", cli_json_text(v->row.source_file), "tier",
+        cli_json_text(v->row.tier), "line", (int)v->row.line, "measured_s", v->row.step_time_s, "predicted_s",
+        real_or_null(ran, v->predicted_s), "error", real_or_null(ran, v->error), "peak_memory_bytes",
+        real_or_null(ran, v->peak_bytes), "peak_memory_error", real_or_null(peak, v->peak_error), "grade",
+        ran ? json_string(sf_grade_name((int)v->grade)) : json_null(), "interval", interval, "framework",
+        v->framework[0] ? cli_json_text(v->framework) : json_null(), "breakdown_s",
+        ran ? breakdown_json(&v->breakdown) : json_null(), "refused", ran ? json_null() : cli_json_text(v->refused),
+        "calibration", v->calibration, "assumed", v->assumed[0] ? cli_json_text(v->assumed) : json_null());
 }
 
 static json_t *summary_json(const struct sf_validation_summary *s) {
-    return json_pack("{s:o, s:o, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "source_file",
+    return json_pack("{s:o, s:o, s:b, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "source_file",
                      s->source_file[0] ? cli_json_text(s->source_file) : json_null(), "tier",
-                     s->source_file[0] ? cli_json_text(s->tier) : json_null(), "rows", (int)s->rows, "n", (int)s->n,
-                     "refused", (int)s->refused, "calibration", (int)s->calibration, "mean_abs_error",
-                     real_or_null(s->n > 0, s->mean_abs), "median_abs_error", real_or_null(s->n > 0, s->median_abs),
-                     "max_abs_error", real_or_null(s->n > 0, s->max_abs), "mean_error", real_or_null(s->n > 0, s->bias),
-                     "spearman", real_or_null(s->n > 1, s->spearman), "coverage",
+                     s->source_file[0] ? cli_json_text(s->tier) : json_null(), "assumed", s->assumed, "assumed_rows",
+                     (int)s->assumed_rows, "rows", (int)s->rows, "n", (int)s->n, "refused", (int)s->refused,
+                     "calibration", (int)s->calibration, "mean_abs_error", real_or_null(s->n > 0, s->mean_abs),
+                     "median_abs_error", real_or_null(s->n > 0, s->median_abs), "max_abs_error",
+                     real_or_null(s->n > 0, s->max_abs), "mean_error", real_or_null(s->n > 0, s->bias), "spearman",
+                     real_or_null(s->n > 1, s->spearman), "coverage",
                      real_or_null(s->n > 0, s->n > 0 ? (double)s->covered / s->n : 0));
+}
+
+static json_t *memory_json(const struct sf_validation_summary *s) {
+    return json_pack("{s:i, s:o, s:o, s:o}", "n", (int)s->peaks, "mean_abs_error",
+                     real_or_null(s->peaks > 0, s->peak_mean_abs), "max_abs_error",
+                     real_or_null(s->peaks > 0, s->peak_max_abs), "least_error",
+                     real_or_null(s->peaks > 0, s->peak_least));
 }
 
 static int print_json(const struct sf_validate *v, struct sf_err *err) {
@@ -77,6 +85,7 @@ static int print_json(const struct sf_validate *v, struct sf_err *err) {
     }
     json_t *doc = summary_json(&v->summaries[v->summaries_n - 1]);
     json_object_del(doc, "rows");
+    json_object_set_new(doc, "peak_memory", memory_json(&v->summaries[v->summaries_n - 1]));
     json_object_set_new(doc, "summaries", summaries);
     json_object_set_new(doc, "rows", rows);
     return cli_print_json(doc, err);
@@ -93,13 +102,23 @@ static void row_cells(struct cli_table *t, const struct sf_validation *v) {
     cli_cell(t, "%s", cli_seconds(v->row.step_time_s));
     cli_cell(t, "%s", cli_seconds(v->predicted_s));
     cli_cell(t, "%+.1f %%", 100 * v->error);
+    cli_cell(t, "%.1f %%", 100 * v->interval.half);
+    if (v->row.peak_mem_gb > 0) {
+        cli_cell(t, "%+.1f %%", 100 * v->peak_error);
+    } else {
+        cli_cell(t, "%s", "");
+    }
     cli_cell(t, "%s", sf_grade_name((int)v->grade));
-    cli_cell(t, "%s%s", v->framework[0] ? v->framework : "none", v->calibration ? ", calibration" : "");
+    cli_cell(t, "%s%s", v->framework[0] ? v->framework : "none",
+             v->calibration       ? ", calibration"
+             : v->assumed[0] != 0 ? ", assumed"
+                                  : "");
 }
 
 static void print_rows(const struct sf_validate *v, struct sf_buf *out) {
-    struct cli_table t = {.align = "llrrrll"};
-    const char *const heads[] = {"case", "tier", "measured", "predicted", "error", "rests on", "framework"};
+    struct cli_table t = {.align = "llrrrrrll"};
+    const char *const heads[] = {"case",     "tier",   "measured", "predicted", "error",
+                                 "interval", "memory", "rests on", "framework"};
     cli_heading(out, "rows");
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
         cli_cell(&t, "%s", heads[i]);
@@ -119,9 +138,18 @@ static void print_refusals(const struct sf_validate *v, struct sf_buf *out) {
     }
 }
 
+static void print_assumed(const struct sf_validate *v, struct sf_buf *out) {
+    cli_heading(out, "assumed");
+    for (size_t i = 0; i < v->rows_n; i++) {
+        if (v->rows[i].assumed[0] != '\0') {
+            sf_buf_printf(out, "  line %u %s: %s\n", v->rows[i].row.line, v->rows[i].row.case_id, v->rows[i].assumed);
+        }
+    }
+}
+
 static void summary_cells(struct cli_table *t, const struct sf_validation_summary *s) {
     cli_cell(t, "%s", s->source_file[0] ? s->source_file : "all");
-    cli_cell(t, "%s", s->tier);
+    cli_cell(t, "%s%s", s->tier, s->assumed ? ", assumed" : "");
     cli_cell(t, "%u", s->rows);
     cli_cell(t, "%u", s->refused);
     cli_cell(t, "%u", s->calibration);
@@ -156,13 +184,25 @@ static void print_summaries(const struct sf_validate *v, struct sf_buf *out) {
     cli_table_print(&t, "  ", out);
 }
 
+static void print_memory(const struct sf_validation_summary *all, struct sf_buf *out) {
+    cli_heading(out, "peak memory, absolute errors");
+    if (all->peaks == 0) {
+        sf_buf_printf(out, "  no row that ran states a measured peak\n");
+        return;
+    }
+    sf_buf_printf(out, "  %u rows: mean %.1f %%, max %.1f %%, furthest below what was measured %.1f %%\n", all->peaks,
+                  100 * all->peak_mean_abs, 100 * all->peak_max_abs, -100 * all->peak_least);
+}
+
 static int print_text(const struct sf_validate *v, bool rows, struct sf_err *err) {
     struct sf_buf out = {0};
     if (rows) {
         print_rows(v, &out);
+        print_assumed(v, &out);
         print_refusals(v, &out);
     }
     print_summaries(v, &out);
+    print_memory(&v->summaries[v->summaries_n - 1], &out);
     return cli_print(&out, err);
 }
 
@@ -201,16 +241,17 @@ static uint32_t rows_of_table(const struct sf_validate *v, const char *source_fi
 }
 
 static void markdown_row(const struct sf_validation *r, struct sf_buf *out) {
-    sf_buf_printf(out, "| %s%s | %s | %s | %s | %+.1f %% | %s | %s |\n", r->row.case_id, r->calibration ? " *" : "",
-                  r->row.tier, cli_seconds(r->row.step_time_s), cli_seconds(r->predicted_s), 100 * r->error,
-                  sf_grade_name((int)r->grade), r->framework[0] ? r->framework : "none");
+    sf_buf_printf(out, "| %s%s%s | %s | %s | %s | %+.1f %% | %s | %s |\n", r->row.case_id, r->calibration ? " *" : "",
+                  r->assumed[0] ? " +" : "", r->row.tier, cli_seconds(r->row.step_time_s), cli_seconds(r->predicted_s),
+                  100 * r->error, sf_grade_name((int)r->grade), r->framework[0] ? r->framework : "none");
 }
 
 static void markdown_rows(const struct sf_validate *v, struct sf_buf *out) {
     const char *table = "";
     bool few = false;
     sf_buf_printf(out,
-                  "\n## Rows\n\nRows marked * are calibration rows. Tables of more than %d rows are left out; "
+                  "\n## Rows\n\nRows marked * are calibration rows, those marked + rest on assumptions. Tables of more "
+                  "than %d rows are left out; "
                   "`staticfire validate --rows` prints them.\n\n"
                   "| case | tier | measured | predicted | error | rests on | framework |\n"
                   "|---|---|--:|--:|--:|---|---|\n",
@@ -237,8 +278,13 @@ static void markdown_refused(const struct sf_validate *v, struct sf_buf *out) {
 
 static int print_markdown(const struct sf_validate *v, struct sf_err *err) {
     struct sf_buf out = {0};
-    sf_buf_printf(&out, "# Accuracy\n\nWritten by `staticfire validate --markdown`. error = (predicted - measured) / "
-                        "measured.\nCalibration rows, named in topo/catalog/frameworks, leave the figures.\n\n");
+    sf_buf_printf(
+        &out,
+        "# Accuracy\n\nWritten by `staticfire validate --markdown`. error = (predicted - measured) / "
+        "measured.\nCalibration rows, named in topo/catalog/frameworks, leave the figures. Rows that leave something "
+        "unstated are run as\n"
+        "their framework does by default (index.yaml there says which, and why) and are counted apart: tiers marked\n"
+        "assumed, and no part of the last line's errors.\n\n");
     markdown_summaries(v, &out);
     markdown_rows(v, &out);
     markdown_refused(v, &out);

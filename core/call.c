@@ -47,6 +47,18 @@ static const uint16_t writes[SF_CALL_KINDS] = {
     [SF_CALL_ALL_GATHER] = BIT(1),
     [SF_CALL_REDUCE_SCATTER] = BIT(1),
     [SF_CALL_ALL_TO_ALL] = BIT(1),
+    [SF_CALL_LAYERNORM_FWD] = BIT(3) | BIT(4) | BIT(5),
+    [SF_CALL_LAYERNORM_BWD] = BIT(5) | BIT(6) | BIT(7),
+    [SF_CALL_RMSNORM_ADD_FWD] = BIT(3) | BIT(4) | BIT(5),
+    [SF_CALL_LAYERNORM_ADD_FWD] = BIT(4) | BIT(5) | BIT(6) | BIT(7),
+    [SF_CALL_BIAS_FWD] = BIT(3),
+    [SF_CALL_BIAS_BWD] = BIT(1),
+    [SF_CALL_SUMSQ] = BIT(1),
+    [SF_CALL_CLIP] = BIT(1) | BIT(2),
+    [SF_CALL_CAST_DOWN] = BIT(1),
+    [SF_CALL_CAST_UP] = BIT(1),
+    [SF_CALL_XENT_STATS] = BIT(2),
+    [SF_CALL_XENT_PART] = BIT(0) | BIT(3),
 };
 
 static bool is_kind(int kind) {

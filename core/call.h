@@ -10,6 +10,7 @@
 #ifndef SF_CORE_CALL_H
 #define SF_CORE_CALL_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,11 +26,13 @@
      * Rows are row_stride elements apart. BWD rotates back. */                                                        \
     X(ROPE_FWD, "rope_fwd", "rows heads head_dim seq row_stride", "x")                                                 \
     X(ROPE_BWD, "rope_bwd", "rows heads head_dim seq row_stride", "x")                                                 \
-    /* Causal attention with grouped query heads. q, k, v rows are row_stride elements apart (slices of a fused qkv);  \
-     * o is [batch*seq, heads*head_dim]; lse is f32 [batch, heads, seq]; scale 1/sqrt(head_dim). */                    \
+    /* Causal attention with grouped query heads; with imm1 < 1, of that share of the queries and all keys. q, k, v    \
+     * rows are row_stride elements apart (slices of a fused qkv); o is [batch*seq, heads*head_dim]; lse is f32        \
+     * [batch, heads, seq]; scale 1/sqrt(head_dim). */                                                                 \
     X(ATTN_FWD, "attn_fwd", "batch seq heads kv_heads head_dim row_stride", "q k v o lse")                             \
     X(ATTN_BWD, "attn_bwd", "batch seq heads kv_heads head_dim row_stride", "q k v o lse do dq dk dv work")            \
-    /* x is [rows, 2*cols]: gate, then up. y = act(gate) * up; act is SiLU, or tanh-GELU with the GELU flag. */        \
+    /* x is [rows, 2*cols]: gate, then up. y = act(gate) * up; act is SiLU, or tanh-GELU with the GELU flag. dx may    \
+     * be x. */                                                                                                        \
     X(GLU_FWD, "glu_fwd", "rows cols", "x y")                                                                          \
     X(GLU_BWD, "glu_bwd", "rows cols", "dy x dx")                                                                      \
     X(ADD, "add", "n", "a b y") /* y = a + b; y may be a or b */                                                       \
@@ -39,10 +42,13 @@
     X(EMBED_FWD, "embed_fwd", "rows cols vocab", "tokens table y")                                                     \
     X(EMBED_BWD, "embed_bwd", "rows cols vocab", "tokens dy dtable")                                                   \
     /* Cross entropy of logits [rows, vocab] against int32 targets [rows]. Overwrites logits with                      \
-     * d(loss)/d(logits); *loss (f32) = imm0 * sum of token losses. imm0 = 1 / tokens of the whole step. */            \
+     * d(loss)/d(logits); *loss (f32, += with ACC2) = imm0 * sum of token losses. imm0 = 1 / tokens of the whole step. \
+     * A recipe that takes the rows in chunks, each with its GEMMs, never holds more than a chunk of logits. */        \
     X(XENT, "xent", "rows vocab", "logits targets loss")                                                               \
     /* hyper is f32[8]: lr, beta1, beta2, eps, weight_decay, 1-beta1^t, 1-beta2^t, gradient scale. imm0 scales the     \
-     * weight decay of this range (0 for norms and embeddings). In bf16 `master` is the f32 copy. */                   \
+     * weight decay of this range (0 for norms and embeddings). In bf16 `master` is the f32 copy; m and v are f32, or  \
+     * with LEAN bf16, rounded up or down with a probability that keeps their mean, drawn from values and hyper.       \
+     */                                                                                                                \
     X(ADAMW, "adamw", "n", "param grad m v hyper master")                                                              \
     /* Mixture of experts. ROUTER: scores [rows, experts] -> top-k ids and weights. PERMUTE gathers rows*topk rows     \
      * into expert order, UNPERMUTE brings them back weighted. BWD kinds move the gradients the other way. */          \
@@ -55,7 +61,31 @@
     X(ALL_REDUCE, "all_reduce", "bytes", "x y")                                                                        \
     X(ALL_GATHER, "all_gather", "bytes", "x y")                                                                        \
     X(REDUCE_SCATTER, "reduce_scatter", "bytes", "x y")                                                                \
-    X(ALL_TO_ALL, "all_to_all", "bytes", "x y")
+    X(ALL_TO_ALL, "all_to_all", "bytes", "x y")                                                                        \
+    /* y = (x - mean) * rstd * w + b with rstd = 1/sqrt(variance + imm0); mean and rstd, f32 [rows], are saved. */     \
+    X(LAYERNORM_FWD, "layernorm_fwd", "rows cols", "x w b y mean rstd")                                                \
+    /* dx (+= with ACC); dw and db (+= with ACC2). */                                                                  \
+    X(LAYERNORM_BWD, "layernorm_bwd", "rows cols", "dy x w mean rstd dx dw db")                                        \
+    /* s = x + r, then the norm of s as it was rounded; s may be x or r. */                                            \
+    X(RMSNORM_ADD_FWD, "rmsnorm_add_fwd", "rows cols", "x r w s y rstd")                                               \
+    X(LAYERNORM_ADD_FWD, "layernorm_add_fwd", "rows cols", "x r w b s y mean rstd")                                    \
+    /* y = x + b, b added to every row; + r where there is an r. y may be x or r. BWD: db (+= with ACC) = sum of rows. \
+     */                                                                                                                \
+    X(BIAS_FWD, "bias_fwd", "rows cols", "x b r y")                                                                    \
+    X(BIAS_BWD, "bias_bwd", "rows cols", "dy db")                                                                      \
+    /* Clipping by the global norm, without touching a gradient. *y (+= with ACC) = sum of x^2, f32. CLIP: *norm =     \
+     * |hyper[7]| * sqrt(sum of sums[0..n-1]), then hyper[7] *= imm0 / *norm where *norm is larger than imm0. */       \
+    X(SUMSQ, "sumsq", "n", "x y")                                                                                      \
+    X(CLIP, "clip", "n", "sums norm hyper")                                                                            \
+    /* From f32 to the call's dtype, and back. */                                                                      \
+    X(CAST_DOWN, "cast_down", "n", "x y")                                                                              \
+    X(CAST_UP, "cast_up", "n", "x y")                                                                                  \
+    /* Cross entropy of logits of which this rank has [rows, vocab], one of `parts` equal parts of the vocabulary;     \
+     * targets count from the part's first token, and those outside it are in another part. STATS: stats, f32          \
+     * [2, rows], = log of the sum of exp of the part's logits, and the target's logit or 0. PART, with the stats of   \
+     * all parts [parts, 2, rows]: the same gradient and loss as XENT; every part gives the whole loss. */             \
+    X(XENT_STATS, "xent_stats", "rows vocab", "logits targets stats")                                                  \
+    X(XENT_PART, "xent_part", "rows vocab parts", "logits targets stats loss")
 
 enum sf_call_kind {
 #define X(NAME, name, dims, operands) SF_CALL_##NAME,
@@ -68,7 +98,10 @@ enum sf_call_kind {
 #define SF_DTYPES(X)                                                                                                   \
     X(F32, "f32", 4)                                                                                                   \
     X(BF16, "bf16", 2)                                                                                                 \
-    X(FP8, "fp8", 1)
+    X(FP8, "fp8", 1)                                                                                                   \
+    X(MXFP8, "mxfp8", 1)         /* a scale for 32 elements */                                                         \
+    X(FP8_BLOCK, "fp8_block", 1) /* for a block of 128 x 128, or 128 elements of a row */                              \
+    X(NVFP4, "nvfp4", 1)         /* 4 bits and a scale for 16; a whole byte in sums of traffic */
 
 enum sf_dtype {
 #define X(NAME, name, bytes) SF_##NAME,
@@ -85,7 +118,10 @@ enum sf_dtype {
     X(ACC2, 8u, "acc2") /* add to the second output */                                                                 \
     X(GELU, 16u, "gelu")                                                                                               \
     X(RECOMPUTE, 32u, "recompute") /* repeated forward work: counts as time, not as model FLOPs */                     \
-    X(PLAIN, 64u, "plain")         /* GLU without a gate: x is [rows, cols], y = act(x) */
+    X(PLAIN, 64u, "plain")         /* GLU without a gate: x is [rows, cols], y = act(x) */                             \
+    X(LEAN, 128u, "lean")          /* ADAMW below f32: moments in bf16 */                                              \
+    X(PART, 256u, "part")          /* EMBED: of a split table; rows of tokens outside it are 0, and add nothing */     \
+    X(BESIDE, 512u, "beside")      /* a collective that runs beside the attention next to it: ring attention */
 
 enum sf_call_flag {
 #define X(NAME, bit, name) SF_CALL_##NAME##_FLAG = bit,
@@ -112,7 +148,7 @@ struct sf_call {
     int64_t dims[SF_CALL_DIMS];
     sf_ref operand[SF_CALL_OPERANDS];
 };
-_Static_assert(sizeof(struct sf_call) == 144, "sf_call is part of the file format's cost");
+static_assert(sizeof(struct sf_call) == 144, "sf_call is part of the file format's cost");
 
 #define SF_NONE UINT32_MAX
 

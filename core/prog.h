@@ -31,7 +31,7 @@
 #include "core/err.h"
 #include "core/hash.h"
 
-#define SF_PROG_VERSION 1
+#define SF_PROG_VERSION 2
 #define SF_MAX_AXES 8
 #define SF_MAX_STREAMS 8
 #define SF_MAX_COMMS 32
@@ -47,7 +47,9 @@
 #define SF_OPS(X)                                                                                                      \
     X(LOAD, "load", SF_OP_IS_DATA) /* fill arg 0 with this microbatch's tokens (flag TARGETS: its targets) */          \
     X(FORWARD, "forward", SF_OP_IS_COMPUTE)                                                                            \
-    X(BACKWARD, "backward", SF_OP_IS_COMPUTE)                                                                          \
+    X(BACKWARD, "backward", SF_OP_IS_COMPUTE) /* gradients of inputs and weights; or one op for each: */               \
+    X(BACKWARD_INPUT, "backward_input", SF_OP_IS_COMPUTE)                                                              \
+    X(BACKWARD_WEIGHT, "backward_weight", SF_OP_IS_COMPUTE)                                                            \
     X(ACCUMULATE, "accumulate", SF_OP_IS_COMPUTE) /* canonical gradient sums, see planner/compile.h */                 \
     X(OPTIMIZER, "optimizer", SF_OP_IS_COMPUTE)                                                                        \
     X(SEND, "send", SF_OP_IS_P2P)                      /* arg 0 to the peer */                                         \
@@ -73,7 +75,8 @@ enum sf_op_flag {
 struct sf_op {
     uint64_t bytes;     /* payload of communication; 0 for compute */
     uint32_t recipe;    /* compute: index of the recipe; else SF_NONE */
-    uint32_t comm;      /* communication: index of the communicator; else SF_NONE */
+    uint32_t comm;      /* communication: index of the communicator; else SF_NONE. LOAD: the vocabulary is split
+                         * over its members in equal parts, and tokens count from the own part's first one */
     int32_t peer_delta; /* p2p: offset on the communicator's only axis, wrapping around it */
     uint32_t arg_first; /* into the class's args */
     uint32_t dep_first; /* into the class's deps */
@@ -127,7 +130,11 @@ struct sf_buffer {
 enum sf_init { SF_INIT_ZERO, SF_INIT_ONE, SF_INIT_NORMAL };
 
 /* A named weight: where it lies and how it starts. Initial values depend only on (seed, name, element), so every layout
- * of the same model starts from the same numbers. */
+ * of the same model starts from the same numbers.
+ *
+ * Split over the members of `comm`, it is a block of a larger weight of that name: member i holds rows first_row +
+ * i * rows and following of whole_rows, or columns i * cols and following of whole_cols. A rank may have several blocks
+ * of one weight. */
 struct sf_tensor {
     char name[80];       /* "model.layers.3.mlp.down_proj.weight" */
     uint32_t buf;        /* a PARAM buffer of the class */
@@ -136,6 +143,10 @@ struct sf_tensor {
     uint64_t rows, cols; /* cols = 1 for vectors */
     float init_std;
     uint32_t dtype;
+    uint32_t comm;       /* where split */
+    uint64_t first_row;  /* of member 0's block */
+    uint64_t whole_rows; /* 0: rows are not split */
+    uint64_t whole_cols; /* 0: columns are not split */
 };
 
 struct sf_class {
@@ -173,7 +184,9 @@ struct sf_prog_job {
     uint32_t microbatches; /* per rank and step */
     uint32_t micro_batch_sequences;
     uint32_t seq_len_tokens;
-    uint32_t chunks; /* vpp */
+    uint32_t chunks;       /* of layers on a rank: vpp, times the copies of the model */
+    uint32_t extra_copies; /* of the model in one pipeline, beyond the first (DualPipe: 1). The c-th chunk of a rank
+                            * works on share c mod copies of the microbatches; the copies' gradients are added */
     uint64_t global_batch_sequences;
     double model_flops_per_step; /* forward and backward, whole job, recompute not counted */
     uint64_t vocab;
@@ -232,7 +245,8 @@ char *sf_op_label(const struct sf_prog *prog, uint32_t class_i, uint32_t op, cha
  *   - collectives whose members disagree on order, kind or bytes
  *   - deadlock when every transfer blocks until its partner arrives (rendezvous), and when collectives of all
  *     communicators share one device queue (a global order must exist)
- *   - microbatches whose backward is missing, and optimizer steps not ordered after every gradient and its reduction
+ *   - microbatches whose backward (whole, or both halves of it) is missing, and optimizer steps not ordered after every
+ *     gradient, its sum over the copies of the model in one pipeline, and its reduction
  * Cost is linear in the stored classes, not in ranks. Returns SF_E_INPUT with the first fault. */
 int sf_prog_check(const struct sf_prog *prog, struct sf_err *err);
 

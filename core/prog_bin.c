@@ -12,7 +12,7 @@
 static const char magic[8] = "SFPROG\r\n"; /* the line end betrays text-mode copies */
 
 /* Bytes of each item in the file; for those with a name, of the shortest. */
-enum { CALL_BYTES = 144, OP_BYTES = 36, ARG_BYTES = 21, BUFFER_BYTES = 30, TENSOR_BYTES = 42, RECIPE_BYTES = 10 };
+enum { CALL_BYTES = 144, OP_BYTES = 36, ARG_BYTES = 21, BUFFER_BYTES = 30, TENSOR_BYTES = 70, RECIPE_BYTES = 10 };
 enum { CLASS_BYTES = 34 };
 
 static void visit_job(struct sfi_codec *c, struct sf_prog_job *j) {
@@ -20,6 +20,7 @@ static void visit_job(struct sfi_codec *c, struct sf_prog_job *j) {
     sfi_code_u32(c, &j->micro_batch_sequences);
     sfi_code_u32(c, &j->seq_len_tokens);
     sfi_code_u32(c, &j->chunks);
+    sfi_code_u32(c, &j->extra_copies);
     sfi_code_u64(c, &j->global_batch_sequences);
     sfi_code_f64(c, &j->model_flops_per_step);
     sfi_code_u64(c, &j->vocab);
@@ -136,6 +137,10 @@ static void visit_tensor(struct sfi_codec *c, struct sf_tensor *t) {
     sfi_code_u64(c, &t->cols);
     sfi_code_f32(c, &t->init_std);
     sfi_code_u32(c, &t->dtype);
+    sfi_code_u32(c, &t->comm);
+    sfi_code_u64(c, &t->first_row);
+    sfi_code_u64(c, &t->whole_rows);
+    sfi_code_u64(c, &t->whole_cols);
 }
 
 /* A count, then that many items of one type. */

@@ -131,8 +131,9 @@ int sfi_check_recipes(const struct sf_prog *prog, struct sf_err *err) {
 static int check_op_comm(const struct sf_prog *prog, uint32_t class_i, uint32_t op_i, struct sf_err *err) {
     const struct sf_op *op = &prog->classes[class_i].ops[op_i];
     enum sf_op_group group = sf_op_group(op->kind);
-    bool talks = group == SF_OP_IS_P2P || group == SF_OP_IS_COLL;
-    if (talks != (op->comm != SF_NONE) || (talks && op->comm >= prog->comms_n)) {
+    bool talks = group == SF_OP_IS_P2P || group == SF_OP_IS_COLL, named = op->comm != SF_NONE;
+    bool may = talks || op->kind == SF_OP_LOAD;
+    if ((talks && !named) || (named && (!may || op->comm >= prog->comms_n))) {
         return sf_fail(err, SF_E_INPUT, "class %u op %u (%s): communicator %u is not what the op needs", class_i, op_i,
                        sf_op_name(op->kind), op->comm);
     }
@@ -344,6 +345,23 @@ static int check_tensors_apart(const struct sf_class *c, uint32_t class_i, struc
     return rc;
 }
 
+/* Blocks of all members lie inside the whole, and a weight is split one way. */
+static bool is_inside_whole(const struct sf_prog *prog, const struct sf_tensor *t) {
+    uint64_t rows, cols;
+    if (t->whole_rows == 0 && t->whole_cols == 0) {
+        return t->first_row == 0;
+    }
+    if (t->comm >= prog->comms_n || (t->whole_rows > 0 && t->whole_cols > 0)) {
+        return false;
+    }
+    uint32_t n = sf_prog_comm_size(prog, t->comm);
+    if (t->whole_cols > 0) {
+        return t->first_row == 0 && !__builtin_mul_overflow(t->cols, (uint64_t)n, &cols) && cols == t->whole_cols;
+    }
+    return !__builtin_mul_overflow(t->rows, (uint64_t)n, &rows) && rows <= t->whole_rows &&
+           t->first_row <= t->whole_rows - rows;
+}
+
 static int check_tensors(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     for (uint32_t i = 0; i < c->tensors_n; i++) {
@@ -357,6 +375,10 @@ static int check_tensors(const struct sf_prog *prog, uint32_t class_i, struct sf
         }
         if (c->bufs[t->buf].kind != SF_BUF_PARAM) {
             return sf_fail(err, SF_E_INPUT, "class %u tensor \"%s\" is not in a parameter buffer", class_i, t->name);
+        }
+        if (!is_inside_whole(prog, t)) {
+            return sf_fail(err, SF_E_INPUT, "class %u tensor \"%s\": its blocks do not lie inside the whole", class_i,
+                           t->name);
         }
     }
     return check_tensors_apart(c, class_i, err);

@@ -4,6 +4,11 @@
 
 #include "core/prog_order.h"
 
+/* Ops that make gradients with kernels: the whole backward or a half of it. */
+static inline bool sfi_is_backward(int kind) {
+    return kind == SF_OP_BACKWARD || kind == SF_OP_BACKWARD_INPUT || kind == SF_OP_BACKWARD_WEIGHT;
+}
+
 /* Axes, communicators, streams, placement; *ranks and *class_of_n are what the tables must cover. */
 int sfi_check_mesh(const struct sf_prog *prog, uint32_t *ranks, uint32_t *class_of_n, struct sf_err *err);
 int sfi_check_recipes(const struct sf_prog *prog, struct sf_err *err);

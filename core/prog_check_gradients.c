@@ -5,13 +5,27 @@
 
 #include "core/prog_check.h"
 
-enum pass_state { UNSEEN = 0, FORWARD_DONE, BOTH_DONE };
+enum pass_state { UNSEEN = 0, FORWARD_DONE, INPUT_DONE, ALL_DONE };
 
 struct passes {
-    uint8_t *state;    /* [chunks * microbatches], enum pass_state */
-    uint32_t *forward; /* same: the op */
+    uint8_t *state;   /* [chunks * microbatches], enum pass_state */
+    uint32_t *latest; /* same: the op that brought it there */
     uint32_t complete;
 };
+
+/* What a pass needs to have happened before, and what has happened then. */
+static enum pass_state pass_needs(int kind) {
+    return kind == SF_OP_FORWARD ? UNSEEN : kind == SF_OP_BACKWARD_WEIGHT ? INPUT_DONE : FORWARD_DONE;
+}
+static enum pass_state pass_leaves(int kind) {
+    return kind == SF_OP_FORWARD ? FORWARD_DONE : kind == SF_OP_BACKWARD_INPUT ? INPUT_DONE : ALL_DONE;
+}
+
+/* Copies of the model share the microbatches: each chunk works on one run of them. */
+static bool is_own_microbatch(const struct sf_prog_job *job, const struct sf_op *op) {
+    uint32_t copies = job->extra_copies + 1, share = job->microbatches / copies;
+    return op->microbatch / share == op->chunk % copies;
+}
 
 static int check_pass(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, uint32_t op_i,
                       struct passes *p, struct sf_err *err) {
@@ -21,47 +35,63 @@ static int check_pass(const struct sf_prog *prog, uint32_t class_i, const struct
         return sfi_fail_op(prog, class_i, op_i, err, "the job has %u chunks and %u microbatches", prog->job.chunks,
                            prog->job.microbatches);
     }
+    if (!is_own_microbatch(&prog->job, op)) {
+        return sfi_fail_op(prog, class_i, op_i, err, "another of the %u copies of the model works on this microbatch",
+                           prog->job.extra_copies + 1);
+    }
     uint32_t at = op->chunk * prog->job.microbatches + op->microbatch;
-    if (op->kind == SF_OP_FORWARD) {
-        if (p->state[at] != UNSEEN) {
-            return sfi_fail_op(prog, class_i, op_i, err, "this forward is already op %u", p->forward[at]);
-        }
-        p->forward[at] = op_i;
-        p->state[at] = FORWARD_DONE;
-        return SF_OK;
+    if (op->kind == SF_OP_FORWARD && p->state[at] != UNSEEN) {
+        return sfi_fail_op(prog, class_i, op_i, err, "this forward was there already: op %u came after it",
+                           p->latest[at]);
     }
-    if (p->state[at] != FORWARD_DONE || !sfi_before(order, c->ops, p->forward[at], op_i)) {
-        return sfi_fail_op(prog, class_i, op_i, err, "is not ordered after its forward, or is its second backward");
+    if (p->state[at] != pass_needs(op->kind) ||
+        (op->kind != SF_OP_FORWARD && !sfi_before(order, c->ops, p->latest[at], op_i))) {
+        return sfi_fail_op(prog, class_i, op_i, err, "is not ordered after its %s, or is its second backward",
+                           op->kind == SF_OP_BACKWARD_WEIGHT ? "backward_input" : "forward");
     }
-    p->state[at] = BOTH_DONE;
-    p->complete++;
+    p->latest[at] = op_i;
+    p->state[at] = (uint8_t)pass_leaves(op->kind);
+    p->complete += p->state[at] == ALL_DONE;
     return SF_OK;
 }
 
-/* A class that computes does the forward and the backward of every chunk and microbatch once. */
+static int check_copies(const struct sf_prog_job *job, struct sf_err *err) {
+    uint64_t copies = (uint64_t)job->extra_copies + 1;
+    if (job->extra_copies > 0 &&
+        (copies > job->microbatches || job->microbatches % copies != 0 || job->chunks % copies != 0)) {
+        return sf_fail(err, SF_E_INPUT,
+                       "%llu copies of the model do not divide %u microbatches and %u chunks into equal shares",
+                       (unsigned long long)copies, job->microbatches, job->chunks);
+    }
+    if ((uint64_t)job->chunks * job->microbatches > SF_MAX_CLASS_OPS) {
+        return sf_fail(err, SF_E_INPUT, "%u chunks x %u microbatches are more than %u", job->chunks, job->microbatches,
+                       SF_MAX_CLASS_OPS);
+    }
+    return SF_OK;
+}
+
+/* A class that computes does the forward and the backward of each of its chunks' microbatches once. */
 static int check_pairs(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
                        struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
-    uint64_t all = (uint64_t)prog->job.chunks * prog->job.microbatches;
-    if (all > SF_MAX_CLASS_OPS) {
-        return sf_fail(err, SF_E_INPUT, "%u chunks x %u microbatches are more than %u", prog->job.chunks,
-                       prog->job.microbatches, SF_MAX_CLASS_OPS);
-    }
-    struct passes p = {.state = sf_calloc((size_t)all, 1), .forward = sf_calloc((size_t)all, sizeof *p.forward)};
-    int rc = p.state && p.forward ? SF_OK : sf_fail_memory(err, "gradient check");
+    SF_TRY(check_copies(&prog->job, err));
+    size_t all = (size_t)prog->job.chunks * prog->job.microbatches;
+    uint32_t own = (uint32_t)(all / (prog->job.extra_copies + 1));
+    struct passes p = {.state = sf_calloc(all, 1), .latest = sf_calloc(all, sizeof *p.latest)};
+    int rc = p.state && p.latest ? SF_OK : sf_fail_memory(err, "gradient check");
     bool computes = false;
     for (uint32_t i = 0; i < c->ops_n && rc == SF_OK; i++) {
-        if (c->ops[i].kind == SF_OP_FORWARD || c->ops[i].kind == SF_OP_BACKWARD) {
+        if (c->ops[i].kind == SF_OP_FORWARD || sfi_is_backward(c->ops[i].kind)) {
             rc = check_pass(prog, class_i, order, i, &p, err);
             computes = true;
         }
     }
-    if (rc == SF_OK && computes && p.complete < all) {
+    if (rc == SF_OK && computes && p.complete < own) {
         rc = sf_fail(err, SF_E_INPUT, "class %u \"%s\": %u of %u passes (chunks x microbatches) have no backward",
-                     class_i, c->name, (uint32_t)all - p.complete, (uint32_t)all);
+                     class_i, c->name, own - p.complete, own);
     }
     sf_free(p.state);
-    sf_free(p.forward);
+    sf_free(p.latest);
     return rc;
 }
 
@@ -111,8 +141,8 @@ static int check_optimizer(const struct sf_prog *prog, uint32_t class_i, const s
         if (op->kind == SF_OP_OPTIMIZER || op->kind == SF_OP_FORWARD || op->kind == SF_OP_LOAD) {
             continue;
         }
-        bool producer = (op->kind == SF_OP_BACKWARD || op->kind == SF_OP_ACCUMULATE) &&
-                        op->chunk == c->ops[opt].chunk && writes_kind(c, op, SF_BUF_GRAD);
+        bool producer = (sfi_is_backward(op->kind) || op->kind == SF_OP_ACCUMULATE) && op->chunk == c->ops[opt].chunk &&
+                        writes_kind(c, op, SF_BUF_GRAD);
         if ((producer || feeds(c, i, opt)) && !sfi_before(order, c->ops, i, opt)) {
             char label[96];
             return sfi_fail_op(prog, class_i, opt, err,
@@ -149,7 +179,7 @@ static int check_reduced_last(const struct sf_prog *prog, uint32_t class_i, cons
     const struct sf_arg *r = &c->args[c->ops[reduction].arg_first];
     for (uint32_t i = 0; i < c->ops_n; i++) {
         const struct sf_op *op = &c->ops[i];
-        if (op->kind != SF_OP_BACKWARD) {
+        if (!sfi_is_backward(op->kind)) {
             continue;
         }
         for (uint32_t a = 0; a < op->arg_n; a++) {
@@ -215,6 +245,76 @@ static int check_optimizer_reads_sums(const struct sf_prog *prog, uint32_t class
                        "uses gradients that no reduction over the replicas (axis \"dp\") has summed");
 }
 
+/* ---- copies of the model ----------------------------------------------------------------------------------------- */
+
+static bool overlap(const struct sf_arg *a, const struct sf_arg *b) {
+    return a->buf == b->buf && a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes;
+}
+
+static bool inside(const struct sf_arg *a, const struct sf_arg *b) {
+    return a->buf == b->buf && a->offset >= b->offset && a->offset + a->bytes <= b->offset + b->bytes;
+}
+
+/* Does an op of these kinds write into the range? */
+static bool is_written_by(const struct sf_class *c, const struct sf_arg *range, bool (*kind_of)(int kind)) {
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        for (uint32_t a = 0; kind_of(c->ops[i].kind) && a < c->ops[i].arg_n; a++) {
+            const struct sf_arg *w = &c->args[c->ops[i].arg_first + a];
+            if (w->access & SF_WRITE && overlap(w, range)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static bool is_recv(int kind) {
+    return kind == SF_OP_RECV;
+}
+
+/* Does an op add what another rank sent to the whole range? */
+static bool adds_to(const struct sf_class *c, const struct sf_op *op, const struct sf_arg *range) {
+    bool received = false, covers = false;
+    for (uint32_t a = 0; op->kind == SF_OP_ACCUMULATE && a < op->arg_n; a++) {
+        const struct sf_arg *arg = &c->args[op->arg_first + a];
+        covers |= arg->access == SF_READ_WRITE && inside(range, arg);
+        received |= arg->access == SF_READ && is_written_by(c, arg, is_recv);
+    }
+    return received && covers;
+}
+
+static int check_range_added(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, uint32_t op_i,
+                             const struct sf_arg *range, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    for (uint32_t i = 0; i < op_i; i++) {
+        if (adds_to(c, &c->ops[i], range) && sfi_before(order, c->ops, i, op_i)) {
+            return SF_OK;
+        }
+    }
+    return sfi_fail_op(prog, class_i, op_i, err,
+                       "uses gradients of \"%s\" before those of the other copy of the model were added to them",
+                       c->bufs[range->buf].name);
+}
+
+/* Each copy makes the gradients of its own microbatches only: whoever reduces or uses them needs those of all. */
+static int check_copies_added(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
+                              struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    for (uint32_t i = 0; i < c->ops_n && prog->job.extra_copies > 0; i++) {
+        if (!is_reduction(&c->ops[i]) && c->ops[i].kind != SF_OP_OPTIMIZER) {
+            continue;
+        }
+        for (uint32_t a = 0; a < c->ops[i].arg_n; a++) {
+            const struct sf_arg *arg = &c->args[c->ops[i].arg_first + a];
+            if (arg->access & SF_READ && c->bufs[arg->buf].kind == SF_BUF_GRAD &&
+                is_written_by(c, arg, sfi_is_backward)) {
+                SF_TRY(check_range_added(prog, class_i, order, i, arg, err));
+            }
+        }
+    }
+    return SF_OK;
+}
+
 static int check_reductions(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
                             struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
@@ -239,5 +339,6 @@ int sfi_check_gradients(const struct sf_prog *prog, uint32_t class_i, const stru
             SF_TRY(check_optimizer_reads_sums(prog, class_i, i, err));
         }
     }
+    SF_TRY(check_copies_added(prog, class_i, order, err));
     return check_reductions(prog, class_i, order, err);
 }

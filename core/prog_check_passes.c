@@ -30,7 +30,7 @@ static int check_gradient_kept(const struct sf_prog *prog, uint32_t class_i, uin
     const struct sf_class *c = &prog->classes[class_i];
     const struct sf_arg *before = NULL;
     uint32_t i = last_touch(c, op, arg, &before);
-    if (i != SF_NONE && c->ops[i].kind == SF_OP_BACKWARD && before->access & SF_WRITE) {
+    if (i != SF_NONE && sfi_is_backward(c->ops[i].kind) && before->access & SF_WRITE) {
         return sfi_fail_op(prog, class_i, op, err, "overwrites the gradients of op %u before anybody has used them", i);
     }
     return SF_OK;
@@ -71,9 +71,9 @@ int sfi_check_passes(const struct sf_prog *prog, uint32_t class_i, struct sf_err
         for (uint32_t a = 0; a < c->ops[i].arg_n; a++) {
             const struct sf_arg *arg = &args_of(c, i)[a];
             uint32_t holds = c->bufs[arg->buf].kind;
-            if (kind == SF_OP_BACKWARD && holds == SF_BUF_GRAD && arg->access == SF_WRITE) {
+            if (sfi_is_backward(kind) && holds == SF_BUF_GRAD && arg->access == SF_WRITE) {
                 SF_TRY(check_gradient_kept(prog, class_i, i, arg, err));
-            } else if ((kind == SF_OP_FORWARD || kind == SF_OP_BACKWARD) && holds == SF_BUF_TOKENS) {
+            } else if ((kind == SF_OP_FORWARD || sfi_is_backward(kind)) && holds == SF_BUF_TOKENS) {
                 SF_TRY(check_tokens(prog, class_i, i, arg, err));
             } else if (kind == SF_OP_OPTIMIZER && holds == SF_BUF_OPTIMIZER && arg->access & SF_WRITE) {
                 SF_TRY(check_updated_once(prog, class_i, i, arg, err));

@@ -14,6 +14,7 @@
 TABLE(job, FIELD("microbatches", SFI_U32, sf_prog_job, microbatches),
       FIELD("micro_batch_sequences", SFI_U32, sf_prog_job, micro_batch_sequences),
       FIELD("seq_len_tokens", SFI_U32, sf_prog_job, seq_len_tokens), FIELD("chunks", SFI_U32, sf_prog_job, chunks),
+      USUALLY("extra_copies", SFI_U32, sf_prog_job, extra_copies, 0),
       FIELD("global_batch_sequences", SFI_U64, sf_prog_job, global_batch_sequences),
       FIELD("model_flops_per_step", SFI_F64, sf_prog_job, model_flops_per_step),
       FIELD("vocab", SFI_U64, sf_prog_job, vocab), FIELD("lr", SFI_F32, sf_prog_job, lr),
@@ -37,7 +38,9 @@ TABLE(buffer, FIELD("bytes", SFI_U64, sf_buffer, bytes), FIELD("offset", SFI_U64
 TABLE(tensor, FIELD("buffer", SFI_U32, sf_tensor, buf), FIELD("offset", SFI_U64, sf_tensor, offset),
       FIELD("rows", SFI_U64, sf_tensor, rows), FIELD("cols", SFI_U64, sf_tensor, cols),
       FIELD("dtype", SFI_DTYPE, sf_tensor, dtype), FIELD("init", SFI_INIT, sf_tensor, init),
-      USUALLY("std", SFI_F32, sf_tensor, init_std, 0))
+      USUALLY("std", SFI_F32, sf_tensor, init_std, 0), USUALLY("comm", SFI_COMM, sf_tensor, comm, 0),
+      USUALLY("first_row", SFI_U64, sf_tensor, first_row, 0), USUALLY("whole_rows", SFI_U64, sf_tensor, whole_rows, 0),
+      USUALLY("whole_cols", SFI_U64, sf_tensor, whole_cols, 0))
 
 TABLE(op, FIELD("stream", SFI_STREAM, sf_op, stream), USUALLY("recipe", SFI_U32, sf_op, recipe, SF_NONE),
       USUALLY("comm", SFI_COMM, sf_op, comm, SF_NONE), USUALLY("peer", SFI_I32, sf_op, peer_delta, 0),

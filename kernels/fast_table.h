@@ -6,6 +6,8 @@
 #include "kernels/fast_point.h"
 #include "kernels/fast_rope.h"
 #include "kernels/fast_sum.h"
+#include "kernels/fast_vocab.h"
+#include "kernels/ref.h"
 
 #define SFI_STRING_(x) #x
 #define SFI_STRING(x) SFI_STRING_(x)
@@ -32,6 +34,21 @@ const struct sfi_kern_table SFI_JOIN(sfi_kern_, SFI_ISA) = {
             [SF_CALL_EMBED_BWD] = embed_bwd,
             [SF_CALL_XENT] = xent,
             [SF_CALL_ADAMW] = adamw,
+            /* No CPU recipe uses these yet: the references serve. */
+            [SF_CALL_LAYERNORM_FWD] = sfi_ref_layernorm_fwd,
+            [SF_CALL_LAYERNORM_BWD] = sfi_ref_layernorm_bwd,
+            [SF_CALL_RMSNORM_ADD_FWD] = sfi_ref_rmsnorm_add_fwd,
+            [SF_CALL_LAYERNORM_ADD_FWD] = sfi_ref_layernorm_add_fwd,
+            [SF_CALL_BIAS_FWD] = sfi_ref_bias_fwd,
+            [SF_CALL_BIAS_BWD] = sfi_ref_bias_bwd,
+            [SF_CALL_SUMSQ] = sfi_ref_sumsq,
+            [SF_CALL_CLIP] = sfi_ref_clip,
+            [SF_CALL_CAST_DOWN] = copy, /* in f32 */
+            [SF_CALL_CAST_UP] = copy,
+            [SF_CALL_XENT_STATS] = xent_stats,
+            [SF_CALL_XENT_PART] = xent_part,
         },
+    .embed_part_fwd = embed_part_fwd,
+    .embed_part_bwd = embed_part_bwd,
     .tree_sum = tree_sum,
 };

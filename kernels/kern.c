@@ -41,9 +41,13 @@ static bool dims_ok(const struct sf_call *call) {
         return d[2] % 2 == 0 && d[3] > 0 && (d[2] == 0 || d[1] <= d[4] / d[2]);
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
-        return attn_dims_ok(d);
+        return attn_dims_ok(d) && call->imm[1] >= 1.0f; /* a part of the keys: no kernel yet */
     case SF_CALL_RMSNORM_FWD:
     case SF_CALL_RMSNORM_BWD:
+    case SF_CALL_LAYERNORM_FWD:
+    case SF_CALL_LAYERNORM_BWD:
+    case SF_CALL_RMSNORM_ADD_FWD:
+    case SF_CALL_LAYERNORM_ADD_FWD:
         return d[1] > 0;
     default:
         return true;
@@ -55,19 +59,40 @@ static unsigned flags_of(uint8_t kind) {
     case SF_CALL_GEMM:
         return SF_CALL_TA_FLAG | SF_CALL_TB_FLAG | SF_CALL_ACC_FLAG;
     case SF_CALL_RMSNORM_BWD:
+    case SF_CALL_LAYERNORM_BWD:
         return SF_CALL_ACC_FLAG | SF_CALL_ACC2_FLAG;
+    case SF_CALL_EMBED_FWD:
+        return SF_CALL_PART_FLAG;
     case SF_CALL_EMBED_BWD:
+        return SF_CALL_ACC_FLAG | SF_CALL_PART_FLAG;
+    case SF_CALL_BIAS_BWD:
+    case SF_CALL_SUMSQ:
         return SF_CALL_ACC_FLAG;
+    case SF_CALL_XENT:
+    case SF_CALL_XENT_PART:
+        return SF_CALL_ACC2_FLAG;
     case SF_CALL_GLU_FWD:
     case SF_CALL_GLU_BWD:
-        return SF_CALL_GELU_FLAG;
+        return SF_CALL_GELU_FLAG | SF_CALL_PLAIN_FLAG;
     default:
         return 0;
     }
 }
 
-static bool is_wide_attention(const struct sf_call *call) {
-    return (call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD) && call->dims[4] > SFI_ATTN_HEAD_DIM_MAX;
+/* What the fast kernels were not written for. */
+static bool is_rare(const struct sf_call *call) {
+    switch (call->kind) {
+    case SF_CALL_ATTN_FWD:
+    case SF_CALL_ATTN_BWD:
+        return call->dims[4] > SFI_ATTN_HEAD_DIM_MAX;
+    case SF_CALL_GLU_FWD:
+    case SF_CALL_GLU_BWD:
+        return (call->flags & SF_CALL_PLAIN_FLAG) != 0;
+    case SF_CALL_XENT:
+        return (call->flags & SF_CALL_ACC2_FLAG) != 0;
+    default:
+        return false;
+    }
 }
 
 sf_kern sf_kern_find(enum sf_kern_set set, const struct sf_call *call) {
@@ -75,10 +100,12 @@ sf_kern sf_kern_find(enum sf_kern_set set, const struct sf_call *call) {
         (call->flags & ~(flags_of(call->kind) | SF_CALL_RECOMPUTE_FLAG)) != 0) {
         return NULL;
     }
-    if (set == SF_KERN_REFERENCE || is_wide_attention(call)) {
-        return sfi_kern_reference.kern[call->kind];
+    bool plain = set == SF_KERN_REFERENCE || is_rare(call);
+    const struct sfi_kern_table *table = plain ? &sfi_kern_reference : sfi_kern_fast(0);
+    if (call->flags & SF_CALL_PART_FLAG) {
+        return call->kind == SF_CALL_EMBED_FWD ? table->embed_part_fwd : table->embed_part_bwd;
     }
-    return sfi_kern_fast(0)->kern[call->kind];
+    return table->kern[call->kind];
 }
 
 /* oneDNN generates code the first time a variant is used; that belongs to no timed call. */

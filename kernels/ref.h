@@ -2,6 +2,8 @@
 #ifndef SF_KERNELS_REF_H
 #define SF_KERNELS_REF_H
 
+#include <stdbool.h>
+
 #include "kernels/table.h"
 
 #define SFI_REF(name)                                                                                                  \
@@ -23,5 +25,20 @@ SFI_REF(embed_fwd);
 SFI_REF(embed_bwd);
 SFI_REF(xent);
 SFI_REF(adamw);
+SFI_REF(layernorm_fwd);
+SFI_REF(layernorm_bwd);
+SFI_REF(rmsnorm_add_fwd);
+SFI_REF(layernorm_add_fwd);
+SFI_REF(bias_fwd);
+SFI_REF(bias_bwd);
+SFI_REF(sumsq);
+SFI_REF(clip);
+SFI_REF(embed_part_fwd);
+SFI_REF(embed_part_bwd);
+SFI_REF(xent_stats);
+SFI_REF(xent_part);
+
+/* Log of the sum of exp over all parts of one row, and the target's logit, which one of them has. */
+double sfi_xent_join(const float *stats, size_t row, size_t rows, size_t parts, double *target);
 
 #endif

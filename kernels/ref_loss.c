@@ -1,4 +1,4 @@
-/* References of cross entropy and the optimizer step. */
+/* References of cross entropy, the optimizer step and clipping by the global norm. */
 #include <math.h>
 
 #include "kernels/ref.h"
@@ -28,7 +28,8 @@ SFI_REF(xent) {
     for (size_t r = 0; r < rows; r++) {
         total += xent_row((float *)operand[0] + r * vocab, vocab, (size_t)targets[r], (double)call->imm[0]);
     }
-    *(float *)operand[2] = (float)((double)call->imm[0] * total);
+    float *loss = operand[2];
+    *loss = (float)((double)call->imm[0] * total + (call->flags & SF_CALL_ACC2_FLAG ? (double)*loss : 0));
     return 0;
 }
 
@@ -46,6 +47,34 @@ SFI_REF(adamw) {
         m[i] = (float)m1;
         v[i] = (float)v1;
         param[i] = (float)(p - lr * (step + decay * p));
+    }
+    return 0;
+}
+
+SFI_REF(sumsq) {
+    (void)err;
+    const float *x = operand[0];
+    float *y = operand[1];
+    double sum = call->flags & SF_CALL_ACC_FLAG ? (double)*y : 0;
+    for (size_t i = 0; i < (size_t)call->dims[0]; i++) {
+        sum += (double)x[i] * (double)x[i];
+    }
+    *y = (float)sum;
+    return 0;
+}
+
+SFI_REF(clip) {
+    (void)err;
+    const float *sums = operand[0];
+    float *norm = operand[1], *hyper = operand[2];
+    double sum = 0, limit = (double)call->imm[0];
+    for (size_t i = 0; i < (size_t)call->dims[0]; i++) {
+        sum += (double)sums[i];
+    }
+    double whole = fabs((double)hyper[7]) * sqrt(sum);
+    *norm = (float)whole;
+    if (whole > limit) {
+        hyper[7] = (float)((double)hyper[7] * (limit / whole));
     }
     return 0;
 }

@@ -23,14 +23,23 @@ static double act_slope(double g, bool gelu) {
     return s * (1 + g * (1 - s));
 }
 
+/* Row r of the gate; `*up` is the other half, NULL where the unit has none. */
+static float *gate_row(const struct sf_call *call, void *x, size_t r, float **up) {
+    size_t cols = (size_t)call->dims[1];
+    bool plain = call->flags & SF_CALL_PLAIN_FLAG;
+    float *gate = (float *)x + (plain ? 1 : 2) * r * cols;
+    *up = plain ? NULL : gate + cols;
+    return gate;
+}
+
 SFI_REF(glu_fwd) {
     (void)err;
     size_t rows = (size_t)call->dims[0], cols = (size_t)call->dims[1];
     for (size_t r = 0; r < rows; r++) {
-        const float *gate = (const float *)operand[0] + 2 * r * cols, *up = gate + cols;
-        float *y = (float *)operand[1] + r * cols;
+        float *up, *gate = gate_row(call, operand[0], r, &up), *y = (float *)operand[1] + r * cols;
         for (size_t c = 0; c < cols; c++) {
-            y[c] = (float)(act((double)gate[c], call->flags & SF_CALL_GELU_FLAG) * (double)up[c]);
+            double a = act((double)gate[c], call->flags & SF_CALL_GELU_FLAG);
+            y[c] = (float)(up ? a * (double)up[c] : a);
         }
     }
     return 0;
@@ -42,13 +51,40 @@ SFI_REF(glu_bwd) {
     bool gelu = call->flags & SF_CALL_GELU_FLAG;
     for (size_t r = 0; r < rows; r++) {
         const float *dy = (const float *)operand[0] + r * cols;
-        const float *gate = (const float *)operand[1] + 2 * r * cols, *up = gate + cols;
-        float *dgate = (float *)operand[2] + 2 * r * cols, *dup = dgate + cols;
+        float *up, *dup, *gate = gate_row(call, operand[1], r, &up), *dgate = gate_row(call, operand[2], r, &dup);
         for (size_t c = 0; c < cols; c++) {
-            double d = (double)dy[c], g = (double)gate[c], u = (double)up[c];
+            double d = (double)dy[c], g = (double)gate[c], u = up ? (double)up[c] : 1;
             dgate[c] = (float)(d * u * act_slope(g, gelu));
-            dup[c] = (float)(d * act(g, gelu));
+            if (dup) {
+                dup[c] = (float)(d * act(g, gelu));
+            }
         }
+    }
+    return 0;
+}
+
+SFI_REF(bias_fwd) {
+    (void)err;
+    size_t cols = (size_t)call->dims[1];
+    const float *x = operand[0], *b = operand[1], *r = operand[2];
+    float *y = operand[3];
+    for (size_t i = 0; i < (size_t)call->dims[0] * cols; i++) {
+        y[i] = (float)((double)x[i] + (double)b[i % cols] + (r ? (double)r[i] : 0));
+    }
+    return 0;
+}
+
+SFI_REF(bias_bwd) {
+    (void)err;
+    size_t rows = (size_t)call->dims[0], cols = (size_t)call->dims[1];
+    const float *dy = operand[0];
+    float *db = operand[1];
+    for (size_t c = 0; c < cols; c++) {
+        double sum = call->flags & SF_CALL_ACC_FLAG ? (double)db[c] : 0;
+        for (size_t r = 0; r < rows; r++) {
+            sum += (double)dy[r * cols + c];
+        }
+        db[c] = (float)sum;
     }
     return 0;
 }

@@ -5,8 +5,9 @@
 #include "kernels/kern.h"
 
 struct sfi_kern_table {
-    const char *name;            /* "reference", "avx512", ... */
-    sf_kern kern[SF_CALL_KINDS]; /* f32; NULL where the kind is missing */
+    const char *name;                       /* "reference", "avx512", ... */
+    sf_kern kern[SF_CALL_KINDS];            /* f32; NULL where the kind is missing */
+    sf_kern embed_part_fwd, embed_part_bwd; /* with PART */
     void (*tree_sum)(float *y, const float *const src[], size_t n, size_t count); /* NULL in the reference */
 };
 

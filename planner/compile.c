@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "planner/compile_internal.h"
+#include "sim/seats.h"
 
 void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
     const struct sf_model *m = &s->model;
@@ -14,13 +15,15 @@ void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, str
                               .experts = m->experts,
                               .topk = m->topk,
                               .tp = plan->tp,
+                              .cp = sf_plan_cp(plan),
                               .ep = plan->ep,
                               .recompute = plan->recompute == SF_RECOMPUTE_FULL,
+                              .selective = plan->recompute == SF_RECOMPUTE_SELECTIVE,
                               .expert_fill = 1};
     out->dtype = s->job.precision == SF_F32 ? SF_F32 : SF_BF16;
     out->gemm_dtype = s->job.precision;
     out->elem = (uint64_t)sf_dtype_bytes(out->dtype);
-    out->tokens = sfi_mul(out->batch, out->seq);
+    out->tokens = sfi_mul(out->batch, out->seq) / out->cp;
     out->whole_rows = plan->whole_rows;
     out->rows = plan->whole_rows ? out->tokens : out->tokens / plan->tp;
     out->row_bytes = sfi_mul(sfi_mul(out->rows, out->hidden), out->elem);
@@ -45,6 +48,22 @@ static uint32_t comm(struct sf_build *b, const char *name, uint32_t axes, uint32
     return members > 1 ? sf_build_comm(b, name, axes) : SF_NONE;
 }
 
+/* Ranks that share sequences or experts are next to each other, so that the smaller groups are parts of the larger: two
+ * axes, or one where nobody shares sequences. Returns the axes of ep. */
+static uint32_t build_shares(struct sf_build *b, const struct sf_plan *p, uint32_t *cp) {
+    uint32_t share = sf_plan_cp(p);
+    if (share == 1) {
+        return 1u << sf_build_axis(b, "ep", p->ep);
+    }
+    if (p->ep >= share) {
+        *cp = 1u << sf_build_axis(b, "cp", share);
+        return *cp | 1u << sf_build_axis(b, "ep", p->ep / share);
+    }
+    uint32_t ep = 1u << sf_build_axis(b, "ep", p->ep);
+    *cp = ep | 1u << sf_build_axis(b, "cp", share / p->ep);
+    return ep;
+}
+
 static void build_mesh(struct sfi_compile *c) {
     const struct sf_plan *p = c->plan;
     static const char *const streams[] = {
@@ -53,30 +72,36 @@ static void build_mesh(struct sfi_compile *c) {
         [SFI_GRAD] = "grad",
     };
     uint32_t tp = 1u << sf_build_axis(c->b, "tp", p->tp);
-    uint32_t ep = 1u << sf_build_axis(c->b, "ep", p->ep);
-    uint32_t dp = 1u << sf_build_axis(c->b, "dp", p->dp / p->ep);
+    uint32_t cp = 0, ep = build_shares(c->b, p, &cp), both = ep | cp;
+    c->comms.dp_n = p->dp * sf_plan_cp(p);
+    c->comms.edp_n = c->comms.dp_n / p->ep;
+    uint32_t inner = p->ep > sf_plan_cp(p) ? p->ep : sf_plan_cp(p);
+    uint32_t dp = 1u << sf_build_axis(c->b, "dp", c->comms.dp_n / inner);
     uint32_t pp = 1u << sf_build_axis(c->b, "pp", p->pp);
-    c->comms.dp_n = p->dp;
-    c->comms.edp_n = p->dp / p->ep;
     c->comms.tp = comm(c->b, "tp", tp, p->tp);
     c->comms.ep = comm(c->b, "ep", ep, p->ep);
-    c->comms.dp = comm(c->b, "dp", ep | dp, p->dp);
-    c->comms.edp = c->s->model.experts ? comm(c->b, "edp", dp, c->comms.edp_n) : SF_NONE;
+    c->comms.cp = comm(c->b, "cp", cp, sf_plan_cp(p));
+    c->comms.dp = comm(c->b, "dp", both | dp, c->comms.dp_n);
+    c->comms.edp = c->s->model.experts ? comm(c->b, "edp", (both & ~ep) | dp, c->comms.edp_n) : SF_NONE;
     c->comms.fwd = comm(c->b, "pp.fwd", pp, p->pp);
     c->comms.bwd = comm(c->b, "pp.bwd", pp, p->pp);
+    c->comms.swap = c->s->model.tied || sf_schedule_copies(p) > 1 ? comm(c->b, "pp.swap", pp, p->pp) : SF_NONE;
     for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
         sf_build_stream(c->b, streams[i]);
     }
     sf_build_prog(c->b)->class_axes = pp;
 }
 
-/* Identity of what is compiled. The path under which the plan knows its scenario is not part of it. */
+/* Identity of what is compiled: what files hold, not where they lie. */
 static int plan_identity(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_hash *out,
                          struct sf_err *err) {
     struct sf_plan copy = *plan;
     struct sf_buf text = {0};
-    copy.scenario[0] = '\0';
+    copy.scenario[0] = copy.schedule_file[0] = '\0';
     int rc = sf_plan_print(&copy, sf_scenario_hash(s), &text);
+    if (plan->table != NULL) {
+        sf_pipe_print_csv(plan->table, &text);
+    }
     if (rc != 0 || text.failed) {
         sf_buf_free(&text);
         return sf_fail_memory(err, "plan identity");
@@ -98,7 +123,8 @@ static int build_facts(const struct sfi_compile *c, struct sf_err *err) {
         .microbatches = p->microbatches,
         .micro_batch_sequences = p->micro_batch,
         .seq_len_tokens = job->seq_len_tokens,
-        .chunks = p->vpp,
+        .chunks = c->table.chunks_n,
+        .extra_copies = c->table.pipe->ways - 1,
         .global_batch_sequences = job->global_batch_sequences,
         .model_flops_per_step = sf_model_flops(&c->s->model, tokens, job->seq_len_tokens),
         .vocab = c->s->model.vocab,
@@ -112,7 +138,7 @@ static int build_facts(const struct sfi_compile *c, struct sf_err *err) {
     };
     prog->ranks_per_domain = p->ranks_per_domain;
     prog->domain_gpus = sf_topo_domain_gpus(c->s->topo);
-    prog->device_memory_bytes = c->unbounded ? 0 : sf_topo_device(c->s->topo)->memory_bytes;
+    prog->device_memory_bytes = c->unbounded ? 0 : sf_seats_memory(c->s->topo);
     return plan_identity(c->s, p, &prog->source, err);
 }
 
@@ -148,6 +174,7 @@ static int build_vstage(struct sfi_compile *c, struct sfi_vstage *vs, struct sf_
     vs->owns_params = true;
     SF_TRY(sfi_params_init(c, vs, &vs->params, err));
     SF_TRY(refuse_size(vs, "activations", sfi_stash_bytes(&c->shape, vs->layers), err));
+    SF_TRY(refuse_size(vs, "activations", sfi_held_bytes(&c->shape, vs->layers), err));
     SF_TRY(refuse_size(vs, "logits", sfi_head_bytes(&c->shape), err));
     sfi_forward_recipe(c, vs);
     sfi_backward_recipes(c, vs);
@@ -159,7 +186,7 @@ static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
     for (uint32_t i = 0; i < c->vs_n; i++) {
         struct sfi_vstage *vs = &c->vs[i];
         vs->index = i;
-        vs->layers = c->plan->layers[i];
+        vs->layers = sfi_unit_layers(c->plan, c->units, i);
         vs->first_layer = layer;
         vs->is_first = i == 0;
         vs->is_last = i + 1 == c->vs_n;
@@ -187,6 +214,12 @@ static int build_classes(struct sfi_compile *c, struct sf_prog **out, struct sf_
 }
 
 static int compile_all(struct sfi_compile *c, struct sf_prog **out, struct sf_err *err) {
+    SF_TRY(sfi_table_init(c, err));
+    c->shape.split = c->table.split;
+    if (c->shape.split && c->shape.selective) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute selective needs a schedule of whole backwards, found %s",
+                       sf_schedule_name(c->plan->schedule));
+    }
     build_mesh(c);
     SF_TRY(build_facts(c, err));
     SF_TRY(build_vstages(c, err));
@@ -196,7 +229,9 @@ static int compile_all(struct sfi_compile *c, struct sf_prog **out, struct sf_er
 static int compile(const struct sf_scenario *s, const struct sf_plan *plan, bool unbounded, struct sf_prog **out,
                    struct sf_err *err) {
     SF_TRY(sf_plan_check(s, plan, err));
-    struct sfi_compile c = {.s = s, .plan = plan, .vs_n = plan->pp * plan->vpp, .unbounded = unbounded};
+    uint32_t units = sfi_units_of(plan);
+    struct sfi_compile c = {
+        .s = s, .plan = plan, .vs_n = plan->pp * plan->vpp * units, .units = units, .unbounded = unbounded};
     sfi_shape_init(s, plan, &c.shape);
     c.b = sf_build_create();
     c.vs = sf_calloc(c.vs_n, sizeof *c.vs);
@@ -207,6 +242,7 @@ static int compile(const struct sf_scenario *s, const struct sf_plan *plan, bool
         }
     }
     sf_free(c.vs);
+    sfi_table_clear(&c.table);
     sf_build_free(c.b);
     return rc;
 }

@@ -1,12 +1,19 @@
 /* From a plan to a program: recipes for every chunk, ops in schedule order, buffers, communicators, binding.
  *
  * Mesh axes, innermost first: tp, ep, dp (= plan dp / ep), pp. Communicators: "tp", "ep", "dp" (ep x dp: dense
- * weights), "edp" (dp axis only: expert weights), "pp.fwd" and "pp.bwd". Streams: compute, load, fwd.recv, fwd.send,
- * bwd.recv, bwd.send, grad (collectives of gradients and parameters).
+ * weights), "edp" (dp axis only: expert weights), "pp.fwd" (activations), "pp.bwd" (their gradients) and "pp.swap"
+ * (sums between two ranks). Streams: compute, load, grad (collectives of gradients and parameters), and for transfers
+ * fwd.recv, fwd.send, bwd.recv, bwd.send, where fwd is towards the next rank of the pipeline and bwd back.
  *
- * Transfers. Activations go to the next virtual stage (offset +1 on pp.fwd, from the last stage around to the first),
- * gradients back (-1 on pp.bwd). Both are double-buffered, and the receive for a compute op may run while the op before
- * it computes.
+ * Schedules. Rows of the schedule's table become classes, passes become ops: F forward, BW backward, B and W
+ * backward_input and backward_weight, in the row's order on the compute stream. Pairs of DualPipe run one after the
+ * other. The plan's virtual stages live where the table has them; on a V rank r has the r-th and the r-th from behind.
+ *
+ * Transfers. Activations go to the rank of the next virtual stage, gradients back; on the same rank a stage writes
+ * straight to where its neighbour reads. Every transfer stream has its transfers in the order in which a replay of the
+ * table makes them, and a receive waits only for steps that are over by then, one step less where it can. So the
+ * transfer that was made first can always go: no deadlock even when all transfers block, for any table that can run at
+ * all.
  *
  * Buffers. Chunk N's weights are in "param.cN" and its gradients in "grad.cN", at the same offsets; expert weights,
  * which are reduced over fewer ranks, are in "expert.param.cN" and "expert.grad.cN". Weights and gradients are f32, or
@@ -21,16 +28,45 @@
  * matrices, each layer's experts, all norms, all routers. With zero 1 a bucket is padded to whole 64-byte units per
  * rank.
  *
+ * Context parallelism. With cp > 1 each rank has its share of every sequence, from both ends, and everything but
+ * attention works on that alone. Axes tp, cp, ep (= ep / cp), dp: the ep ranks are those of cp and more, or the other
+ * way round where cp is larger; "dp" and "edp" hold what is left of cp too. Keys and values are collected over "cp"
+ * beside attention or before it (cp_exchange), and their gradients scattered back. For pricing: kernels cannot run it
+ * yet.
+ *
+ * Shares. Zero 2 and 3 cut every stage into units of as few layers as all stages allow, and chunks are units. A unit's
+ * gradients are scattered after every microbatch, and later shares are added to "grad.share". With zero 3 its weights
+ * are gathered from "param.share" before every forward and backward, one pass ahead, and nobody holds them whole in
+ * between: such a program names no tensors, so executors cannot fill them yet; it is for pricing. A unit is one bucket
+ * per space, whose vectors decay like its matrices, as flat parameters do.
+ *
+ * Split backwards. The input half makes the gradients of a chunk's input, the weight half those of its weights; what
+ * the weight half needs stays where the microbatch's activations are, so they live until then, and a chunk takes two
+ * rows more. Layers that are computed again are so in the input half, which holds all of them for the weight half.
+ *
+ * Copies. DualPipe holds the model twice, in opposite directions, half of the microbatches each. When a chunk has all
+ * its gradients, the two ranks that hold it swap and add them; both then reduce them over dp and update their own copy,
+ * which stay equal to the bit. Losses are swapped too.
+ *
  * Tied tables. On one stage head and embedding share the table and its gradient. A pipeline (and canonical mode always)
  * has two copies; after the reduction over ranks their gradients are swapped and added on both sides.
  *
- * Precision. fp8: inputs of the layers' GEMMs; router and head stay bf16. Mixtures of experts, tensor parallelism, bf16
- * and fp8 are exact in shape, count and volume for pricing; the CPU kernels execute dense f32 programs with tp = 1.
+ * Precision. fp8, its block-scaled kinds and nvfp4: inputs of the layers' GEMMs; router and head stay bf16. Mixtures of
+ * experts, bf16 and below are exact in shape, count and volume for pricing; the CPU kernels execute dense f32 programs.
  *
- * Canonical mode: gradients are added in one order over the global microbatch index. A run of microbatches (as many as
- * the odd part of their number, so 1 for a power of two) is added one after the other; runs are the leaves of a binary
- * tree (pairs, then pairs of pairs), which the reduction over dp continues: executors add members in the order of
- * sf_kern_tree_sum. So the sums are the same for every pp, dp, schedule and transport. Needs dp to be a power of two.
+ * Tensor parallelism. Column-parallel products, then row-parallel ones, whose partial sums are scattered over the rows
+ * (or added up whole, whole_rows); embedding, head and cross entropy by parts of the vocabulary. A weight that is split
+ * is named as blocks of the whole, so it starts from the same values for every tp. Collectives of tp are inside recipes
+ * on the compute stream.
+ *
+ * Canonical mode: gradients are added in one order over the global microbatch index, whatever the order in which they
+ * are made: a sum waits in a buffer of its own until its other half is there. A run of microbatches (as many as the odd
+ * part of their number, so 1 for a power of two) is added one after the other; runs are the leaves of a binary tree
+ * (pairs, then pairs of pairs), which the reduction over dp continues: executors add members in the order of
+ * sf_kern_tree_sum; copies of the model are its topmost halves inside a pipeline. The sum over tp of what every rank of
+ * it holds whole comes last. So the sums are the same for every pp, dp, schedule and transport at one tp; another tp
+ * cuts the sums of the row-parallel products elsewhere, which rounds differently. Needs dp to be a power of two, and a
+ * table of one's own must make the microbatches of a run in ascending order.
  */
 #ifndef SF_PLANNER_COMPILE_H
 #define SF_PLANNER_COMPILE_H
@@ -45,5 +81,8 @@ int sf_compile(const struct sf_scenario *s, const struct sf_plan *plan, struct s
 
 /* Refuse an impossible plan, naming the field, the rule and the numbers. */
 int sf_plan_check(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_err *err);
+
+/* Its part about `zero`: is there somebody to share with, and may it be shared? */
+int sf_zero_check(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_err *err);
 
 #endif

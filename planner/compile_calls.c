@@ -64,9 +64,9 @@ void sfi_call_norm_fwd(struct sfi_recipe *r, sf_ref x, sf_ref w, sf_ref y, sf_re
     emit(r, &call);
 }
 
-void sfi_call_norm_bwd(struct sfi_recipe *r, bool add_dx, const sf_ref operand[6]) {
+void sfi_call_norm_bwd(struct sfi_recipe *r, bool add_dx, bool add_dw, const sf_ref operand[6]) {
     struct sf_call call = blank(r, SF_CALL_RMSNORM_BWD, r->shape->dtype);
-    call.flags |= (uint16_t)((add_dx ? SF_CALL_ACC_FLAG : 0u) | (r->add ? SF_CALL_ACC2_FLAG : 0u));
+    call.flags |= (uint16_t)((add_dx ? SF_CALL_ACC_FLAG : 0u) | (add_dw ? SF_CALL_ACC2_FLAG : 0u));
     set_dims(&call, (const uint64_t[]){r->shape->rows, r->shape->hidden}, 2);
     set_operands(&call, operand, 6);
     emit(r, &call);
@@ -87,6 +87,7 @@ void sfi_call_attention(struct sfi_recipe *r, int kind, const sf_ref *operand, s
     struct sf_call call = blank(r, kind, s->dtype);
     set_dims(&call, (const uint64_t[]){s->batch, s->seq, s->heads_local, s->kv_heads_local, s->head_dim, s->qkv_local},
              6);
+    call.imm[1] = 1.0f / (float)s->cp;
     set_operands(&call, operand, operands_n);
     emit(r, &call);
 }
@@ -117,12 +118,50 @@ void sfi_call_copy(struct sfi_recipe *r, sf_ref x, sf_ref y) {
     sfi_call_simple(r, SF_CALL_COPY, n, (const sf_ref[]){x, y}, 2);
 }
 
-void sfi_call_xent(struct sfi_recipe *r, sf_ref logits, sf_ref targets, sf_ref loss) {
+static float loss_scale(const struct sfi_recipe *r) {
     const struct sf_job *job = &r->c->s->job;
+    return (float)(1.0 / ((double)job->global_batch_sequences * job->seq_len_tokens));
+}
+
+static void whole_xent(struct sfi_recipe *r, sf_ref logits, sf_ref targets, sf_ref loss) {
     struct sf_call call = blank(r, SF_CALL_XENT, r->shape->dtype);
-    call.imm[0] = (float)(1.0 / ((double)job->global_batch_sequences * job->seq_len_tokens));
+    call.imm[0] = loss_scale(r);
     set_dims(&call, (const uint64_t[]){r->shape->tokens, r->shape->vocab_local}, 2);
     set_operands(&call, (const sf_ref[]){logits, targets, loss}, 3);
+    emit(r, &call);
+}
+
+/* With the vocabulary split over tp, a row's softmax needs the sums of all parts, and its loss the target's logit. */
+static void split_xent(struct sfi_recipe *r, sf_ref logits, sf_ref targets, sf_ref loss) {
+    const struct sfi_shape *s = r->shape;
+    uint64_t mark = r->work.at, bytes = sfi_mul(s->tokens, 2 * sizeof(float)), all = sfi_mul(bytes, s->tp);
+    sf_ref own = sfi_take(&r->work, bytes), stats = sfi_take(&r->work, all);
+    struct sf_call part = blank(r, SF_CALL_XENT_STATS, s->dtype), gather = blank(r, SF_CALL_ALL_GATHER, SF_F32);
+    struct sf_call finish = blank(r, SF_CALL_XENT_PART, s->dtype);
+    set_dims(&part, (const uint64_t[]){s->tokens, s->vocab_local}, 2);
+    set_operands(&part, (const sf_ref[]){logits, targets, own}, 3);
+    emit(r, &part);
+    gather.comm = r->c->comms.tp;
+    set_dims(&gather, &all, 1);
+    set_operands(&gather, (const sf_ref[]){own, stats}, 2);
+    emit(r, &gather);
+    finish.imm[0] = loss_scale(r);
+    set_dims(&finish, (const uint64_t[]){s->tokens, s->vocab_local, s->tp}, 3);
+    set_operands(&finish, (const sf_ref[]){logits, targets, stats, loss}, 4);
+    emit(r, &finish);
+    r->work.at = mark;
+}
+
+void sfi_call_xent(struct sfi_recipe *r, sf_ref logits, sf_ref targets, sf_ref loss) {
+    (r->shape->tp > 1 ? split_xent : whole_xent)(r, logits, targets, loss);
+}
+
+void sfi_call_embed(struct sfi_recipe *r, int kind, const sf_ref operand[3]) {
+    const struct sfi_shape *s = r->shape;
+    struct sf_call call = blank(r, kind, s->dtype);
+    call.flags |= (uint16_t)(s->tp > 1 ? SF_CALL_PART_FLAG : 0u);
+    set_dims(&call, (const uint64_t[]){s->tokens, s->hidden, s->vocab_local}, 3);
+    set_operands(&call, operand, 3);
     emit(r, &call);
 }
 

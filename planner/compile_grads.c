@@ -1,9 +1,6 @@
-/* What happens to gradients: canonical sums over microbatches, reduction over ranks, the exchange of a tied table, the
- * optimizer, and the gathering of what it updated. */
-#include <stdio.h>
-
+/* What happens to gradients once a chunk has them all: the sum over copies of the model, reduction over ranks, the
+ * exchange of a tied table, the optimizer, and the gathering of what it updated. */
 #include "planner/compile_internal.h"
-#include "planner/schedule.h"
 
 static uint64_t elements(const struct sfi_stage *st, uint64_t bytes) {
     return bytes / st->c->shape.elem;
@@ -14,101 +11,36 @@ static struct sf_op chunk_op(uint32_t chunk, enum sf_op_kind kind, enum sfi_stre
         .kind = (uint8_t)kind, .stream = (uint8_t)stream, .recipe = SF_NONE, .comm = SF_NONE, .chunk = (uint16_t)chunk};
 }
 
-/* ---- canonical sums ---------------------------------------------------------------------------------------------- */
-
-/* A binary counter. The gradients of a run of microbatches, added in order, are a leaf; a run is the odd part of the
- * number of microbatches, so leaves are a power of two. A sum that completes the first half of its pair waits in
- * partial[level], one that completes the second half is added to it and goes one level up. The gradient buffer itself
- * holds the sum under construction, and in the end the whole one. */
-void sfi_leaf_buffers(const struct sfi_stage *st, const struct sf_step *step, uint32_t out[SFI_SPACES]) {
-    const struct sfi_chunk *chunk = &st->chunks[step->chunk];
-    uint32_t run = sfi_canonical_run(st->c->plan), leaves = st->c->plan->microbatches / run;
-    bool waits = st->c->plan->canonical && leaves > 1 && step->microbatch / run % 2 == 0;
-    for (int space = 0; space < SFI_SPACES; space++) {
-        out[space] = waits ? chunk->partial[space][0] : chunk->grad[space];
-    }
-}
-
-uint32_t sfi_canonical_run(const struct sf_plan *plan) {
-    return plan->canonical ? plan->microbatches >> __builtin_ctz(plan->microbatches) : plan->microbatches;
-}
-
-/* Formals: the sum under construction, then partial[0 ..]. */
-static uint32_t tree_recipe(const struct sfi_stage *st, uint64_t n, uint32_t adds, bool top) {
-    struct sfi_recipe r = {.c = st->c, .shape = &st->c->shape};
-    char name[SF_NAME];
-    snprintf(name, sizeof name, "tree %u%s", adds, top ? " top" : "");
-    sf_build_recipe_begin(st->c->b, name, adds + (top ? 1 : 2));
-    for (uint32_t l = 0; l < adds; l++) {
-        sf_ref y = l + 1 == adds && !top ? SF_REF(adds + 1, 0) : SF_REF(0, 0);
-        sfi_call_simple(&r, SF_CALL_ADD, (const uint64_t[3]){n}, (const sf_ref[]){SF_REF(l + 1, 0), SF_REF(0, 0), y},
-                        3);
-    }
-    return sf_build_recipe_end(st->c->b);
-}
-
-static uint32_t emit_sums(struct sfi_stage *st, const struct sf_step *step, enum sfi_space space, uint32_t adds,
-                          bool top, uint32_t leaf_op) {
-    const struct sfi_chunk *chunk = &st->chunks[step->chunk];
-    uint64_t bytes = chunk->vs->params.bytes[space];
-    struct sf_op op = chunk_op(step->chunk, SF_OP_ACCUMULATE, SFI_COMPUTE);
-    struct sf_arg args[18] = {{.buf = chunk->grad[space], .access = SF_READ_WRITE, .bytes = bytes}};
-    uint32_t n = 1;
-    for (uint32_t l = 0; l < adds; l++) {
-        args[n++] = (struct sf_arg){.buf = chunk->partial[space][l], .access = SF_READ, .bytes = bytes};
-    }
-    if (!top) {
-        args[n++] = (struct sf_arg){.buf = chunk->partial[space][adds], .access = SF_WRITE, .bytes = bytes};
-    }
-    op.microbatch = (uint16_t)step->microbatch;
-    op.recipe = tree_recipe(st, elements(st, bytes), adds, top);
-    return sf_build_op(st->c->b, &op, args, n, &leaf_op, 1);
-}
-
-uint32_t sfi_emit_tree(struct sfi_stage *st, const struct sf_step *step, uint32_t leaf_op) {
-    uint32_t run = sfi_canonical_run(st->c->plan), leaf = step->microbatch / run;
-    uint32_t adds = (uint32_t)__builtin_ctz(~leaf);
-    bool top = step->microbatch + 1 == st->c->plan->microbatches;
-    if ((step->microbatch + 1) % run != 0 || adds == 0) {
-        return leaf_op;
-    }
-    uint32_t done = leaf_op;
-    for (uint32_t space = 0; space < SFI_SPACES; space++) {
-        if (st->chunks[step->chunk].vs->params.bytes[space] > 0) {
-            done = emit_sums(st, step, space, adds, top, leaf_op);
-        }
-    }
-    return done;
-}
-
 /* ---- reduction over ranks ---------------------------------------------------------------------------------------- */
 
 static uint32_t bucket_comm(const struct sfi_stage *st, const struct sfi_bucket *b) {
     return b->space == SFI_DENSE ? st->c->comms.dp : st->c->comms.edp;
 }
 
-/* Norms and routers see only this rank's rows, so their gradients are sums over tp too. On the compute stream, where
- * all collectives of this communicator are. */
-static uint32_t reduce_replicated(struct sfi_stage *st, uint32_t chunk, uint32_t last_op) {
-    const struct sfi_params *p = &st->chunks[chunk].vs->params;
-    if (st->c->shape.tp == 1 || st->c->shape.whole_rows) { /* whole rows leave every rank the same gradient */
-        return last_op;
-    }
+/* Whole rows leave every rank the same gradient. */
+static bool splits_rows(const struct sfi_stage *st) {
+    return st->c->shape.tp > 1 && !st->c->shape.whole_rows;
+}
+
+static uint32_t sum_over_tp(struct sfi_stage *st, uint32_t chunk, struct sf_arg arg, uint32_t after) {
     struct sfi_recipe r = {.c = st->c, .shape = &st->c->shape};
     struct sf_op op = chunk_op(chunk, SF_OP_ACCUMULATE, SFI_COMPUTE);
-    struct sf_arg arg = {.buf = st->chunks[chunk].grad[SFI_DENSE],
-                         .access = SF_READ_WRITE,
-                         .offset = p->norms,
-                         .bytes = p->replicated_bytes};
     sf_build_recipe_begin(st->c->b, "reduce norms", 1);
     sfi_call_comm(&r, SF_CALL_ALL_REDUCE, st->c->comms.tp, arg.bytes, SF_REF(0, 0), SF_REF(0, 0));
     op.recipe = sf_build_recipe_end(st->c->b);
-    return sf_build_op(st->c->b, &op, &arg, 1, &last_op, 1);
+    return sf_build_op(st->c->b, &op, &arg, 1, &after, 1);
 }
 
-/* This rank's part of a bucket's gradient: a share in the shard buffer, or the bucket itself. */
-static struct sf_arg owned_gradient(const struct sfi_stage *st, uint32_t chunk, uint32_t bucket,
-                                    enum sf_access access) {
+/* Norms and routers see only this rank's rows, so their gradients are sums over tp too. On the compute stream, where
+ * all collectives of this communicator are. */
+uint32_t sfi_reduce_replicated(struct sfi_stage *st, uint32_t chunk, uint32_t grad, uint32_t last_op) {
+    const struct sfi_params *p = &st->chunks[chunk].vs->params;
+    const struct sf_arg arg = {.buf = grad, .access = SF_READ_WRITE, .offset = p->norms, .bytes = p->replicated_bytes};
+    bool later = st->c->plan->canonical && st->c->plan->zero <= 1; /* see finish_replicated */
+    return splits_rows(st) && !later ? sum_over_tp(st, chunk, arg, last_op) : last_op;
+}
+
+struct sf_arg sfi_owned_gradient(const struct sfi_stage *st, uint32_t chunk, uint32_t bucket, enum sf_access access) {
     const struct sfi_chunk *ch = &st->chunks[chunk];
     const struct sfi_bucket *b = &ch->vs->params.buckets[bucket];
     if (!b->sharded) {
@@ -136,15 +68,102 @@ static uint32_t reduce_bucket(struct sfi_stage *st, uint32_t chunk, uint32_t buc
         return after;
     }
     if (b->sharded) {
-        args[1] = owned_gradient(st, chunk, bucket, SF_WRITE);
+        args[1] = sfi_owned_gradient(st, chunk, bucket, SF_WRITE);
     }
     return sf_build_op(st->c->b, &op, args, b->sharded ? 2 : 1, &after, 1);
 }
 
-void sfi_emit_reductions(struct sfi_stage *st, uint32_t chunk, uint32_t last_op) {
-    uint32_t after = reduce_replicated(st, chunk, last_op);
+static void reduce_chunk(struct sfi_stage *st, uint32_t chunk, uint32_t last_op) {
+    uint32_t after = sfi_reduce_replicated(st, chunk, st->chunks[chunk].grad[SFI_DENSE], last_op);
     for (uint32_t b = 0; b < st->chunks[chunk].vs->params.buckets_n; b++) {
         st->chunks[chunk].ready[b] = reduce_bucket(st, chunk, b, after);
+    }
+}
+
+void sfi_emit_reductions(struct sfi_stage *st, uint32_t chunk, uint32_t last_op) {
+    if (st->c->table.pipe->ways == 1) {
+        reduce_chunk(st, chunk, last_op);
+    }
+}
+
+/* ---- swaps ------------------------------------------------------------------------------------------------------- */
+
+uint32_t sfi_sum_recipe(const struct sfi_stage *st, uint64_t n, bool copy_back) {
+    struct sfi_recipe r = {.c = st->c, .shape = &st->c->shape};
+    sf_build_recipe_begin(st->c->b, "sum", 2);
+    sfi_call_simple(&r, SF_CALL_ADD, (const uint64_t[3]){n}, (const sf_ref[]){SF_REF(0, 0), SF_REF(1, 0), SF_REF(0, 0)},
+                    3);
+    if (copy_back) {
+        sfi_call_simple(&r, SF_CALL_COPY, (const uint64_t[3]){n}, (const sf_ref[]){SF_REF(0, 0), SF_REF(1, 0)}, 2);
+    }
+    return sf_build_recipe_end(st->c->b);
+}
+
+/* Swaps come after all passes, on one send and one receive stream, and every rank has them in the same order. */
+static uint32_t swap_op(struct sfi_stage *st, uint32_t chunk, uint32_t peer, bool send, struct sf_arg arg,
+                        uint32_t after) {
+    struct sf_op op = chunk_op(chunk, send ? SF_OP_SEND : SF_OP_RECV, send ? SFI_FWD_SEND : SFI_FWD_RECV);
+    op.comm = st->c->comms.swap;
+    op.peer_delta = (int32_t)peer - (int32_t)st->stage;
+    op.bytes = arg.bytes;
+    arg.access = send ? SF_READ : SF_WRITE;
+    return sf_build_op(st->c->b, &op, &arg, 1, &after, 1);
+}
+
+/* Two ranks give each other their part of a sum and both add the other's: addition commutes, so both have the same
+ * bits. Returns the op after which `own` holds the sum. */
+static uint32_t swap_and_add(struct sfi_stage *st, uint32_t chunk, uint32_t peer, struct sf_arg own, uint32_t ready) {
+    uint32_t last_step = st->step_op[st->steps_n - 1];
+    struct sf_arg other = {.access = SF_READ, .bytes = own.bytes};
+    other.buf = sf_build_buffer(st->c->b, "swap.in", SF_BUF_COMM, own.bytes, false);
+    uint32_t sent = swap_op(st, chunk, peer, true, own, ready);
+    uint32_t received = swap_op(st, chunk, peer, false, other, last_step);
+    struct sf_op op = chunk_op(chunk, SF_OP_ACCUMULATE, SFI_COMPUTE);
+    own.access = SF_READ_WRITE;
+    op.recipe = sfi_sum_recipe(st, elements(st, own.bytes), false);
+    return sf_build_op(st->c->b, &op, (const struct sf_arg[]){own, other}, 2, (const uint32_t[]){ready, sent, received},
+                       3);
+}
+
+/* ---- copies of the model ----------------------------------------------------------------------------------------- */
+
+/* The same virtual stage in the other copy. */
+static uint32_t twin_of(const struct sfi_stage *st, uint32_t stage) {
+    return (stage + st->c->vs_n) % st->c->table.pipe->stages;
+}
+
+static void add_copies(struct sfi_stage *st, uint32_t chunk) {
+    const struct sfi_chunk *ch = &st->chunks[chunk];
+    uint32_t peer = st->c->table.pipe->device_of[twin_of(st, ch->stage)], ready = ch->complete;
+    for (int space = 0; space < SFI_SPACES; space++) {
+        struct sf_arg own = {.buf = ch->grad[space], .bytes = ch->vs->params.bytes[space]};
+        ready = own.bytes > 0 ? swap_and_add(st, chunk, peer, own, ready) : ready;
+    }
+    reduce_chunk(st, chunk, ready);
+}
+
+/* Each copy knows the losses of its own microbatches; afterwards both know all. */
+static void swap_losses(struct sfi_stage *st, uint32_t chunk) {
+    const struct sfi_chunk *ch = &st->chunks[chunk];
+    uint64_t bytes = ch->mbs * sizeof(float), first = ch->first_mb * sizeof(float);
+    uint32_t peer = st->c->table.pipe->device_of[twin_of(st, ch->stage)], after = st->step_op[st->steps_n - 1];
+    struct sf_arg own = {.buf = st->loss, .offset = first, .bytes = bytes};
+    struct sf_arg other = {.buf = st->loss, .offset = first > 0 ? 0 : bytes, .bytes = bytes};
+    swap_op(st, chunk, peer, true, own, after);
+    swap_op(st, chunk, peer, false, other, after);
+}
+
+/* In the order of virtual stages, which is the same for both ranks of every pair. */
+static void emit_copies(struct sfi_stage *st) {
+    for (uint32_t vs = 0; vs < st->c->vs_n && st->c->table.pipe->ways > 1; vs++) {
+        for (uint32_t i = 0; i < st->chunks_n; i++) {
+            if (st->chunks[i].vs->index == vs) {
+                add_copies(st, i);
+            }
+            if (st->chunks[i].vs->index == vs && st->chunks[i].vs->is_last) {
+                swap_losses(st, i);
+            }
+        }
     }
 }
 
@@ -155,66 +174,41 @@ static uint32_t tied_bucket(const struct sfi_vstage *vs, bool head) {
     return head && vs->is_first ? 1 : 0;
 }
 
-static uint32_t sum_recipe(const struct sfi_stage *st, uint64_t n, bool copy_back) {
-    struct sfi_recipe r = {.c = st->c, .shape = &st->c->shape};
-    sf_build_recipe_begin(st->c->b, "tied sum", 2);
-    sfi_call_simple(&r, SF_CALL_ADD, (const uint64_t[3]){n}, (const sf_ref[]){SF_REF(0, 0), SF_REF(1, 0), SF_REF(0, 0)},
-                    3);
-    if (copy_back) {
-        sfi_call_simple(&r, SF_CALL_COPY, (const uint64_t[3]){n}, (const sf_ref[]){SF_REF(0, 0), SF_REF(1, 0)}, 2);
+static void tied_on_one_rank(struct sfi_stage *st, uint32_t first, uint32_t last) {
+    uint32_t *ready[] = {&st->chunks[first].ready[tied_bucket(st->chunks[first].vs, false)],
+                         &st->chunks[last].ready[tied_bucket(st->chunks[last].vs, true)]};
+    struct sf_op op = chunk_op(first, SF_OP_ACCUMULATE, SFI_COMPUTE);
+    const struct sf_arg args[] = {
+        sfi_owned_gradient(st, first, tied_bucket(st->chunks[first].vs, false), SF_READ_WRITE),
+        sfi_owned_gradient(st, last, tied_bucket(st->chunks[last].vs, true), SF_READ_WRITE),
+    };
+    op.recipe = sfi_sum_recipe(st, elements(st, args[0].bytes), true);
+    *ready[0] = *ready[1] = sf_build_op(st->c->b, &op, args, 2, (const uint32_t[]){*ready[0], *ready[1]}, 2);
+}
+
+/* After the reduction over ranks, which keeps canonical sums independent of the layout and moves less. */
+static void tied_across_ranks(struct sfi_stage *st, uint32_t stage, uint32_t other, bool head) {
+    const uint16_t *device_of = st->c->table.pipe->device_of;
+    if (device_of[stage] == st->stage) {
+        uint32_t chunk = st->c->table.chunk_of[stage], bucket = tied_bucket(st->chunks[chunk].vs, head);
+        uint32_t *ready = &st->chunks[chunk].ready[bucket];
+        *ready = swap_and_add(st, chunk, device_of[other], sfi_owned_gradient(st, chunk, bucket, SF_READ), *ready);
     }
-    return sf_build_recipe_end(st->c->b);
-}
-
-static void tied_on_one_stage(struct sfi_stage *st) {
-    struct sf_op op = chunk_op(0, SF_OP_ACCUMULATE, SFI_COMPUTE);
-    const struct sf_arg args[] = {owned_gradient(st, 0, 0, SF_READ_WRITE), owned_gradient(st, 0, 1, SF_READ_WRITE)};
-    op.recipe = sum_recipe(st, elements(st, args[0].bytes), true);
-    uint32_t done = sf_build_op(st->c->b, &op, args, 2, st->chunks[0].ready, 2);
-    st->chunks[0].ready[0] = st->chunks[0].ready[1] = done;
-}
-
-static uint32_t tied_transfer(struct sfi_stage *st, uint32_t chunk, bool send, bool forward, struct sf_arg arg,
-                              uint32_t after) {
-    int32_t reach = (int32_t)st->c->plan->pp - 1;
-    enum sfi_stream streams[2][2] = {{SFI_BWD_RECV, SFI_FWD_RECV}, {SFI_BWD_SEND, SFI_FWD_SEND}};
-    struct sf_op op = chunk_op(chunk, send ? SF_OP_SEND : SF_OP_RECV, streams[send][forward]);
-    op.comm = forward ? st->c->comms.fwd : st->c->comms.bwd;
-    op.peer_delta = send == forward ? reach : -reach;
-    op.bytes = arg.bytes;
-    return sf_build_op(st->c->b, &op, &arg, 1, &after, 1);
-}
-
-/* The first and the last stage swap their sums and both add the other's: addition commutes, so the copies stay equal to
- * the bit. After the reduction over ranks, which keeps canonical sums independent of the layout and moves less. */
-static void tied_across_stages(struct sfi_stage *st, uint32_t chunk, bool head) {
-    uint32_t bucket = tied_bucket(st->chunks[chunk].vs, head);
-    uint32_t *ready = &st->chunks[chunk].ready[bucket], last_step = st->step_op[st->steps_n - 1];
-    struct sf_arg own = owned_gradient(st, chunk, bucket, SF_READ);
-    struct sf_arg other = {.access = SF_WRITE, .bytes = own.bytes};
-    other.buf = sf_build_buffer(st->c->b, "tied.in", SF_BUF_COMM, own.bytes, false);
-    uint32_t sent = tied_transfer(st, chunk, true, !head, own, *ready);
-    uint32_t received = tied_transfer(st, chunk, false, head, other, last_step);
-    struct sf_op op = chunk_op(chunk, SF_OP_ACCUMULATE, SFI_COMPUTE);
-    own.access = SF_READ_WRITE;
-    other.access = SF_READ;
-    op.recipe = sum_recipe(st, elements(st, own.bytes), false);
-    *ready = sf_build_op(st->c->b, &op, (const struct sf_arg[]){own, other}, 2,
-                         (const uint32_t[]){*ready, sent, received}, 3);
 }
 
 static void emit_tied(struct sfi_stage *st) {
-    uint32_t last = st->c->plan->vpp - 1;
-    const struct sfi_vstage *first_vs = st->chunks[0].vs, *last_vs = st->chunks[last].vs;
-    if (!sfi_vstage_of(st->c, st->c->plan->pp - 1, last)->params.copied_head) {
+    const struct sfi_table *t = &st->c->table;
+    if (!st->c->vs[st->c->vs_n - 1].params.copied_head) {
         return;
     }
-    if (first_vs->is_first && last_vs->is_last) {
-        tied_on_one_stage(st);
-    } else if (first_vs->is_first) {
-        tied_across_stages(st, 0, false);
-    } else if (last_vs->is_last) {
-        tied_across_stages(st, last, true);
+    for (uint32_t way = 0; way < t->pipe->ways; way++) {
+        uint32_t first = way * st->c->vs_n, last = first + st->c->vs_n - 1;
+        if (t->pipe->device_of[first] != t->pipe->device_of[last]) {
+            tied_across_ranks(st, first, last, false);
+            tied_across_ranks(st, last, first, true);
+        } else if (t->pipe->device_of[first] == st->stage) {
+            tied_on_one_rank(st, t->chunk_of[first], t->chunk_of[last]);
+        }
     }
 }
 
@@ -239,7 +233,7 @@ static uint32_t adamw_recipe(const struct sfi_stage *st, uint64_t n, bool decays
 static struct sf_arg owned_param(const struct sfi_stage *st, uint32_t chunk, uint32_t bucket) {
     const struct sfi_chunk *ch = &st->chunks[chunk];
     const struct sfi_bucket *b = &ch->vs->params.buckets[bucket];
-    struct sf_arg arg = owned_gradient(st, chunk, bucket, SF_READ_WRITE); /* same offsets */
+    struct sf_arg arg = sfi_owned_gradient(st, chunk, bucket, SF_READ_WRITE); /* same offsets */
     arg.buf = b->sharded ? st->param_shard : ch->param[b->space];
     return arg;
 }
@@ -256,7 +250,7 @@ static void emit_bucket_update(struct sfi_stage *st, uint32_t chunk, uint32_t bu
     struct sf_op op = chunk_op(chunk, SF_OP_OPTIMIZER, SFI_COMPUTE);
     const struct sf_arg args[] = {
         owned_param(st, chunk, bucket),
-        owned_gradient(st, chunk, bucket, SF_READ),
+        sfi_owned_gradient(st, chunk, bucket, SF_READ),
         state_arg(ch->m, b, n),
         state_arg(ch->v, b, n),
         {.buf = st->hyper, .access = SF_READ, .bytes = 8 * sizeof(float)},
@@ -264,7 +258,7 @@ static void emit_bucket_update(struct sfi_stage *st, uint32_t chunk, uint32_t bu
     };
     op.recipe = adamw_recipe(st, n, b->decays);
     uint32_t updated = sf_build_op(st->c->b, &op, args, master ? 6 : 5, &ch->ready[bucket], 1);
-    if (!b->sharded) {
+    if (!b->sharded || st->c->plan->zero >= SFI_ZERO_WEIGHTS) {
         return;
     }
     op = chunk_op(chunk, SF_OP_ALL_GATHER, SFI_GRAD);
@@ -276,10 +270,26 @@ static void emit_bucket_update(struct sfi_stage *st, uint32_t chunk, uint32_t bu
     sf_build_op(st->c->b, &op, gather, 2, &updated, 1);
 }
 
+/* A canonical sum over microbatches goes on over replicas, so the sum over tp, which no layout shares out differently,
+ * comes behind both. */
+static void finish_replicated(struct sfi_stage *st, uint32_t chunk) {
+    struct sfi_chunk *ch = &st->chunks[chunk];
+    bool due = splits_rows(st) && st->c->plan->canonical && st->c->plan->zero <= 1;
+    for (uint32_t b = 0; due && b < ch->vs->params.buckets_n; b++) {
+        const struct sfi_bucket *bucket = &ch->vs->params.buckets[b];
+        if (bucket->space == SFI_DENSE && bucket->offset >= ch->vs->params.norms) {
+            ch->ready[b] = sum_over_tp(st, chunk, sfi_owned_gradient(st, chunk, b, SF_READ_WRITE), ch->ready[b]);
+        }
+    }
+}
+
 /* The last chunk's gradients are complete first. */
 void sfi_emit_update(struct sfi_stage *st) {
+    sfi_end_scatters(st);
+    emit_copies(st);
     emit_tied(st);
-    for (uint32_t chunk = st->c->plan->vpp; chunk-- > 0;) {
+    for (uint32_t chunk = st->chunks_n; chunk-- > 0;) {
+        finish_replicated(st, chunk);
         for (uint32_t b = 0; b < st->chunks[chunk].vs->params.buckets_n; b++) {
             emit_bucket_update(st, chunk, b);
         }

@@ -87,60 +87,96 @@ void sfi_experts_forward(struct sfi_recipe *r, const struct sfi_acts *a, const s
     r->work.at = mark;
 }
 
-/* Gradients of the output rows on the ranks that own the experts, whole over tp. */
+static bool is_half(const struct sfi_recipe *r) {
+    return !r->inputs || !r->weights;
+}
+
+/* Gradients of the output rows on the ranks that own the experts, whole over tp. Split backwards keep them. */
 static sf_ref collect_gradients(struct sfi_recipe *r, const struct sfi_acts *a, sf_ref g) {
     const struct sfi_shape *s = r->shape;
     uint64_t dims[3];
-    sf_ref sorted = scratch(r, sfi_dispatch_room(s)), arrived = scratch(r, s->ep > 1 ? sfi_dispatch_room(s) : 0);
+    if (!r->inputs) {
+        return gather_picks(r, a->d_rows);
+    }
+    sf_ref target = is_half(r) ? a->d_rows : scratch(r, sfi_dispatch_room(s));
+    sf_ref sorted = s->ep > 1 ? scratch(r, sfi_dispatch_room(s)) : target;
     sfi_call_simple(r, SF_CALL_MOE_PERMUTE, permute_dims(s, dims), (const sf_ref[]){g, a->ids, sorted}, 3);
-    return gather_picks(r, exchange(r, sorted, arrived));
+    return gather_picks(r, exchange(r, sorted, target));
+}
+
+/* Weight gradients of expert matrices: C (+)= A^T B. */
+static void expert_weights(struct sfi_recipe *r, uint64_t out, uint64_t in, sf_ref dy, sf_ref x, sf_ref dw) {
+    unsigned add = r->add ? SF_CALL_ACC_FLAG : 0;
+    sfi_call_expert_gemm(r, SF_CALL_TA_FLAG | add, (const uint64_t[]){out, in, r->shape->expert_rows}, dy, x, dw);
 }
 
 /* From the gradient of the experts' output to that of their input; both whole over tp. */
 static void experts_gemms(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
                           const struct sfi_refs *dw, sf_ref dy, sf_ref dx) {
     const struct sfi_shape *s = r->shape;
-    unsigned add = r->add ? SF_CALL_ACC_FLAG : 0;
-    uint64_t n = s->expert_rows, rows = s->expert_room;
+    uint64_t n = s->expert_rows, rows = r->inputs ? s->expert_room : 0;
     sf_ref d_act = scratch(r, sfi_mul(sfi_mul(rows, s->ffn_local), s->elem));
-    sf_ref d_gate_up = scratch(r, sfi_mul(sfi_mul(rows, s->up_local), s->elem));
-    sfi_call_expert_gemm(r, SF_CALL_TA_FLAG | add, (const uint64_t[]){s->hidden, s->ffn_local, n}, dy, a->act,
-                         dw->down);
-    sfi_call_expert_gemm(r, 0, (const uint64_t[]){n, s->ffn_local, s->hidden}, dy, w->down, d_act);
-    sfi_call_glu(r, SF_CALL_GLU_BWD, s->all_picks, (const sf_ref[]){d_act, a->gate_up, d_gate_up}, 3);
-    sf_ref x = gather_picks(r, a->dispatched);
-    sfi_call_expert_gemm(r, SF_CALL_TA_FLAG | add, (const uint64_t[]){s->up_local, s->hidden, n}, d_gate_up, x,
-                         dw->gate_up);
-    sfi_call_expert_gemm(r, 0, (const uint64_t[]){n, s->hidden, s->up_local}, d_gate_up, w->gate_up, dx);
+    sf_ref d_gate_up = is_half(r) ? a->gate_up : scratch(r, sfi_mul(sfi_mul(rows, s->up_local), s->elem));
+    if (r->weights) {
+        expert_weights(r, s->hidden, s->ffn_local, dy, a->act, dw->down);
+    }
+    if (r->inputs) {
+        sfi_call_expert_gemm(r, 0, (const uint64_t[]){n, s->ffn_local, s->hidden}, dy, w->down, d_act);
+        sfi_call_glu(r, SF_CALL_GLU_BWD, s->all_picks, (const sf_ref[]){d_act, a->gate_up, d_gate_up}, 3);
+    }
+    if (r->weights) {
+        expert_weights(r, s->up_local, s->hidden, d_gate_up, gather_picks(r, a->dispatched), dw->gate_up);
+    }
+    if (r->inputs) {
+        sfi_call_expert_gemm(r, 0, (const uint64_t[]){n, s->hidden, s->up_local}, d_gate_up, w->gate_up, dx);
+    }
 }
 
 static void route_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
                            const struct sfi_refs *dw, sf_ref dn) {
     const struct sfi_shape *s = r->shape;
     uint64_t dims[3];
-    sf_ref d_weights = scratch(r, sfi_mul(s->picks, 4));
-    sf_ref d_scores = scratch(r, sfi_mul(sfi_mul(s->rows, s->experts), s->elem));
-    sfi_call_simple(r, SF_CALL_MOE_ROUTE_BWD, route_dims(s, dims),
-                    (const sf_ref[]){d_weights, a->ids, a->scores, d_scores}, 4);
-    sfi_call_gemm(r, s->dtype, SF_CALL_TA_FLAG | (r->add ? SF_CALL_ACC_FLAG : 0),
-                  (const uint64_t[]){s->experts, s->hidden, s->rows}, d_scores, a->n2, dw->router);
-    sfi_call_gemm(r, s->dtype, SF_CALL_ACC_FLAG, (const uint64_t[]){s->rows, s->hidden, s->experts}, d_scores,
-                  w->router, dn);
+    sf_ref d_weights = scratch(r, r->inputs ? sfi_mul(s->picks, 4) : 0);
+    sf_ref d_scores = r->inputs ? scratch(r, sfi_mul(sfi_mul(s->rows, s->experts), s->elem)) : a->scores;
+    if (r->inputs) {
+        sfi_call_simple(r, SF_CALL_MOE_ROUTE_BWD, route_dims(s, dims),
+                        (const sf_ref[]){d_weights, a->ids, a->scores, d_scores}, 4);
+    }
+    if (r->inputs && is_half(r)) {
+        sfi_call_simple(r, SF_CALL_COPY, (const uint64_t[3]){sfi_mul(s->rows, s->experts)},
+                        (const sf_ref[]){d_scores, a->scores}, 2);
+    }
+    if (r->weights) {
+        sfi_call_gemm(r, s->dtype, SF_CALL_TA_FLAG | (r->add ? SF_CALL_ACC_FLAG : 0),
+                      (const uint64_t[]){s->experts, s->hidden, s->rows}, d_scores, a->n2, dw->router);
+    }
+    if (r->inputs) {
+        sfi_call_gemm(r, s->dtype, SF_CALL_ACC_FLAG, (const uint64_t[]){s->rows, s->hidden, s->experts}, d_scores,
+                      w->router, dn);
+    }
+}
+
+/* The gradient of the experts' input goes back the way the rows came. */
+static void return_gradients(struct sfi_recipe *r, const struct sfi_acts *a, sf_ref partial, sf_ref mine, sf_ref back,
+                             sf_ref dn) {
+    uint64_t dims[3];
+    sfi_reduce(r, r->shape->topk * r->shape->hidden, partial, mine);
+    back = exchange(r, mine, back);
+    sfi_call_simple(r, SF_CALL_MOE_UNPERMUTE, permute_dims(r->shape, dims),
+                    (const sf_ref[]){back, a->ids, SF_REF_NONE, dn}, 4);
 }
 
 void sfi_experts_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
                           const struct sfi_refs *dw, sf_ref g, sf_ref dn) {
     const struct sfi_shape *s = r->shape;
-    uint64_t width = s->topk * s->hidden, dims[3];
-    uint64_t mark = r->work.at;
-    sf_ref mine = scratch(r, sfi_dispatch_room(s)), back = scratch(r, s->ep > 1 ? sfi_dispatch_room(s) : 0);
-    sf_ref partial = partial_picks(r, mine);
+    uint64_t mark = r->work.at, room = r->inputs ? sfi_dispatch_room(s) : 0;
+    sf_ref mine = scratch(r, room), back = scratch(r, s->ep > 1 ? room : 0);
+    sf_ref partial = r->inputs ? partial_picks(r, mine) : SF_REF_NONE;
     sf_ref dy = collect_gradients(r, a, g);
     experts_gemms(r, a, w, dw, dy, partial);
-    sfi_reduce(r, width, partial, mine);
-    back = exchange(r, mine, back);
-    sfi_call_simple(r, SF_CALL_MOE_UNPERMUTE, permute_dims(s, dims), (const sf_ref[]){back, a->ids, SF_REF_NONE, dn},
-                    4);
+    if (r->inputs) {
+        return_gradients(r, a, partial, mine, back, dn);
+    }
     route_backward(r, a, w, dw, dn);
     r->work.at = mark;
 }

@@ -1,57 +1,93 @@
-/* Ops of the schedule's steps. Every step's input is on its way one step ahead: the op that delivers it waits for the
- * step before the last one, so it can run while the step before computes, and no buffer is written while an earlier
- * step may still read it. */
+/* Ops of the schedule's steps. What a step needs is on its way before: a transfer is posted when the replay makes it, a
+ * load one step ahead, each as soon as the slot that it fills is free. */
 #include "planner/compile_internal.h"
-#include "planner/schedule.h"
 
-static struct sf_op step_op(const struct sf_step *step, enum sf_op_kind kind, enum sfi_stream stream) {
+static struct sf_op pass_op(const struct sfi_stage *st, const struct sf_pass *step, enum sf_op_kind kind,
+                            enum sfi_stream stream) {
     return (struct sf_op){.kind = (uint8_t)kind,
                           .stream = (uint8_t)stream,
                           .recipe = SF_NONE,
                           .comm = SF_NONE,
                           .microbatch = (uint16_t)step->microbatch,
-                          .chunk = step->chunk};
+                          .chunk = (uint16_t)st->c->table.chunk_of[step->stage]};
 }
 
 static struct sf_arg whole(uint32_t buf, uint64_t bytes, enum sf_access access) {
     return (struct sf_arg){.buf = buf, .access = access, .bytes = bytes};
 }
 
+static uint32_t own_unit(const struct sfi_stage *st, const struct sf_pass *step) {
+    return sfi_unit_of(st, step->stage, step->microbatch);
+}
+
+/* ---- routes ------------------------------------------------------------------------------------------------------ */
+
+struct sfi_route sfi_route_of(const struct sfi_table *t, uint32_t from_stage, uint32_t to_stage) {
+    uint32_t ranks = t->pipe->devices, from = t->pipe->device_of[from_stage], to = t->pipe->device_of[to_stage];
+    uint32_t ahead = (to + ranks - from) % ranks;
+    bool next = 2 * ahead == ranks ? to_stage > from_stage : 2 * ahead < ranks; /* opposite: by kind */
+    return (struct sfi_route){.side = next ? SFI_NEXT : SFI_PREV,
+                              .delta = next ? (int32_t)ahead : (int32_t)ahead - (int32_t)ranks};
+}
+
+static struct sf_op transfer_op(const struct sfi_stage *st, const struct sf_pass *step, bool send, uint32_t from_stage,
+                                uint32_t to_stage) {
+    static const enum sfi_stream streams[SFI_SIDES][2] = {
+        [SFI_NEXT] = {SFI_FWD_RECV, SFI_FWD_SEND}, [SFI_PREV] = {SFI_BWD_RECV, SFI_BWD_SEND}};
+    struct sfi_route route = sfi_route_of(&st->c->table, from_stage, to_stage);
+    struct sf_op op = pass_op(st, step, send ? SF_OP_SEND : SF_OP_RECV, streams[route.side][send]);
+    op.comm = to_stage > from_stage ? st->c->comms.fwd : st->c->comms.bwd;
+    op.peer_delta = send ? route.delta : -route.delta;
+    op.bytes = st->c->shape.row_bytes;
+    return op;
+}
+
+/* The stage that makes a step's input, or SF_NONE. */
+static uint32_t source_of(const struct sfi_stage *st, const struct sf_pass *step) {
+    return step->kind == SF_PASS_F ? sfi_stage_before(st->c, step->stage) : sfi_stage_behind(st->c, step->stage);
+}
+
+/* The stage that a step's result goes to, or SF_NONE. */
+static uint32_t target_of(const struct sfi_stage *st, const struct sf_pass *step) {
+    return step->kind == SF_PASS_F ? sfi_stage_behind(st->c, step->stage) : sfi_stage_before(st->c, step->stage);
+}
+
 /* ---- what arrives ------------------------------------------------------------------------------------------------ */
 
 static uint32_t emit_load(struct sfi_stage *st, uint32_t j, uint32_t buf, uint16_t flags) {
-    struct sf_op op = step_op(&st->steps[j], SF_OP_LOAD, SFI_LOAD);
+    struct sf_op op = pass_op(st, &st->steps[j], SF_OP_LOAD, SFI_LOAD);
+    op.comm = st->c->comms.tp; /* the tables are split over it */
     struct sf_arg arg = whole(buf, st->c->shape.tokens * 4, SF_WRITE);
     op.flags = flags;
     return sf_build_op(st->c->b, &op, &arg, 1, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
 }
 
-static uint32_t emit_recv(struct sfi_stage *st, uint32_t j, uint32_t buf, enum sfi_direction dir) {
-    struct sf_op op = step_op(&st->steps[j], SF_OP_RECV, dir == SFI_FWD ? SFI_FWD_RECV : SFI_BWD_RECV);
-    struct sf_arg arg = whole(buf, st->c->shape.row_bytes, SF_WRITE);
-    op.comm = dir == SFI_FWD ? st->c->comms.fwd : st->c->comms.bwd;
-    op.peer_delta = dir == SFI_FWD ? -1 : 1;
-    op.bytes = arg.bytes;
-    return sf_build_op(st->c->b, &op, &arg, 1, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
+static void emit_loads(struct sfi_stage *st, uint32_t j) {
+    const struct sf_pass *step = &st->steps[j];
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    if (step->kind == SF_PASS_F && vs->is_first) {
+        st->arrival[0][j] = emit_load(st, j, sfi_pool_buffer(&st->tokens, own_unit(st, step)), 0);
+    }
+    if (step->kind == SF_PASS_F && vs->is_last) {
+        st->arrival[1][j] = emit_load(st, j, st->targets[st->targeted_early++ % SFI_SLOTS], SF_OP_TARGETS);
+    }
 }
 
+static void emit_recv(struct sfi_stage *st, uint32_t j) {
+    const struct sf_pass *step = &st->steps[j];
+    const struct sfi_pool *pool = step->kind == SF_PASS_F ? &st->x : &st->landing;
+    struct sf_op op = transfer_op(st, step, false, source_of(st, step), step->stage);
+    struct sf_arg arg = whole(sfi_pool_buffer(pool, own_unit(st, step)), op.bytes, SF_WRITE);
+    uint32_t after = pool->after[own_unit(st, step)];
+    st->arrival[0][j] =
+        sf_build_op(st->c->b, &op, &arg, 1, after != SF_NONE ? &st->step_op[after] : NULL, after != SF_NONE);
+}
+
+/* Transfers made while step j runs. */
 static void emit_arrivals(struct sfi_stage *st, uint32_t j) {
-    const struct sf_step *step = &st->steps[j];
-    const struct sfi_vstage *vs = st->chunks[step->chunk].vs;
-    st->arrival[0][j] = st->arrival[1][j] = SF_NONE;
-    if (step->kind == SF_STEP_B) {
-        if (!vs->is_last) {
-            st->arrival[0][j] = emit_recv(st, j, st->landing[st->landed_early++ % SFI_SLOTS], SFI_BWD);
-        }
-        return;
-    }
-    if (vs->is_first) {
-        st->arrival[0][j] = emit_load(st, j, sfi_pool_buffer(st, &st->tokens, step), 0);
-    } else {
-        st->arrival[0][j] = emit_recv(st, j, sfi_pool_buffer(st, &st->x, step), SFI_FWD);
-    }
-    if (vs->is_last) {
-        st->arrival[1][j] = emit_load(st, j, st->targets[st->targeted_early++ % SFI_SLOTS], SF_OP_TARGETS);
+    sf_time_ps until = st->c->table.end[st->stage][j];
+    while (st->arrived < st->arrivals_n && st->arrivals[st->arrived].at <= until) {
+        emit_recv(st, st->arrivals[st->arrived++].step);
     }
 }
 
@@ -63,39 +99,59 @@ static void bind(struct sf_arg *args, uint32_t formal, uint32_t buf, uint64_t by
     }
 }
 
-/* What forward and backward bind alike. */
-static void bind_common(struct sfi_stage *st, const struct sf_step *step, const struct sfi_formals *f,
-                        struct sf_arg *args, enum sf_access stash) {
-    const struct sfi_chunk *chunk = &st->chunks[step->chunk];
-    const struct sfi_vstage *vs = chunk->vs;
-    bind(args, f->param, chunk->param[SFI_DENSE], vs->params.bytes[SFI_DENSE], SF_READ);
-    bind(args, f->expert, chunk->param[SFI_EXPERT], vs->params.bytes[SFI_EXPERT], SF_READ);
-    bind(args, f->work, st->work, vs->work_bytes, SF_READ_WRITE);
-    if (f->stash != SF_NONE) {
-        bind(args, f->stash, sfi_pool_buffer(st, &st->stash, step), vs->stash_bytes, stash);
+static void bind_pooled(struct sf_arg *args, uint32_t formal, const struct sfi_pool *pool, uint32_t unit,
+                        uint64_t bytes, enum sf_access access) {
+    if (formal != SF_NONE) {
+        args[formal] = whole(sfi_pool_buffer(pool, unit), bytes, access);
     }
-    if (f->head != SF_NONE) {
-        bind(args, f->head, sfi_pool_buffer(st, &st->head, step), vs->head_bytes, stash);
-    }
-    if (f->tokens != SF_NONE) {
-        bind(args, f->tokens, sfi_pool_buffer(st, &st->tokens, step), st->c->shape.tokens * 4, SF_READ);
-    }
-    bind(args, f->x, sfi_pool_buffer(st, &st->x, step), st->c->shape.row_bytes,
-         stash == SF_WRITE && vs->is_first ? SF_WRITE : SF_READ);
 }
 
-/* The slot for this step's result, and the op that must have read it before. */
-static uint32_t take_out(struct sfi_stage *st, enum sfi_direction dir, uint32_t *dep) {
-    uint32_t slot = st->sent[dir] % SFI_SLOTS;
-    *dep = st->last_send[dir][slot];
-    return st->out[dir][slot];
+/* What all passes bind alike; `stash` and `head` say what the pass does to activations. */
+static void bind_common(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
+                        struct sf_arg *args, enum sf_access stash, enum sf_access head) {
+    const struct sfi_chunk *chunk = sfi_chunk_of(st, step);
+    const struct sfi_vstage *vs = chunk->vs;
+    uint32_t unit = own_unit(st, step);
+    enum sf_access held = step->kind == SF_PASS_B ? SF_READ_WRITE : SF_READ;
+    enum sf_access x = step->kind == SF_PASS_F && vs->is_first ? SF_WRITE : SF_READ;
+    uint32_t param[SFI_SPACES] = {chunk->param[SFI_DENSE], chunk->param[SFI_EXPERT]};
+    sfi_bind_whole(st, (uint32_t)(step - st->steps), param);
+    bind(args, f->param, param[SFI_DENSE], vs->params.bytes[SFI_DENSE], SF_READ);
+    bind(args, f->expert, param[SFI_EXPERT], vs->params.bytes[SFI_EXPERT], SF_READ);
+    bind(args, f->work, st->work, vs->work_bytes, SF_READ_WRITE);
+    bind_pooled(args, f->stash, &st->stash, unit, vs->stash_bytes, stash);
+    bind_pooled(args, f->held, &st->held, unit, vs->held_bytes, held);
+    bind_pooled(args, f->head, &st->head, unit, vs->head_bytes, head);
+    bind_pooled(args, f->tokens, &st->tokens, unit, st->c->shape.tokens * 4, SF_READ);
+    bind_pooled(args, f->x, &st->x, unit, st->c->shape.row_bytes, x);
+}
+
+/* Where a step's result goes: straight to where the next stage on this rank reads it, or to the slot of a transfer;
+ * *freed is the op that must have read that before. */
+static uint32_t result_buffer(struct sfi_stage *st, const struct sf_pass *step, uint32_t *freed) {
+    uint32_t to = target_of(st, step);
+    const struct sfi_table *t = &st->c->table;
+    if (t->pipe->device_of[to] == st->stage) {
+        return sfi_pool_buffer(step->kind == SF_PASS_F ? &st->x : &st->landing, sfi_unit_of(st, to, step->microbatch));
+    }
+    enum sfi_side side = sfi_route_of(t, step->stage, to).side;
+    uint32_t slot = st->sent[side] % SFI_SLOTS;
+    *freed = st->last_send[side][slot];
+    return st->out[side][slot];
 }
 
 static uint32_t emit_compute(struct sfi_stage *st, uint32_t j, struct sf_op *op, const struct sf_arg *args,
                              uint32_t args_n, uint32_t freed) {
-    const uint32_t all[] = {st->arrival[0][j], st->arrival[1][j], freed};
-    uint32_t deps[3], n = 0;
-    for (uint32_t i = 0; i < 3; i++) {
+    const uint32_t *const *gathered = (const uint32_t *const *)st->shards.gathered;
+    const uint32_t all[] = {st->arrival[0][j],
+                            st->arrival[1][j],
+                            freed,
+                            gathered[SFI_DENSE][j],
+                            gathered[SFI_EXPERT][j],
+                            op->kind == SF_OP_BACKWARD || op->kind == SF_OP_BACKWARD_WEIGHT ? sfi_await_scatters(st)
+                                                                                            : SF_NONE};
+    uint32_t deps[sizeof all / sizeof *all], n = 0;
+    for (uint32_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (all[i] != SF_NONE) {
             deps[n++] = all[i];
         }
@@ -104,83 +160,98 @@ static uint32_t emit_compute(struct sfi_stage *st, uint32_t j, struct sf_op *op,
     return st->step_op[j];
 }
 
-static void emit_send(struct sfi_stage *st, const struct sf_step *step, enum sfi_direction dir, uint32_t after) {
-    struct sf_op op = step_op(step, SF_OP_SEND, dir == SFI_FWD ? SFI_FWD_SEND : SFI_BWD_SEND);
-    uint32_t slot = st->sent[dir]++ % SFI_SLOTS;
-    struct sf_arg arg = whole(st->out[dir][slot], st->c->shape.row_bytes, SF_READ);
-    op.comm = dir == SFI_FWD ? st->c->comms.fwd : st->c->comms.bwd;
-    op.peer_delta = dir == SFI_FWD ? 1 : -1;
-    op.bytes = arg.bytes;
-    st->last_send[dir][slot] = sf_build_op(st->c->b, &op, &arg, 1, &after, 1);
+static void emit_send(struct sfi_stage *st, const struct sf_pass *step, uint32_t after) {
+    const struct sfi_table *t = &st->c->table;
+    uint32_t to = target_of(st, step);
+    if (to == SF_NONE || t->pipe->device_of[to] == st->stage) {
+        return;
+    }
+    enum sfi_side side = sfi_route_of(t, step->stage, to).side;
+    uint32_t slot = st->sent[side]++ % SFI_SLOTS;
+    struct sf_op op = transfer_op(st, step, true, step->stage, to);
+    struct sf_arg arg = whole(st->out[side][slot], op.bytes, SF_READ);
+    st->last_send[side][slot] = sf_build_op(st->c->b, &op, &arg, 1, &after, 1);
 }
 
 static void emit_forward(struct sfi_stage *st, uint32_t j) {
-    const struct sf_step *step = &st->steps[j];
-    const struct sfi_vstage *vs = st->chunks[step->chunk].vs;
-    struct sf_op op = step_op(step, SF_OP_FORWARD, SFI_COMPUTE);
+    const struct sf_pass *step = &st->steps[j];
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    struct sf_op op = pass_op(st, step, SF_OP_FORWARD, SFI_COMPUTE);
     struct sf_arg args[32];
     uint32_t freed = SF_NONE;
     op.recipe = vs->recipe_fwd;
-    bind_common(st, step, &vs->fwd, args, SF_WRITE);
+    bind_common(st, step, &vs->fwd, args, SF_WRITE, SF_WRITE);
     if (vs->is_last) {
         bind(args, vs->fwd.targets, st->targets[st->targeted++ % SFI_SLOTS], st->c->shape.tokens * 4, SF_READ);
         bind(args, vs->fwd.loss, st->loss, sizeof(float), SF_WRITE);
         args[vs->fwd.loss].offset = step->microbatch * sizeof(float);
     } else {
-        bind(args, vs->fwd.y, take_out(st, SFI_FWD, &freed), st->c->shape.row_bytes, SF_WRITE);
+        bind(args, vs->fwd.y, result_buffer(st, step, &freed), st->c->shape.row_bytes, SF_WRITE);
     }
-    uint32_t done = emit_compute(st, j, &op, args, vs->fwd.n, freed);
-    if (!vs->is_last) {
-        emit_send(st, step, SFI_FWD, done);
-    }
+    emit_send(st, step, emit_compute(st, j, &op, args, vs->fwd.n, freed));
 }
 
-static void bind_gradients(struct sfi_stage *st, const struct sf_step *step, struct sf_arg *args, bool add) {
-    const struct sfi_vstage *vs = st->chunks[step->chunk].vs;
-    enum sf_access access = add ? SF_READ_WRITE : SF_WRITE;
+static bool bind_gradients(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
+                           struct sf_arg *args) {
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
     uint32_t leaf[SFI_SPACES];
-    sfi_leaf_buffers(st, step, leaf);
-    bind(args, vs->bwd.grad, leaf[SFI_DENSE], vs->params.bytes[SFI_DENSE], access);
-    bind(args, vs->bwd.expert_grad, leaf[SFI_EXPERT], vs->params.bytes[SFI_EXPERT], access);
+    bool add = sfi_take_leaf(st, step, leaf);
+    enum sf_access access = add ? SF_READ_WRITE : SF_WRITE;
+    bind(args, f->grad, leaf[SFI_DENSE], vs->params.bytes[SFI_DENSE], access);
+    bind(args, f->expert_grad, leaf[SFI_EXPERT], vs->params.bytes[SFI_EXPERT], access);
+    return add;
 }
 
+/* A whole backward, or its input half. */
 static void emit_backward(struct sfi_stage *st, uint32_t j) {
-    const struct sf_step *step = &st->steps[j];
-    const struct sfi_vstage *vs = st->chunks[step->chunk].vs;
-    struct sf_op op = step_op(step, SF_OP_BACKWARD, SFI_COMPUTE);
+    const struct sf_pass *step = &st->steps[j];
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    bool split = step->kind == SF_PASS_B;
+    const struct sfi_formals *f = split ? &vs->bwd_input : &vs->bwd;
+    struct sf_op op = pass_op(st, step, split ? SF_OP_BACKWARD_INPUT : SF_OP_BACKWARD, SFI_COMPUTE);
+    enum sf_access keeps = split ? SF_READ_WRITE : SF_READ; /* gradients where activations were */
     struct sf_arg args[32];
     uint32_t freed = SF_NONE;
-    bool add = step->microbatch % sfi_canonical_run(st->c->plan) > 0;
-    op.recipe = vs->recipe_bwd[add];
-    bind_common(st, step, &vs->bwd, args, SF_READ);
-    bind_gradients(st, step, args, add);
-    if (!vs->is_last) {
-        bind(args, vs->bwd.y, st->landing[st->landed++ % SFI_SLOTS], st->c->shape.row_bytes, SF_READ);
+    bind_common(st, step, f, args, st->c->shape.recompute ? SF_READ : keeps, keeps);
+    op.recipe = vs->recipe_input;
+    if (!split) {
+        op.recipe = vs->recipe_bwd[bind_gradients(st, step, f, args)];
     }
-    if (!vs->is_first) {
-        bind(args, vs->bwd.dx, take_out(st, SFI_BWD, &freed), st->c->shape.row_bytes, SF_WRITE);
+    bind_pooled(args, f->y, &st->landing, own_unit(st, step), st->c->shape.row_bytes, SF_READ);
+    if (f->dx != SF_NONE) {
+        bind(args, f->dx, result_buffer(st, step, &freed), st->c->shape.row_bytes, SF_WRITE);
     }
-    uint32_t done = emit_compute(st, j, &op, args, vs->bwd.n, freed);
-    if (!vs->is_first) {
-        emit_send(st, step, SFI_BWD, done);
+    uint32_t done = emit_compute(st, j, &op, args, f->n, freed);
+    emit_send(st, step, done);
+    if (!split) {
+        sfi_emit_leaf(st, step, done);
     }
-    if (st->c->plan->canonical) {
-        done = sfi_emit_tree(st, step, done);
-    }
-    if (step->microbatch + 1 == st->c->plan->microbatches) {
-        sfi_emit_reductions(st, step->chunk, done);
-    }
+}
+
+static void emit_weights(struct sfi_stage *st, uint32_t j) {
+    const struct sf_pass *step = &st->steps[j];
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    struct sf_op op = pass_op(st, step, SF_OP_BACKWARD_WEIGHT, SFI_COMPUTE);
+    struct sf_arg args[32];
+    bind_common(st, step, &vs->bwd_weight, args, SF_READ, SF_READ);
+    op.recipe = vs->recipe_weight[bind_gradients(st, step, &vs->bwd_weight, args)];
+    sfi_emit_leaf(st, step, emit_compute(st, j, &op, args, vs->bwd_weight.n, SF_NONE));
 }
 
 void sfi_emit_step(struct sfi_stage *st, uint32_t j) {
     if (j == 0) {
-        emit_arrivals(st, 0);
+        emit_loads(st, 0);
+        sfi_emit_gathers(st, 0);
     }
     if (j + 1 < st->steps_n) {
-        emit_arrivals(st, j + 1);
+        emit_loads(st, j + 1);
+        sfi_emit_gathers(st, j + 1);
     }
-    if (st->steps[j].kind == SF_STEP_F) {
+    emit_arrivals(st, j);
+    if (st->steps[j].kind == SF_PASS_F) {
         emit_forward(st, j);
+    } else if (st->steps[j].kind == SF_PASS_W) {
+        emit_weights(st, j);
     } else {
         emit_backward(st, j);
     }

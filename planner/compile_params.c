@@ -83,6 +83,21 @@ static void add_replicated(struct layout *l, const struct sfi_vstage *vs) {
     p->replicated_bytes = p->bytes[SFI_DENSE] - p->norms;
 }
 
+/* One bucket per space: what is gathered and scattered unit by unit goes in one piece each. */
+static void join_buckets(struct layout *l) {
+    struct sfi_params *p = l->p;
+    p->buckets_n = 0;
+    p->state_n = 0;
+    for (uint32_t space = 0; space < SFI_SPACES; space++) {
+        uint64_t bytes = p->bytes[space];
+        p->bytes[space] = 0;
+        l->sharded[space] = true;
+        if (bytes > 0) {
+            add_bucket(l, (enum sfi_space)space, bytes, true);
+        }
+    }
+}
+
 int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, struct sfi_params *out,
                     struct sf_err *err) {
     const struct sf_model *m = &c->s->model;
@@ -97,7 +112,7 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
     }
     uint64_t table = matrix_bytes(&c->shape, c->shape.vocab_local, c->shape.hidden);
     /* Canonical sums keep both uses of a tied table apart on one stage too, because pipelines must. */
-    bool copies = m->tied && (c->plan->pp > 1 || c->plan->canonical);
+    bool copies = m->tied && (c->vs_n > 1 || c->plan->canonical);
     if (vs->is_first) {
         out->embed = add_bucket(&l, SFI_DENSE, table, false);
     }
@@ -107,6 +122,9 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
     }
     add_layers(&l, vs->layers);
     add_replicated(&l, vs);
+    if (c->plan->zero >= SFI_ZERO_GRADIENTS) {
+        join_buckets(&l);
+    }
     if (out->bytes[SFI_DENSE] >= SFI_TOO_MANY_BYTES || out->bytes[SFI_EXPERT] >= SFI_TOO_MANY_BYTES) {
         return sf_fail(err, SF_E_NOPLAN, "virtual stage %u has more than %llu bytes of weights", vs->index,
                        (unsigned long long)SFI_TOO_MANY_BYTES);
@@ -121,19 +139,41 @@ struct naming {
     uint32_t buf;
 };
 
-static void tensor(const struct naming *n, uint64_t offset, uint64_t rows, uint64_t cols, float std, const char *fmt,
-                   ...) __attribute__((format(printf, 6, 7)));
+/* What every rank of tp holds whole. */
+static struct sf_tensor whole(uint64_t offset, uint64_t rows, uint64_t cols) {
+    return (struct sf_tensor){.offset = offset, .rows = rows, .cols = cols};
+}
+
+/* `rows` of the whole_rows; over all ranks of tp they follow each other from first_row on. */
+static struct sf_tensor rows_of(const struct naming *n, uint64_t offset, uint64_t rows, uint64_t cols,
+                                uint64_t first_row, uint64_t whole_rows) {
+    struct sf_tensor t = whole(offset, rows, cols);
+    if (n->c->shape.tp > 1) {
+        t.comm = n->c->comms.tp;
+        t.first_row = first_row;
+        t.whole_rows = whole_rows;
+    }
+    return t;
+}
+
+static struct sf_tensor cols_of(const struct naming *n, uint64_t offset, uint64_t rows, uint64_t cols) {
+    struct sf_tensor t = whole(offset, rows, cols);
+    if (n->c->shape.tp > 1) {
+        t.comm = n->c->comms.tp;
+        t.whole_cols = cols * n->c->shape.tp;
+    }
+    return t;
+}
+
+static void tensor(const struct naming *n, struct sf_tensor t, double std, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* std 0 is a norm: ones. */
-static void tensor(const struct naming *n, uint64_t offset, uint64_t rows, uint64_t cols, float std, const char *fmt,
-                   ...) {
-    struct sf_tensor t = {.buf = n->buf,
-                          .offset = offset,
-                          .rows = rows,
-                          .cols = cols,
-                          .init_std = std,
-                          .init = std > 0 ? SF_INIT_NORMAL : SF_INIT_ONE,
-                          .dtype = (uint32_t)n->c->shape.dtype};
+static void tensor(const struct naming *n, struct sf_tensor t, double std, const char *fmt, ...) {
+    t.buf = n->buf;
+    t.init_std = (float)std;
+    t.init = std > 0 ? SF_INIT_NORMAL : SF_INIT_ONE;
+    t.dtype = (uint32_t)n->c->shape.dtype;
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(t.name, sizeof t.name, fmt, ap);
@@ -141,51 +181,84 @@ static void tensor(const struct naming *n, uint64_t offset, uint64_t rows, uint6
     sf_build_tensor(n->c->b, &t);
 }
 
+/* Query, key and value rows of all heads follow each other in the whole, and those of a rank's heads on a rank. */
+static void name_qkv(const struct naming *n, uint64_t at, uint32_t layer) {
+    static const char name[] = "model.layers.%u.self_attn.qkv_proj.weight";
+    const struct sfi_shape *s = &n->c->shape;
+    const uint64_t rows[] = {s->attn_local, s->kv_heads_local * s->head_dim, s->kv_heads_local * s->head_dim};
+    uint64_t first = 0;
+    if (s->tp == 1) {
+        tensor(n, whole(at, s->qkv_local, s->hidden), n->c->s->model.init_std, name, layer);
+        return;
+    }
+    for (int i = 0; i < 3; i++) {
+        tensor(n, rows_of(n, at + first * s->hidden * s->elem, rows[i], s->hidden, first * s->tp, s->qkv_local * s->tp),
+               n->c->s->model.init_std, name, layer);
+        first += rows[i];
+    }
+}
+
 static void name_attention(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
     const struct sfi_shape *s = &n->c->shape;
     const struct sf_model *m = &n->c->s->model;
     uint64_t at = p->layer0 + i * p->layer_stride;
     double deep = m->init_std / sqrt(2.0 * m->layers); /* projections into the residual stream, as GPT-2 does */
-    tensor(n, at + p->qkv, s->qkv_local, s->hidden, (float)m->init_std, "model.layers.%u.self_attn.qkv_proj.weight",
+    name_qkv(n, at + p->qkv, layer);
+    tensor(n, cols_of(n, at + p->o, s->hidden, s->attn_local), deep, "model.layers.%u.self_attn.o_proj.weight", layer);
+    tensor(n, whole(sfi_params_norm(p, 2 * (uint64_t)i), s->hidden, 1), 0, "model.layers.%u.input_layernorm.weight",
            layer);
-    tensor(n, at + p->o, s->hidden, s->attn_local, (float)deep, "model.layers.%u.self_attn.o_proj.weight", layer);
-    tensor(n, sfi_params_norm(p, 2 * (uint64_t)i), s->hidden, 1, 0, "model.layers.%u.input_layernorm.weight", layer);
-    tensor(n, sfi_params_norm(p, 2 * (uint64_t)i + 1), s->hidden, 1, 0,
+    tensor(n, whole(sfi_params_norm(p, 2 * (uint64_t)i + 1), s->hidden, 1), 0,
            "model.layers.%u.post_attention_layernorm.weight", layer);
     if (s->experts) {
-        tensor(n, p->routers + i * p->router_stride, s->experts, s->hidden, (float)m->init_std,
+        tensor(n, whole(p->routers + i * p->router_stride, s->experts, s->hidden), m->init_std,
                "model.layers.%u.block_sparse_moe.gate.weight", layer);
     }
 }
 
+/* Of experts every rank has others; their parts are named as if they were whole. */
+static void name_experts(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
+    const struct sfi_shape *s = &n->c->shape;
+    const struct sf_model *m = &n->c->s->model;
+    uint64_t at = p->expert0 + i * p->expert_stride, copies = s->experts_local;
+    tensor(n, whole(at + p->gate_up, copies * s->up_local, s->hidden), m->init_std,
+           "model.layers.%u.block_sparse_moe.experts.gate_up_proj.weight", layer);
+    tensor(n, whole(at + p->down, copies * s->hidden, s->ffn_local), m->init_std / sqrt(2.0 * m->layers),
+           "model.layers.%u.block_sparse_moe.experts.down_proj.weight", layer);
+}
+
+/* Gate rows, then up rows, in the whole and on a rank. */
 static void name_ffn(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
     const struct sfi_shape *s = &n->c->shape;
     const struct sf_model *m = &n->c->s->model;
-    const char *part = s->experts ? "block_sparse_moe.experts" : "mlp";
-    uint64_t copies = s->experts ? s->experts_local : 1;
-    uint64_t at = s->experts ? p->expert0 + i * p->expert_stride : p->layer0 + i * p->layer_stride;
-    tensor(n, at + p->gate_up, copies * s->up_local, s->hidden, (float)m->init_std,
-           "model.layers.%u.%s.gate_up_proj.weight", layer, part);
-    tensor(n, at + p->down, copies * s->hidden, s->ffn_local, (float)(m->init_std / sqrt(2.0 * m->layers)),
-           "model.layers.%u.%s.down_proj.weight", layer, part);
+    uint64_t at = p->layer0 + i * p->layer_stride, blocks = s->tp > 1 ? s->up_local / s->ffn_local : 1;
+    uint64_t rows = s->up_local / blocks;
+    for (uint64_t b = 0; b < blocks; b++) {
+        tensor(n,
+               rows_of(n, at + p->gate_up + b * rows * s->hidden * s->elem, rows, s->hidden, b * rows * s->tp,
+                       s->up_local * s->tp),
+               m->init_std, "model.layers.%u.mlp.gate_up_proj.weight", layer);
+    }
+    tensor(n, cols_of(n, at + p->down, s->hidden, s->ffn_local), m->init_std / sqrt(2.0 * m->layers),
+           "model.layers.%u.mlp.down_proj.weight", layer);
 }
 
 void sfi_params_tensors(const struct sfi_compile *c, const struct sfi_vstage *vs, const uint32_t bufs[SFI_SPACES]) {
     const struct sfi_params *p = &vs->params;
     const struct sfi_shape *s = &c->shape;
     const struct naming dense = {c, bufs[SFI_DENSE]}, ffn = {c, bufs[s->experts ? SFI_EXPERT : SFI_DENSE]};
-    float std = (float)c->s->model.init_std;
+    double std = c->s->model.init_std;
     if (vs->is_first) {
-        tensor(&dense, p->embed, s->vocab_local, s->hidden, std, "model.embed_tokens.weight");
+        tensor(&dense, rows_of(&dense, p->embed, s->vocab_local, s->hidden, 0, c->s->model.vocab), std,
+               "model.embed_tokens.weight");
     }
     for (uint32_t i = 0; i < vs->layers; i++) {
         name_attention(&dense, p, i, vs->first_layer + i);
-        name_ffn(&ffn, p, i, vs->first_layer + i);
+        (s->experts ? name_experts : name_ffn)(&ffn, p, i, vs->first_layer + i);
     }
     if (vs->is_last) {
-        tensor(&dense, sfi_params_norm(p, p->norms_n - 1), s->hidden, 1, 0, "model.norm.weight");
+        tensor(&dense, whole(sfi_params_norm(p, p->norms_n - 1), s->hidden, 1), 0, "model.norm.weight");
         if (p->copied_head || !c->s->model.tied) { /* a copy has the table's name, so it starts from the same values */
-            tensor(&dense, p->head, s->vocab_local, s->hidden, std, "%s",
+            tensor(&dense, rows_of(&dense, p->head, s->vocab_local, s->hidden, 0, c->s->model.vocab), std, "%s",
                    p->copied_head ? "model.embed_tokens.weight" : "lm_head.weight");
         }
     }

@@ -16,9 +16,8 @@ static void attention_forward(struct sfi_recipe *r, const struct sfi_acts *a, co
     sf_ref n = sfi_gather(r, s->hidden, a->n1);
     linear(r, s->gemm_dtype, s->qkv_local, s->hidden, n, w->qkv, a->qkv);
     sfi_call_rope(r, SF_CALL_ROPE_FWD, a->qkv);
-    sf_ref k = a->qkv + s->heads_local * s->head_dim * s->elem;
-    sf_ref v = k + s->kv_heads_local * s->head_dim * s->elem;
-    sfi_call_attention(r, SF_CALL_ATTN_FWD, (const sf_ref[]){a->qkv, k, v, a->o, a->lse}, 5);
+    struct sfi_kv kv = sfi_all_keys(r, a->qkv);
+    sfi_call_attention(r, SF_CALL_ATTN_FWD, (const sf_ref[]){a->qkv, kv.k, kv.v, a->o, a->lse}, 5);
     sf_ref y = sfi_partial(r, s->hidden, a->xm);
     linear(r, s->gemm_dtype, s->hidden, s->attn_local, a->o, w->o, y);
     sfi_reduce(r, s->hidden, y, a->xm);
@@ -54,19 +53,9 @@ static void embed_forward(struct sfi_recipe *r, sf_ref x) {
     uint64_t mark = r->work.at;
     sf_ref y = sfi_partial(r, s->hidden, x);
     const sf_ref operand[] = {SF_REF(r->f.tokens, 0), SF_REF(r->f.param, r->vs->params.embed), y};
-    sfi_call_simple(r, SF_CALL_EMBED_FWD, (const uint64_t[]){s->tokens, s->hidden, s->vocab_local}, operand, 3);
+    sfi_call_embed(r, SF_CALL_EMBED_FWD, operand);
     sfi_reduce(r, s->hidden, y, x);
     r->work.at = mark;
-}
-
-/* With the vocabulary split over tp, the softmax needs each row's maximum, then its sum and the target's logit. */
-static void share_softmax(struct sfi_recipe *r) {
-    if (r->shape->tp > 1) {
-        uint64_t row = r->shape->tokens * 4;
-        sf_ref stats = sfi_take(&r->work, 3 * row);
-        sfi_call_comm(r, SF_CALL_ALL_REDUCE, r->c->comms.tp, row, stats, stats);
-        sfi_call_comm(r, SF_CALL_ALL_REDUCE, r->c->comms.tp, 2 * row, stats + row, stats + row);
-    }
 }
 
 static void head_forward(struct sfi_recipe *r) {
@@ -78,13 +67,12 @@ static void head_forward(struct sfi_recipe *r) {
     sfi_call_norm_fwd(r, h.x, SF_REF(r->f.param, sfi_params_norm(p, p->norms_n - 1)), h.n, h.rstd);
     sf_ref n = sfi_gather(r, s->hidden, h.n);
     linear(r, s->dtype, s->vocab_local, s->hidden, n, SF_REF(r->f.param, p->head), h.logits);
-    share_softmax(r);
     sfi_call_xent(r, h.logits, SF_REF(r->f.targets, 0), SF_REF(r->f.loss, 0));
     r->work.at = mark;
 }
 
 static void forward_formals(const struct sfi_compile *c, struct sfi_vstage *vs) {
-    struct sfi_formals f = {.grad = SF_NONE, .expert_grad = SF_NONE, .dx = SF_NONE};
+    struct sfi_formals f = {.grad = SF_NONE, .expert_grad = SF_NONE, .held = SF_NONE, .dx = SF_NONE};
     f.param = sfi_formal(&f, true);
     f.expert = sfi_formal(&f, c->shape.experts > 0);
     f.stash = sfi_formal(&f, vs->stash_bytes > 0);
@@ -113,6 +101,7 @@ static sf_ref forward_output(const struct sfi_recipe *r, uint32_t layer) {
 void sfi_forward_recipe(const struct sfi_compile *c, struct sfi_vstage *vs) {
     char name[SF_NAME];
     vs->stash_bytes = sfi_stash_bytes(&c->shape, vs->layers);
+    vs->held_bytes = sfi_held_bytes(&c->shape, vs->layers);
     vs->head_bytes = vs->is_last ? sfi_head_bytes(&c->shape) : 0;
     forward_formals(c, vs);
     struct sfi_recipe r = {.c = c, .vs = vs, .shape = &c->shape, .f = vs->fwd, .work = {.formal = vs->fwd.work}};

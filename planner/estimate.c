@@ -1,4 +1,4 @@
-/* Step time and memory of a plan in closed form.
+/* Step time and memory of a plan: in closed form for gpipe, 1f1b and interleaved, else by replaying its table.
  *
  * Time: all microbatches pass the slowest stage of each chunk; the other stages add one microbatch of filling and
  * draining; transfers add what the schedule cannot hide; then gradients, optimizer and parameters of the stage that is
@@ -29,16 +29,13 @@ static struct stage_load load_of(const struct sfi_layout *l, const struct sfi_pr
     return load;
 }
 
-/* Most chunk activations alive at once; the closed forms of schedule.h. */
+/* Most chunk activations alive at once. */
 static double in_flight(const struct sf_plan *plan, uint32_t stage) {
     double all = (double)plan->microbatches * plan->vpp;
     switch (plan->schedule) {
     case SF_SCHEDULE_1F1B:
         return fmin(plan->pp - stage, all);
     case SF_SCHEDULE_INTERLEAVED:
-        if (plan->microbatches == plan->pp) {
-            return all;
-        }
         return fmin(2.0 * (plan->pp - 1 - stage) + (plan->vpp - 1.0) * plan->pp + 1, all);
     default:
         return all;
@@ -48,18 +45,32 @@ static double in_flight(const struct sf_plan *plan, uint32_t stage) {
 /* Weights whose optimizer state is this rank's. */
 static double owned_weights(const struct sfi_layout *l, const struct sf_plan *plan, const struct stage_load *load) {
     double dense = load->layers * l->layer_dense + load->tables * l->table, expert = load->layers * l->layer_expert;
-    return plan->zero == 1 ? dense / l->dp + expert * l->ep / l->dp : dense + expert;
+    return plan->zero >= 1 ? dense / l->dp + expert * l->ep / l->dp : dense + expert;
 }
 
-static double memory_of(const struct sfi_base *base, const struct sfi_layout *l, const struct sfi_price *price,
-                        const struct sf_plan *plan, uint32_t stage, const struct stage_load *load) {
+/* Where weights or gradients are shared, two units of them are whole besides: as good as layers. */
+static double held_weights(const struct sfi_layout *l, double all, double owned, bool shared) {
+    return shared ? owned + 2 * (l->layer_dense + l->layer_expert) : all;
+}
+
+/* Everything but activations. */
+static double state_bytes(const struct sfi_base *base, const struct sfi_layout *l, const struct sfi_price *price,
+                          const struct sf_plan *plan, const struct stage_load *load) {
     double weights = load->layers * (l->layer_dense + l->layer_expert) + load->tables * l->table;
     double copies = plan->canonical ? 2 + __builtin_ctz(plan->microbatches) : 1; /* of the gradients */
+    double owned = owned_weights(l, plan, load);
+    double held =
+        held_weights(l, weights, owned, plan->zero >= 3) + copies * held_weights(l, weights, owned, plan->zero >= 2);
+    return held * base->weight_bytes + owned * base->optimizer_bytes + price->work +
+           TRANSFER_BUFFERS * price->p2p_bytes;
+}
+
+static double kept_bytes(const struct sfi_price *price, const struct sf_plan *plan, uint32_t stage,
+                         const struct stage_load *load) {
     double alive = in_flight(plan, stage);
     double chunk = load->most_layers * price->kept_layer + price->kept_chunk; /* all chunks share equal slots */
     double head = stage == plan->pp - 1 ? fmin(alive, plan->microbatches) * price->kept_last : 0;
-    return weights * base->weight_bytes * (1 + copies) + owned_weights(l, plan, load) * base->optimizer_bytes +
-           alive * chunk + head + price->work + TRANSFER_BUFFERS * price->p2p_bytes;
+    return alive * chunk + head;
 }
 
 /* Ranges that are reduced, updated and gathered one by one: tables, matrices of each layer, norms, routers. */
@@ -87,10 +98,24 @@ static double tail_of(const struct sfi_base *base, const struct sfi_layout *l, c
     const struct sfi_group_price *dense = &l->dense[stage], *expert = &l->expert[stage];
     double update = base->adamw.fixed_s * (dense_buckets(l, plan, load) + expert_buckets(l, load)) +
                     base->adamw.s_per_unit * owned_weights(l, plan, load);
-    if (plan->zero == 1) {
-        return update + 2 * sweep_s(base, l, plan, load, &dense->scatter, &expert->scatter);
+    double sweep = sweep_s(base, l, plan, load, &dense->scatter, &expert->scatter);
+    switch (plan->zero) {
+    case 0:
+        break;
+    case 1:
+        return update + 2 * sweep;
+    default: /* gradients left while passes ran, and weights arrive then */
+        return update + (plan->zero == 2 ? sweep : 0);
     }
     return update + sweep_s(base, l, plan, load, &dense->all_reduce, &expert->all_reduce);
+}
+
+/* Collectives that run beside passes: gradients after each microbatch, and weights before each of its passes. */
+static double shared_traffic_s(const struct sfi_base *base, const struct sfi_layout *l, const struct sf_plan *plan,
+                               uint32_t stage, const struct stage_load *load) {
+    double sweeps = plan->zero >= 3 ? 3 : plan->zero == 2 ? 1 : 0;
+    return sweeps * plan->microbatches *
+           sweep_s(base, l, plan, load, &l->dense[stage].scatter, &l->expert[stage].scatter);
 }
 
 /* What transfers of c seconds add. A microbatch crosses every boundary twice, once exposed. After that 1F1B waits for
@@ -145,18 +170,59 @@ static double compute_s(const struct sfi_base *base, const struct sfi_price *pri
     return turns * in_turns + (m - turns) * *slowest_stage + fill;
 }
 
+/* Like load_of, wherever the table puts the stages. */
+static struct stage_load load_in(const struct sfi_layout *l, const struct sfi_price *price, const struct sf_plan *plan,
+                                 const struct sfi_replayed *r, uint32_t rank) {
+    struct stage_load load = {0};
+    uint32_t copy = plan->pp * plan->vpp;
+    for (uint32_t s = 0; s < r->stages; s++) {
+        bool first = s % copy == 0, last = s % copy == copy - 1;
+        if (r->stage_rank[s] == rank) {
+            load.layers += plan->layers[s % copy];
+            load.most_layers = fmax(load.most_layers, plan->layers[s % copy]);
+            load.tables += (first ? 1 : 0) + (last ? l->head_tables : 0);
+        }
+    }
+    load.backward = load.layers * price->layer_b;
+    return load;
+}
+
+static struct sfi_estimate estimate_by_replay(const struct sfi_base *base, const struct sfi_layout *layout,
+                                              const struct sfi_price *price, const struct sf_plan *plan, double c) {
+    struct sfi_estimate e = {.step_s = INFINITY, .memory_bytes = INFINITY};
+    struct sfi_replayed r;
+    double tail = 0, traffic = 0;
+    if (!sfi_replay_plan(base, price, plan, c, &r)) {
+        return e;
+    }
+    e.memory_bytes = 0;
+    for (uint32_t rank = 0; rank < plan->pp; rank++) {
+        struct stage_load load = load_in(layout, price, plan, &r, rank);
+        tail = fmax(tail, tail_of(base, layout, plan, rank, &load));
+        traffic = fmax(traffic, shared_traffic_s(base, layout, plan, rank, &load));
+        e.memory_bytes = fmax(e.memory_bytes, state_bytes(base, layout, price, plan, &load) + r.kept[rank]);
+    }
+    e.step_s = fmax(r.compute_s, traffic) + tail;
+    return e;
+}
+
 struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct sfi_layout *layout,
                                       const struct sfi_price *price, const struct sf_plan *plan) {
     struct sfi_estimate e = {0};
-    double tail = 0, ends_early = 0, slowest;
+    double tail = 0, traffic = 0, ends_early = 0, slowest;
     double c = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes;
+    if (plan->schedule > SF_SCHEDULE_INTERLEAVED) {
+        return estimate_by_replay(base, layout, price, plan, c);
+    }
     e.step_s = compute_s(base, price, plan, &slowest) + transfers_s(plan, c, slowest);
     for (uint32_t stage = 0; stage < plan->pp; stage++) {
         struct stage_load load = load_of(layout, price, plan, stage);
         tail = fmax(tail, tail_of(base, layout, plan, stage, &load) - ends_early);
         ends_early += load.backward / plan->vpp + c;
-        e.memory_bytes = fmax(e.memory_bytes, memory_of(base, layout, price, plan, stage, &load));
+        traffic = fmax(traffic, shared_traffic_s(base, layout, plan, stage, &load));
+        double bytes = state_bytes(base, layout, price, plan, &load) + kept_bytes(price, plan, stage, &load);
+        e.memory_bytes = fmax(e.memory_bytes, bytes);
     }
-    e.step_s += tail;
+    e.step_s = fmax(e.step_s, traffic) + tail;
     return e;
 }

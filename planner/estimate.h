@@ -83,6 +83,19 @@ struct sfi_estimate {
 struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct sfi_layout *layout,
                                       const struct sfi_price *price, const struct sf_plan *plan);
 
+/* What a replay of the plan's table tells. */
+struct sfi_replayed {
+    double compute_s; /* passes and the transfers that they wait for */
+    uint32_t stages;
+    uint16_t stage_rank[2 * SF_MAX_STAGES];
+    double kept[SF_MAX_STAGES]; /* most bytes that each rank of the pipeline keeps at once */
+};
+/* False when the table cannot be made. */
+bool sfi_replay_plan(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
+                     double transfer_s, struct sfi_replayed *out);
+/* Layers of every virtual stage, for equal layers and two ends that cost more. */
+void sfi_plan_layers(struct sf_plan *plan, uint32_t layers, double layer, double first, double last);
+
 /* Recipe time on one rank, collectives included. */
 double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t recipe, uint32_t rank);
 

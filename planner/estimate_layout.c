@@ -2,14 +2,18 @@
  */
 #include "planner/estimate.h"
 
+#include "sim/seats.h"
+
 uint32_t sfi_ranks_per_domain(const struct sf_topo *topo, uint32_t gpus, uint32_t tp, uint32_t ep) {
-    uint32_t domain = sf_topo_domain_gpus(topo), seats = sf_topo_gpus(topo);
+    uint32_t domain = sf_topo_domain_gpus(topo), fallback = 0;
     uint64_t group = (uint64_t)tp * ep;
-    uint32_t fallback = 0;
+    bool plain = sf_seats_plain(topo);
     for (uint32_t used = domain - domain % tp; used >= tp && used > 0; used -= tp) {
-        uint64_t last = (uint64_t)((gpus - 1) / used) * domain + (gpus - 1) % used;
-        if (last >= seats) {
-            break;
+        if (!sf_seats_fit(topo, gpus, used)) {
+            if (plain) {
+                break;
+            }
+            continue; /* fewer to a domain may fit more domains */
         }
         if (used % group == 0) {
             return used;
@@ -17,6 +21,15 @@ uint32_t sfi_ranks_per_domain(const struct sf_topo *topo, uint32_t gpus, uint32_
         fallback = fallback == 0 ? used : fallback;
     }
     return fallback;
+}
+
+/* The first seat in use from here on: what stands near a dead one has routes like those it had. */
+static uint32_t live_seat(const struct sf_topo *topo, uint32_t seat) {
+    uint32_t live = seat, gpus = sf_topo_gpus(topo);
+    while (live < gpus && sf_topo_gpu_state(topo, live) != SF_GPU_IN_USE) {
+        live++;
+    }
+    return live < gpus ? live : seat;
 }
 
 /* Adds one group's runs of members per domain to the worst span seen. */
@@ -31,7 +44,7 @@ static void see_group(const struct sf_topo *topo, uint32_t ranks_per_domain, uin
         run = run < worst->members - i ? run : worst->members - i;
         if (domains > 0 && worst->kind < SF_ROUTE_CORE) {
             struct sf_route route;
-            sf_topo_route(topo, previous, seat, &route);
+            sf_topo_route(topo, live_seat(topo, previous), live_seat(topo, seat), &route);
             worst->kind = (uint32_t)route.kind > worst->kind ? (uint32_t)route.kind : worst->kind;
         }
         worst->min_per_domain = run < worst->min_per_domain ? run : worst->min_per_domain;
@@ -68,7 +81,7 @@ static struct sfi_line message_line(const struct sf_cost *cost, const struct sfi
     uint32_t stage = l->tp * l->dp;
     uint32_t seat = stage / l->ranks_per_domain * sf_topo_domain_gpus(topo) + stage % l->ranks_per_domain;
     struct sf_route route;
-    sf_topo_route(topo, 0, seat, &route);
+    sf_topo_route(topo, live_seat(topo, 0), live_seat(topo, seat), &route);
     return line_through(sf_ps_to_s(sf_cost_message(cost, small, &route)),
                         sf_ps_to_s(sf_cost_message(cost, large, &route)), (double)small, (double)large);
 }

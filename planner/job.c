@@ -76,27 +76,55 @@ static int read_optimizer(const struct sf_node *map, struct sf_job *job, struct 
 
 static int read_precision(const struct sf_node *map, const struct sf_topo *topo, struct sf_job *job,
                           struct sf_err *err) {
-    const struct sf_device_class *device = sf_topo_device(topo);
     const struct sf_node *node;
     const char *text;
     SF_TRY(sf_map_need(map, "precision", &node, err));
     SF_TRY(sf_node_str(node, &text, err));
     job->precision = sf_dtype_parse(text);
     if (job->precision < 0) {
-        return sf_node_fail(node, err, "expected a precision of f32, bf16 or fp8, found \"%s\"", text);
+        return sf_node_fail(node, err,
+                            "expected a precision of f32, bf16, fp8, mxfp8, fp8_block or nvfp4, found \"%s\"", text);
     }
-    if (!(device->flops_per_s[job->precision] > 0)) {
-        return sf_node_fail(node, err, "device %s has no %s arithmetic in its catalog entry", device->name, text);
+    for (uint32_t i = 0; i < sf_topo_stocks(topo); i++) {
+        struct sf_stock stock;
+        sf_topo_stock(topo, i, &stock);
+        if (!(stock.device->flops_per_s[job->precision] > 0)) {
+            return sf_node_fail(node, err, "device %s has no %s arithmetic in its catalog entry", stock.device->name,
+                                text);
+        }
     }
     return 0;
 }
 
-static int read_gpus(const struct sf_node *map, const struct sf_topo *topo, struct sf_job *job, struct sf_err *err) {
+/* More than are in use are refused, unless the cluster was changed: then it depends on what is planned. */
+static int read_gpus(const struct sf_node *map, const struct sf_topo *topo, const struct sf_cluster_change *change,
+                     struct sf_job *job, struct sf_err *err) {
     job->gpus = sf_topo_gpus_in_use(topo);
     if (job->gpus == 0) {
         return sf_node_fail(map, err, "the cluster has no GPUs in use");
     }
-    return read_u32(map, "gpus", 1, job->gpus, &job->gpus, err);
+    uint32_t most = change->overlay != NULL ? sf_topo_gpus(topo) : job->gpus;
+    SF_TRY(read_u32(map, "gpus", 1, most, &job->gpus, err));
+    job->gpus_asked = job->gpus;
+    job->gpus = change->gpus > 0 ? change->gpus : job->gpus;
+    return 0;
+}
+
+/* A job that wants more than is left, or all there are, takes what some plan can use. */
+static int take_fewer(const struct sf_node *map, struct sf_scenario *s, struct sf_err *err) {
+    uint32_t left = sf_topo_gpus_in_use(s->topo);
+    const struct sf_node *stated = sf_map_find(map, "gpus");
+    if (stated != NULL && s->job.gpus <= left) {
+        return 0;
+    }
+    s->job.gpus = sf_scenario_best_gpus(s, left);
+    if (s->job.gpus == 0) {
+        return sf_node_fail(stated != NULL ? stated : map, err,
+                            "%u GPUs are left in use, and no number of them can be divided as model, batch and plan "
+                            "ask",
+                            left);
+    }
+    return 0;
 }
 
 static int read_canonical(const struct sf_node *map, struct sf_job *job, struct sf_err *err) {
@@ -112,7 +140,8 @@ static int read_canonical(const struct sf_node *map, struct sf_job *job, struct 
     return 0;
 }
 
-static int read_job(const struct sf_node *map, struct sf_scenario *s, struct sf_err *err) {
+static int read_job(const struct sf_node *map, const struct sf_cluster_change *change, struct sf_scenario *s,
+                    struct sf_err *err) {
     static const char *const keys[] = {"seq_len", "global_batch", "precision", "gpus",      "optimizer",
                                        "steps",   "seed",         "data",      "canonical", NULL};
     struct sf_job *job = &s->job;
@@ -125,7 +154,7 @@ static int read_job(const struct sf_node *map, struct sf_scenario *s, struct sf_
     SF_TRY(sf_map_need(map, "global_batch", &node, err));
     SF_TRY(read_u64(map, "global_batch", 1, INT64_C(1) << 32, &job->global_batch_sequences, err));
     SF_TRY(read_precision(map, s->topo, job, err));
-    SF_TRY(read_gpus(map, s->topo, job, err));
+    SF_TRY(read_gpus(map, s->topo, change, job, err));
     SF_TRY(read_optimizer(sf_map_find(map, "optimizer"), job, err));
     SF_TRY(read_u32(map, "steps", 1, 1u << 30, &job->steps, err));
     SF_TRY(read_u64(map, "seed", 0, INT64_MAX, &job->seed, err));
@@ -177,12 +206,37 @@ static int read_pin(const struct pin_rule *rule, const struct sf_node *node, str
     return 0;
 }
 
-static int read_pins(const struct sf_node *map, struct sf_pins *pins, struct sf_err *err) {
-    static const char *const schedules[] = {
-#define X(NAME, name) name,
-        SF_SCHEDULES(X)
-#undef X
-            NULL};
+/* Families, or one table. */
+static int read_schedule_pin(const struct sf_io *io, const char *beside, const struct sf_node *node,
+                             struct sf_pins *pins, struct sf_err *err) {
+    struct sf_pin *pin = &pins->schedule;
+    size_t room = sizeof pin->value / sizeof pin->value[0], n = sf_node_is_seq(node) ? sf_seq_size(node) : 1;
+    if (n == 0 || n > room) {
+        return sf_node_fail(node, err, "schedule lists 1 to %zu allowed values, found %zu; leave it out to allow all",
+                            room, n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct sf_node *one = sf_node_is_seq(node) ? sf_seq_at(node, i) : node;
+        const char *file;
+        int kind;
+        SF_TRY(sf_schedule_read(one, &kind, &file, err));
+        for (uint32_t k = 0; k < pin->n; k++) {
+            if (pin->value[k] == (uint32_t)kind) {
+                return sf_node_fail(one, err, "schedule allows %s twice",
+                                    kind == SF_SCHEDULE_TABLE ? "a table" : "the same value");
+            }
+        }
+        pin->value[pin->n++] = (uint32_t)kind;
+        if (kind == SF_SCHEDULE_TABLE) {
+            SF_TRY(resolve(one, beside, pins->schedule_file, sizeof pins->schedule_file, err));
+            SF_TRY(sf_schedule_load(io, "", pins->schedule_file, &pins->table, err));
+        }
+    }
+    return 0;
+}
+
+static int read_pins(const struct sf_io *io, const char *beside, const struct sf_node *map, struct sf_pins *pins,
+                     struct sf_err *err) {
     static const char *const recomputes[] = {
 #define X(NAME, name) name,
         SF_RECOMPUTES(X)
@@ -191,15 +245,10 @@ static int read_pins(const struct sf_node *map, struct sf_pins *pins, struct sf_
     static const char *const keys[] = {"tp",          "ep",       "pp",        "dp",   "vpp",
                                        "micro_batch", "schedule", "recompute", "zero", NULL};
     const struct pin_rule rules[] = {
-        {"tp", &pins->tp, NULL, 1, SF_MAX_RANKS},
-        {"ep", &pins->ep, NULL, 1, SF_MAX_RANKS},
-        {"pp", &pins->pp, NULL, 1, SF_MAX_STAGES},
-        {"dp", &pins->dp, NULL, 1, SF_MAX_RANKS},
-        {"vpp", &pins->vpp, NULL, 1, SF_MAX_STAGES},
-        {"micro_batch", &pins->micro_batch, NULL, 1, 1u << 20},
-        {"schedule", &pins->schedule, schedules, 0, 0},
-        {"recompute", &pins->recompute, recomputes, 0, 0},
-        {"zero", &pins->zero, NULL, 0, 1},
+        {"tp", &pins->tp, NULL, 1, SF_MAX_RANKS},          {"ep", &pins->ep, NULL, 1, SF_MAX_RANKS},
+        {"pp", &pins->pp, NULL, 1, SF_MAX_STAGES},         {"dp", &pins->dp, NULL, 1, SF_MAX_RANKS},
+        {"vpp", &pins->vpp, NULL, 1, SF_MAX_STAGES},       {"micro_batch", &pins->micro_batch, NULL, 1, 1u << 20},
+        {"recompute", &pins->recompute, recomputes, 0, 0}, {"zero", &pins->zero, NULL, 0, 3},
     };
     if (map == NULL) {
         return 0;
@@ -211,7 +260,8 @@ static int read_pins(const struct sf_node *map, struct sf_pins *pins, struct sf_
             SF_TRY(read_pin(&rules[i], node, err));
         }
     }
-    return 0;
+    const struct sf_node *schedule = sf_map_find(map, "schedule");
+    return schedule == NULL ? 0 : read_schedule_pin(io, beside, schedule, pins, err);
 }
 
 static int read_name(const struct sf_node *map, char *out, size_t size, struct sf_err *err) {
@@ -231,6 +281,15 @@ static int read_name(const struct sf_node *map, char *out, size_t size, struct s
     return 0;
 }
 
+int sf_cluster_apply(const struct sf_io *io, const struct sf_cluster_change *change, struct sf_topo *topo,
+                     struct sf_err *err) {
+    if (change->overlay != NULL) {
+        SF_TRY(sf_topo_load_overlay(io, change->overlay, topo, err));
+    }
+    return change->routing < 0 ? 0
+                               : sf_topo_set_routing(topo, (enum sf_routing)change->routing, change->routing_seed, err);
+}
+
 static int load_topo(const struct sf_io *io, const struct sf_node *map, const char *catalog_dir, const char *override,
                      struct sf_scenario *s, struct sf_err *err) {
     const struct sf_node *node = sf_map_find(map, "cluster");
@@ -246,7 +305,8 @@ static int load_topo(const struct sf_io *io, const struct sf_node *map, const ch
 }
 
 static int read_scenario(const struct sf_io *io, const struct sf_node *map, const char *catalog_dir,
-                         const char *override, struct sf_scenario *s, struct sf_err *err) {
+                         const char *override, const struct sf_cluster_change *change, struct sf_scenario *s,
+                         struct sf_err *err) {
     static const char *const keys[] = {"name", "cluster", "model", "job", "plan", NULL};
     const struct sf_node *node;
     char path[sizeof s->path];
@@ -256,16 +316,24 @@ static int read_scenario(const struct sf_io *io, const struct sf_node *map, cons
     SF_TRY(sf_map_only(map, keys, err));
     SF_TRY(read_name(map, s->name, sizeof s->name, err));
     SF_TRY(load_topo(io, map, catalog_dir, override, s, err));
+    SF_TRY(sf_cluster_apply(io, change, s->topo, err));
     SF_TRY(sf_map_need(map, "model", &node, err));
     SF_TRY(resolve(node, s->path, path, sizeof path, err));
     SF_TRY(sf_model_load(io, path, &s->model, err));
     SF_TRY(sf_map_need(map, "job", &node, err));
-    SF_TRY(read_job(node, s, err));
-    return read_pins(sf_map_find(map, "plan"), &s->pins, err);
+    SF_TRY(read_job(node, change, s, err));
+    SF_TRY(read_pins(io, s->path, sf_map_find(map, "plan"), &s->pins, err));
+    return change->overlay != NULL && change->fewer ? take_fewer(node, s, err) : 0;
 }
 
 int sf_scenario_load(const struct sf_io *io, const char *path, const char *catalog_dir, const char *cluster_override,
                      struct sf_scenario *out, struct sf_err *err) {
+    static const struct sf_cluster_change none = {.routing = -1};
+    return sf_scenario_load_on(io, path, catalog_dir, cluster_override, &none, out, err);
+}
+
+int sf_scenario_load_on(const struct sf_io *io, const char *path, const char *catalog_dir, const char *cluster_override,
+                        const struct sf_cluster_change *change, struct sf_scenario *out, struct sf_err *err) {
     struct sf_doc *doc;
     memset(out, 0, sizeof *out);
     if (strlen(path) >= sizeof out->path) {
@@ -273,7 +341,7 @@ int sf_scenario_load(const struct sf_io *io, const char *path, const char *catal
     }
     snprintf(out->path, sizeof out->path, "%s", path);
     SF_TRY(sf_doc_load(io, path, &doc, err));
-    int rc = read_scenario(io, sf_doc_root(doc), catalog_dir, cluster_override, out, err);
+    int rc = read_scenario(io, sf_doc_root(doc), catalog_dir, cluster_override, change, out, err);
     sf_doc_free(doc);
     if (rc != 0) {
         sf_scenario_clear(out);
@@ -283,7 +351,9 @@ int sf_scenario_load(const struct sf_io *io, const char *path, const char *catal
 
 void sf_scenario_clear(struct sf_scenario *s) {
     sf_topo_free(s->topo);
+    sf_pipe_free(s->pins.table);
     s->topo = NULL;
+    s->pins.table = NULL;
 }
 
 struct sf_hash sf_scenario_hash(const struct sf_scenario *s) {

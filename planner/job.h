@@ -6,14 +6,12 @@
  *   job:
  *     seq_len: 8192
  *     global_batch: 8250            # sequences
- *     precision: bf16               # f32 | bf16 | fp8 (fp8: GEMM inputs; the rest bf16)
- *     gpus: 220000                  # default: all in use in the cluster
- *     optimizer: { kind: adamw, lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20 }
- *     steps: 20
- *     seed: 1
- *     data: ../data/text.txt        # byte-level text, needed only to train
- *     canonical: true               # sums in one fixed order, the same for every layout
- *   plan: { tp: 8, pp: [5, 10, 20], schedule: 1f1b }   # each optional: one value or a list of allowed ones */
+ *     precision: bf16               # f32 | bf16 | fp8 | mxfp8 | fp8_block | nvfp4 (the last four: GEMM inputs; the
+ * rest bf16) gpus: 220000                  # default: all in use in the cluster optimizer: { kind: adamw, lr: 3e-4,
+ * beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20 } steps: 20 seed: 1 data: ../data/text.txt #
+ * byte-level text, needed only to train canonical: true               # sums in one fixed order, the same for every
+ * layout plan: { tp: 8, pp: [5, 10, 20], schedule: 1f1b }   # each optional: one value or a list of allowed ones #
+ * schedule: families, or the path of one table */
 #ifndef SF_PLANNER_JOB_H
 #define SF_PLANNER_JOB_H
 
@@ -27,6 +25,7 @@ struct sf_job {
     uint64_t global_batch_sequences;
     int precision; /* enum sf_dtype of GEMM inputs; activations and gradients are bf16 unless f32 */
     uint32_t gpus;
+    uint32_t gpus_asked; /* before a change of the cluster left fewer; else as gpus */
     uint32_t steps;
     uint64_t seed;
     bool canonical;
@@ -42,6 +41,8 @@ struct sf_pin {
 };
 struct sf_pins {
     struct sf_pin tp, ep, pp, dp, vpp, micro_batch, schedule, recompute, zero;
+    char schedule_file[512]; /* of SF_SCHEDULE_TABLE, as plans will name it; else "" */
+    struct sf_pipe *table;   /* owned by the scenario */
 };
 
 struct sf_scenario {
@@ -57,6 +58,22 @@ struct sf_scenario {
  * the scenario names (a path as the caller sees it, not relative to the scenario); the key may then be left out. */
 int sf_scenario_load(const struct sf_io *io, const char *path, const char *catalog_dir, const char *cluster_override,
                      struct sf_scenario *out, struct sf_err *err);
+/* The same on a cluster that is not what its file says. */
+struct sf_cluster_change {
+    const char *overlay;   /* NULL, or a file that replaces the cluster's own overlay */
+    int routing;           /* enum sf_routing, or -1 */
+    uint64_t routing_seed; /* where routing hashes */
+    uint32_t gpus;         /* above 0: instead of the job's */
+    bool fewer;            /* where too few are left in use, take as many as some plan can use */
+};
+int sf_scenario_load_on(const struct sf_io *io, const char *path, const char *catalog_dir, const char *cluster_override,
+                        const struct sf_cluster_change *change, struct sf_scenario *out, struct sf_err *err);
+/* Applies what it says about the cluster; before the first use. */
+int sf_cluster_apply(const struct sf_io *io, const struct sf_cluster_change *change, struct sf_topo *topo,
+                     struct sf_err *err);
+/* As many GPUs, up to `limit`, as the most promising degrees that model, batch, pins and seats allow multiply to; 0:
+ * there are none. */
+uint32_t sf_scenario_best_gpus(const struct sf_scenario *s, uint32_t limit);
 void sf_scenario_clear(struct sf_scenario *s); /* legal on a zeroed or a failed one */
 
 /* Identity of what a plan is made for: the cluster's shape, the model and every fact of the job that reaches a program.

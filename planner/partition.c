@@ -29,6 +29,27 @@ static void spread_over_chunks(uint32_t stage, uint32_t layers, uint32_t pp, uin
     }
 }
 
+/* Does the s-th virtual stage live on rank s mod pp? On a V or in a table of one's own it need not. */
+static bool is_sequential(const struct sf_plan *plan) {
+    switch (plan->schedule) {
+    case SF_SCHEDULE_ZB_V:
+    case SF_SCHEDULE_V_HALF:
+    case SF_SCHEDULE_V_MIN:
+    case SF_SCHEDULE_1F1B_V:
+    case SF_SCHEDULE_DUALPIPEV:
+    case SF_SCHEDULE_TABLE:
+        return false;
+    default:
+        return true;
+    }
+}
+
+void sfi_plan_layers(struct sf_plan *plan, uint32_t layers, double layer, double first, double last) {
+    bool sequential = is_sequential(plan);
+    sfi_partition(layers, sequential ? plan->pp : plan->pp * plan->vpp, sequential ? plan->vpp : 1, layer, first, last,
+                  plan->layers);
+}
+
 void sfi_partition(uint32_t layers, uint32_t pp, uint32_t vpp, double layer, double first, double last, uint32_t *out) {
     double load[SF_MAX_STAGES];
     uint32_t count[SF_MAX_STAGES];

@@ -4,15 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/arena.h"
 #include "core/doc.h"
 
 #define PLAN_VERSION 1
-
-static const char *const schedule_words[] = {
-#define X(NAME, name) name,
-    SF_SCHEDULES(X)
-#undef X
-        NULL};
+#define TABLE_MAX_BYTES ((size_t)256 << 20)
 
 static const char *const recompute_words[] = {
 #define X(NAME, name) name,
@@ -21,7 +17,12 @@ static const char *const recompute_words[] = {
         NULL};
 
 const char *sf_schedule_name(int kind) {
-    return kind >= 0 && kind < SF_SCHEDULES_N ? schedule_words[kind] : "?";
+    return kind == SF_SCHEDULE_TABLE ? "table" : sf_pipe_family_name(kind);
+}
+
+int sf_schedule_parse(const char *name) {
+    int family = sf_pipe_family_parse(name);
+    return family < 0 && strchr(name, '.') != NULL ? SF_SCHEDULE_TABLE : family;
 }
 
 const char *sf_recompute_name(int kind) {
@@ -44,8 +45,18 @@ static void print_quoted(const char *text, struct sf_buf *out) {
     sf_buf_printf(out, "\"");
 }
 
+static void print_schedule(const struct sf_plan *plan, struct sf_buf *out) {
+    sf_buf_printf(out, "schedule: ");
+    if (plan->schedule == SF_SCHEDULE_TABLE) {
+        print_quoted(plan->schedule_file, out);
+        sf_buf_printf(out, " # a table of passes\n");
+    } else {
+        sf_buf_printf(out, "%s\n", sf_schedule_name(plan->schedule));
+    }
+}
+
 static void print_layers(const struct sf_plan *plan, struct sf_buf *out) {
-    sf_buf_printf(out, "# Layers of each virtual stage (chunk * pp + stage), one chunk per line.\nlayers: [");
+    sf_buf_printf(out, "# Layers of each virtual stage in data order.\nlayers: [");
     for (uint32_t chunk = 0; chunk < plan->vpp; chunk++) {
         for (uint32_t stage = 0; stage < plan->pp; stage++) {
             uint32_t s = chunk * plan->pp + stage;
@@ -69,18 +80,27 @@ int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, stru
         print_quoted(plan->cluster, out);
         sf_buf_printf(out, " # instead of the scenario's");
     }
+    if (plan->overlay[0] != '\0') {
+        sf_buf_printf(out, "\noverlay: ");
+        print_quoted(plan->overlay, out);
+        sf_buf_printf(out, " # on top of the cluster");
+    }
     sf_buf_printf(out, "\nscenario_hash: \"%s\" # of cluster shape, model and job\n",
                   sf_hash_format(scenario_hash, hash));
     sf_buf_printf(out, "tp: %u # ranks that share each matrix\n", plan->tp);
+    if (sf_plan_cp(plan) > 1) {
+        sf_buf_printf(out, "cp: %u # ranks that share each sequence\ncp_exchange: %s\n", plan->cp,
+                      plan->cp_gather ? "gather" : "ring");
+    }
     sf_buf_printf(out, "ep: %u # ranks that share the experts, part of dp\n", plan->ep);
     sf_buf_printf(out, "dp: %u # replicas that share the batch; gpus = tp * dp * pp\n", plan->dp);
     sf_buf_printf(out, "pp: %u # pipeline stages\n", plan->pp);
     sf_buf_printf(out, "vpp: %u # chunks of layers per stage\n", plan->vpp);
     sf_buf_printf(out, "micro_batch: %u # sequences\n", plan->micro_batch);
     sf_buf_printf(out, "microbatches: %u # per rank and step\n", plan->microbatches);
-    sf_buf_printf(out, "schedule: %s\n", sf_schedule_name(plan->schedule));
+    print_schedule(plan, out);
     sf_buf_printf(out, "recompute: %s\n", sf_recompute_name(plan->recompute));
-    sf_buf_printf(out, "zero: %u # 1: optimizer state sharded over dp\n", plan->zero);
+    sf_buf_printf(out, "zero: %u # shared over dp from 1 on: optimizer state; 2: gradients; 3: weights\n", plan->zero);
     if (plan->whole_rows) {
         sf_buf_printf(out, "whole_rows: true # norms and residuals are repeated on all tp ranks\n");
     }
@@ -163,11 +183,87 @@ static int read_path(const struct sf_node *node, char *out, size_t size, struct 
 }
 
 static int read_paths(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
-    const struct sf_node *scenario, *cluster = sf_map_find(map, "cluster");
+    const struct sf_node *scenario, *cluster = sf_map_find(map, "cluster"), *overlay = sf_map_find(map, "overlay");
     SF_TRY(sf_map_need(map, "scenario", &scenario, err));
     SF_TRY(read_path(scenario, p->scenario, sizeof p->scenario, err));
     p->cluster[0] = '\0';
+    p->overlay[0] = '\0';
+    SF_TRY(overlay == NULL ? 0 : read_path(overlay, p->overlay, sizeof p->overlay, err));
     return cluster == NULL ? 0 : read_path(cluster, p->cluster, sizeof p->cluster, err);
+}
+
+int sf_schedule_read(const struct sf_node *node, int *kind, const char **file, struct sf_err *err) {
+    static const char *const families[] = {
+#define X(NAME, name, chunks, text) name,
+        SF_PIPE_FAMILIES(X)
+#undef X
+            NULL};
+    const char *text;
+    SF_TRY(sf_node_str(node, &text, err));
+    *kind = sf_schedule_parse(text);
+    *file = *kind == SF_SCHEDULE_TABLE ? text : "";
+    return *kind < 0 ? sf_node_word(node, families, kind, err) : 0;
+}
+
+/* Only to see whether the table is complete and nobody waits in a circle: any times will do. */
+static int replay_table(const struct sf_pipe *table, struct sf_err *err) {
+    const struct sf_pipe_spec spec = {.devices = table->devices, .f = 1000000, .b = 1000000, .w = 1000000};
+    struct sf_pipe_costs costs;
+    struct sf_pipe_timing timing;
+    SF_TRY(sf_pipe_costs_create(table, &spec, &costs, err));
+    int rc = sf_pipe_replay(table, &costs, &timing, NULL, NULL, err);
+    sf_pipe_costs_clear(&costs);
+    return rc;
+}
+
+int sf_schedule_load(const struct sf_io *io, const char *beside, const char *file, struct sf_pipe **out,
+                     struct sf_err *err) {
+    char path[1100], *text = NULL;
+    const char *slash = file[0] == '/' ? NULL : strrchr(beside, '/');
+    size_t bytes;
+    snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - beside) + 1 : 0, beside, file);
+    *out = NULL;
+    SF_TRY(io->read_all(io->self, path, TABLE_MAX_BYTES, &text, &bytes, err));
+    int rc = sf_pipe_read_csv(text, bytes, path, out, err);
+    sf_free(text);
+    if (rc == 0 && replay_table(*out, err) != 0) {
+        rc = sf_err_wrap(err, "schedule %s", path);
+        sf_pipe_free(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+static int read_schedule(const struct sf_io *io, const char *path, const struct sf_node *map, struct sf_plan *p,
+                         struct sf_err *err) {
+    const struct sf_node *node;
+    const char *file;
+    SF_TRY(sf_map_need(map, "schedule", &node, err));
+    SF_TRY(sf_schedule_read(node, &p->schedule, &file, err));
+    if (p->schedule != SF_SCHEDULE_TABLE) {
+        return 0;
+    }
+    SF_TRY(read_path(node, p->schedule_file, sizeof p->schedule_file, err));
+    return sf_schedule_load(io, path, file, &p->table, err);
+}
+
+void sf_plan_clear(struct sf_plan *plan) {
+    sf_pipe_free(plan->table);
+    plan->table = NULL;
+}
+
+static int read_cp(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
+    static const char *const exchanges[] = {"ring", "gather", NULL};
+    int gather = 0;
+    if (sf_map_find(map, "cp") == NULL) {
+        return 0;
+    }
+    SF_TRY(need_u32(map, "cp", 1, 1u << 24, &p->cp, err));
+    if (sf_map_find(map, "cp_exchange") != NULL) {
+        SF_TRY(need_word(map, "cp_exchange", exchanges, &gather, err));
+    }
+    p->cp_gather = gather != 0;
+    return 0;
 }
 
 static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
@@ -175,13 +271,13 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
     SF_TRY(need_u32(map, "tp", 1, 1u << 24, &p->tp, err));
     SF_TRY(need_u32(map, "ep", 1, 1u << 24, &p->ep, err));
     SF_TRY(need_u32(map, "dp", 1, 1u << 24, &p->dp, err));
+    SF_TRY(read_cp(map, p, err));
     SF_TRY(need_u32(map, "pp", 1, SF_MAX_STAGES, &p->pp, err));
     SF_TRY(need_u32(map, "vpp", 1, SF_MAX_STAGES, &p->vpp, err));
     SF_TRY(need_u32(map, "micro_batch", 1, 1u << 20, &p->micro_batch, err));
     SF_TRY(need_u32(map, "microbatches", 1, 1u << 20, &p->microbatches, err));
-    SF_TRY(need_word(map, "schedule", schedule_words, &p->schedule, err));
     SF_TRY(need_word(map, "recompute", recompute_words, &p->recompute, err));
-    SF_TRY(need_u32(map, "zero", 0, 1, &p->zero, err));
+    SF_TRY(need_u32(map, "zero", 0, 3, &p->zero, err));
     SF_TRY(sf_map_need(map, "canonical", &canonical, err));
     SF_TRY(sf_node_bool(canonical, &p->canonical, err));
     const struct sf_node *rows = sf_map_find(map, "whole_rows");
@@ -196,7 +292,8 @@ static int read_plan(const struct sf_node *map, struct sf_plan *out, struct sf_h
     static const char *const keys[] = {"plan_version", "scenario",  "scenario_hash", "tp",          "ep",
                                        "dp",           "pp",        "vpp",           "micro_batch", "microbatches",
                                        "schedule",     "recompute", "zero",          "canonical",   "ranks_per_domain",
-                                       "layers",       "cluster",   "whole_rows",    NULL};
+                                       "layers",       "cluster",   "overlay",       "whole_rows",  "cp",
+                                       "cp_exchange",  NULL};
     uint32_t version;
     if (!sf_node_is_map(map)) {
         return sf_node_fail(map, err, "expected a plan: a mapping written by staticfire plan");
@@ -218,6 +315,7 @@ int sf_plan_load(const struct sf_io *io, const char *path, struct sf_plan *out, 
     memset(out, 0, sizeof *out);
     SF_TRY(sf_doc_load(io, path, &doc, err));
     int rc = read_plan(sf_doc_root(doc), out, scenario_hash, err);
+    rc = rc == 0 ? read_schedule(io, path, sf_doc_root(doc), out, err) : rc;
     sf_doc_free(doc);
     return rc;
 }

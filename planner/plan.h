@@ -8,25 +8,24 @@
 #include "core/err.h"
 #include "core/hash.h"
 #include "core/io.h"
+#include "planner/pipeline.h"
 
 #define SF_MAX_STAGES 1024 /* pp * vpp */
 
-/* X(NAME, "name") */
-#define SF_SCHEDULES(X)                                                                                                \
-    X(GPIPE, "gpipe")                                                                                                  \
-    X(1F1B, "1f1b")                                                                                                    \
-    X(INTERLEAVED, "interleaved")
+/* The families of pipeline.h under the same numbers, then a table of the user's own. */
 enum sf_schedule_kind {
-#define X(NAME, name) SF_SCHEDULE_##NAME,
-    SF_SCHEDULES(X)
+#define X(NAME, name, chunks, text) SF_SCHEDULE_##NAME,
+    SF_PIPE_FAMILIES(X)
 #undef X
-        SF_SCHEDULES_N
+        SF_SCHEDULE_TABLE,
+    SF_SCHEDULES_N
 };
 
 /* X(NAME, "name") */
 #define SF_RECOMPUTES(X)                                                                                               \
     X(NONE, "none")                                                                                                    \
-    X(FULL, "full") /* keep only each layer's input, run its forward again in backward */
+    X(FULL, "full")           /* keep only each layer's input, run its forward again in backward */                    \
+    X(SELECTIVE, "selective") /* run norms and activation functions again, whose results are not kept */
 enum sf_recompute {
 #define X(NAME, name) SF_RECOMPUTE_##NAME,
     SF_RECOMPUTES(X)
@@ -35,25 +34,45 @@ enum sf_recompute {
 };
 
 struct sf_plan {
-    char scenario[512];           /* path of the scenario it plans, relative to the plan file or absolute */
-    char cluster[512];            /* the cluster it was planned for, when that is not the scenario's; else "" */
-    uint32_t tp, ep, dp, pp, vpp; /* dp counts all data-parallel ranks, so gpus = tp * dp * pp and ep divides dp */
-    uint32_t micro_batch;         /* sequences per microbatch */
-    uint32_t microbatches;        /* per rank and step = global batch / (dp * micro_batch) */
-    int schedule, recompute;      /* enums above */
-    uint32_t zero;                /* 0: optimizer everywhere; 1: optimizer state sharded over dp */
+    char scenario[512]; /* path of the scenario it plans, relative to the plan file or absolute */
+    char cluster[512];  /* the cluster it was planned for, when that is not the scenario's; else "" */
+    char overlay[512];  /* what was dead or spare when it was planned, on top of the cluster's own; else "" */
+    /* dp counts the ranks that share the batch, so gpus = tp * cp * dp * pp; ep divides cp * dp. */
+    uint32_t tp, ep, dp, pp, vpp;
+    uint32_t cp;             /* ranks that share each sequence; 0 is 1 */
+    bool cp_gather;          /* keys and values are gathered before attention, not passed around beside it */
+    uint32_t micro_batch;    /* sequences per microbatch */
+    uint32_t microbatches;   /* per rank and step = global batch / (dp * micro_batch) */
+    int schedule, recompute; /* enums above */
+    char schedule_file[512]; /* of SF_SCHEDULE_TABLE, relative to the plan file or absolute; else "" */
+    struct sf_pipe *table;   /* what it holds; a loaded plan owns it, one made by a search borrows the scenario's */
+    uint32_t zero;           /* shared over dp: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too (FSDP) */
     bool canonical;
     bool whole_rows; /* every tensor-parallel rank keeps all rows between the matrices: no sequence parallelism */
     uint32_t ranks_per_domain;      /* seats used of each scale-up domain */
-    uint32_t layers[SF_MAX_STAGES]; /* layers of virtual stage s = chunk * pp + stage, s < pp * vpp */
+    uint32_t layers[SF_MAX_STAGES]; /* layers of virtual stage s, in data order, s < pp * vpp */
 };
 
-/* The scenario's hash is kept in the file; a plan loaded for another scenario is refused. */
+static inline uint32_t sf_plan_cp(const struct sf_plan *plan) {
+    return plan->cp > 1 ? plan->cp : 1;
+}
+
+/* `schedule:` is a family's name or the path of a table (CSV, see pipeline.h), which is loaded and replayed too.
+ * The scenario's hash is kept in the file; a plan loaded for another scenario is refused. */
 int sf_plan_load(const struct sf_io *io, const char *path, struct sf_plan *out, struct sf_hash *scenario_hash,
                  struct sf_err *err);
+void sf_plan_clear(struct sf_plan *plan); /* of a loaded plan; legal on a zeroed one */
 int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, struct sf_buf *out);
 
 const char *sf_schedule_name(int kind);
+int sf_schedule_parse(const char *name); /* a family's number; a path with a point is SF_SCHEDULE_TABLE; else -1 */
+
+/* The value of `schedule:`; *file points into the document, "" for a family. Then the table of a file, which is looked
+ * for beside another file unless its path is absolute, replayed, and is the caller's. */
+struct sf_node;
+int sf_schedule_read(const struct sf_node *node, int *kind, const char **file, struct sf_err *err);
+int sf_schedule_load(const struct sf_io *io, const char *beside, const char *file, struct sf_pipe **out,
+                     struct sf_err *err);
 const char *sf_recompute_name(int kind);
 
 #endif

@@ -1,5 +1,8 @@
 /* What a plan must satisfy before anything is compiled. Every refusal names the field, the rule and the numbers. */
-#include "planner/compile.h"
+#include "core/arena.h"
+#include "planner/compile_internal.h"
+#include "planner/schedule.h"
+#include "sim/seats.h"
 
 static int check_degrees(const struct sf_plan *p, struct sf_err *err) {
     const struct {
@@ -8,6 +11,7 @@ static int check_degrees(const struct sf_plan *p, struct sf_err *err) {
     } fields[] = {
         {"tp", p->tp, SF_MAX_RANKS},
         {"ep", p->ep, SF_MAX_RANKS},
+        {"cp", sf_plan_cp(p), SF_MAX_STAGES},
         {"dp", p->dp, SF_MAX_RANKS},
         {"pp", p->pp, SF_MAX_STAGES},
         {"vpp", p->vpp, SF_MAX_STAGES},
@@ -21,27 +25,33 @@ static int check_degrees(const struct sf_plan *p, struct sf_err *err) {
                            fields[i].value);
         }
     }
-    if (p->schedule < 0 || p->schedule >= SF_SCHEDULES_N || p->recompute < 0 || p->recompute >= SF_RECOMPUTES_N) {
-        return sf_fail(err, SF_E_INPUT, "plan: schedule %d or recompute %d is unknown", p->schedule, p->recompute);
+    if (p->recompute < 0 || p->recompute >= SF_RECOMPUTES_N) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute %d is unknown", p->recompute);
     }
-    if (p->zero > 1) {
-        return sf_fail(err, SF_E_INPUT, "plan: zero must be 0 or 1, found %u", p->zero);
+    if (p->zero > 3) {
+        return sf_fail(err, SF_E_INPUT, "plan: zero must be from 0 to 3, found %u", p->zero);
     }
     return 0;
 }
 
 static int check_mesh(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
     uint64_t ranks;
-    if (__builtin_mul_overflow((uint64_t)p->tp * p->dp, (uint64_t)p->pp, &ranks) || ranks != s->job.gpus) {
-        return sf_fail(err, SF_E_INPUT, "plan: tp * dp * pp must equal the job's %u GPUs, found %u * %u * %u",
-                       s->job.gpus, p->tp, p->dp, p->pp);
+    uint32_t cp = sf_plan_cp(p);
+    if (__builtin_mul_overflow((uint64_t)p->tp * p->dp, (uint64_t)p->pp, &ranks) ||
+        __builtin_mul_overflow(ranks, (uint64_t)cp, &ranks) || ranks != s->job.gpus) {
+        return sf_fail(err, SF_E_INPUT, "plan: tp * dp * pp%s must equal the job's %u GPUs, found %u * %u * %u%s%.0u",
+                       cp > 1 ? " * cp" : "", s->job.gpus, p->tp, p->dp, p->pp, cp > 1 ? " * " : "", cp > 1 ? cp : 0);
     }
     if (ranks > SF_MAX_RANKS) {
         return sf_fail(err, SF_E_INPUT, "plan: at most %u ranks are supported, found %llu", SF_MAX_RANKS,
                        (unsigned long long)ranks);
     }
-    if (p->dp % p->ep != 0) {
-        return sf_fail(err, SF_E_INPUT, "plan: ep must divide dp, found %u and %u", p->ep, p->dp);
+    if (cp * (uint64_t)p->dp % p->ep != 0) {
+        return sf_fail(err, SF_E_INPUT, "plan: ep must divide %sdp, found %u and %llu", cp > 1 ? "cp * " : "", p->ep,
+                       cp * (unsigned long long)p->dp);
+    }
+    if (p->ep % cp != 0 && cp % p->ep != 0) {
+        return sf_fail(err, SF_E_INPUT, "plan: of ep and cp, one must divide the other, found %u and %u", p->ep, cp);
     }
     if (s->model.experts == 0 && p->ep != 1) {
         return sf_fail(err, SF_E_INPUT, "plan: ep must be 1 for a model without experts, found %u", p->ep);
@@ -62,7 +72,7 @@ static int check_tp(const struct sf_scenario *s, const struct sf_plan *p, struct
         {"key-value heads", s->model.kv_heads},
         {"feed-forward width", s->model.ffn},
         {"vocabulary", s->model.vocab},
-        {"tokens of a microbatch", (uint64_t)p->micro_batch * s->job.seq_len_tokens},
+        {"tokens of a microbatch", (uint64_t)p->micro_batch * s->job.seq_len_tokens / sf_plan_cp(p)},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (rules[i].value % p->tp != 0) {
@@ -105,26 +115,6 @@ static int check_batch(const struct sf_scenario *s, const struct sf_plan *p, str
     return 0;
 }
 
-static int check_schedule(const struct sf_plan *p, struct sf_err *err) {
-    if (p->schedule != SF_SCHEDULE_INTERLEAVED && p->vpp != 1) {
-        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs vpp 1, found %u; use interleaved",
-                       sf_schedule_name(p->schedule), p->vpp);
-    }
-    if (p->schedule != SF_SCHEDULE_INTERLEAVED) {
-        return 0;
-    }
-    if (p->vpp < 2 || p->pp < 2) {
-        return sf_fail(err, SF_E_INPUT, "plan: schedule interleaved needs vpp and pp of at least 2, found %u and %u",
-                       p->vpp, p->pp);
-    }
-    if (p->microbatches % p->pp != 0) {
-        return sf_fail(err, SF_E_INPUT,
-                       "plan: schedule interleaved needs microbatches to be a multiple of pp, found %u and %u",
-                       p->microbatches, p->pp);
-    }
-    return 0;
-}
-
 static int check_canonical(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
     if (p->canonical != s->job.canonical) {
         return sf_fail(err, SF_E_INPUT, "plan: canonical must be what the job says (%s), found %s",
@@ -143,6 +133,22 @@ static int check_canonical(const struct sf_scenario *s, const struct sf_plan *p,
     return 0;
 }
 
+/* Two chunks of every sequence per rank, one from either end: causal attention then costs all the same. */
+static int check_cp(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
+    uint32_t cp = sf_plan_cp(p);
+    if (cp == 1) {
+        return 0;
+    }
+    if (s->job.seq_len_tokens % (2 * (uint64_t)cp) != 0) {
+        return sf_fail(err, SF_E_INPUT, "plan: 2 * cp must divide the sequence: %u tokens are no multiple of 2 * %u",
+                       s->job.seq_len_tokens, cp);
+    }
+    if (s->job.precision == SF_F32) {
+        return sf_fail(err, SF_E_INPUT, "plan: cp %u needs precision bf16 or lower, found f32", cp);
+    }
+    return 0;
+}
+
 static int check_rows(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
     if (p->whole_rows && s->model.experts > 0 && p->tp > 1) {
         return sf_fail(err, SF_E_INPUT, "plan: whole_rows is for models without experts, or tp 1; found tp %u", p->tp);
@@ -150,9 +156,20 @@ static int check_rows(const struct sf_scenario *s, const struct sf_plan *p, stru
     return 0;
 }
 
+/* Not on the seats in use alone: perhaps with spare ones. */
+static int check_spares(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
+    uint32_t *gpu = sf_calloc(s->job.gpus, sizeof *gpu);
+    if (gpu == NULL) {
+        return sf_fail_memory(err, "seats");
+    }
+    int rc = sf_seats_fill(s->topo, s->job.gpus, p->ranks_per_domain, gpu, NULL, err);
+    sf_free(gpu);
+    return rc == 0 ? 0 : sf_err_wrap(err, "plan: ranks_per_domain %u", p->ranks_per_domain);
+}
+
 /* Tensor-parallel groups talk in every layer: they stay inside a scale-up domain. */
 static int check_placement(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
-    uint32_t domain = sf_topo_domain_gpus(s->topo), seats = sf_topo_gpus(s->topo);
+    uint32_t domain = sf_topo_domain_gpus(s->topo);
     if (p->ranks_per_domain > domain) {
         return sf_fail(err, SF_E_INPUT, "plan: ranks_per_domain is at most the %u GPUs of a domain, found %u", domain,
                        p->ranks_per_domain);
@@ -161,11 +178,38 @@ static int check_placement(const struct sf_scenario *s, const struct sf_plan *p,
         return sf_fail(err, SF_E_INPUT, "plan: tp must divide ranks_per_domain, found %u and %u", p->tp,
                        p->ranks_per_domain);
     }
-    uint32_t last = s->job.gpus - 1;
-    uint64_t seat = (uint64_t)(last / p->ranks_per_domain) * domain + last % p->ranks_per_domain;
-    if (seat >= seats) {
-        return sf_fail(err, SF_E_INPUT, "plan: %u ranks, %u to a domain of %u, need %llu seats; the cluster has %u",
-                       s->job.gpus, p->ranks_per_domain, domain, (unsigned long long)seat + 1, seats);
+    return sf_seats_fit(s->topo, s->job.gpus, p->ranks_per_domain) ? 0 : check_spares(s, p, err);
+}
+
+#define MAX_SHARED_PASSES 8192 /* placing their buffers is quadratic */
+
+/* Shared gradients are added on their shares, in the order in which they are made. */
+int sf_zero_check(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
+    if (p->zero < 2) {
+        return 0;
+    }
+    if (p->canonical) {
+        return sf_fail(err, SF_E_INPUT, "plan: canonical sums need zero 0 or 1, found %u", p->zero);
+    }
+    if (sf_schedule_copies(p) > 1) {
+        return sf_fail(err, SF_E_INPUT, "plan: zero %u needs a schedule with one copy of the model, found %s", p->zero,
+                       sf_schedule_name(p->schedule));
+    }
+    uint64_t sharers = (uint64_t)p->dp * sf_plan_cp(p);
+    if (sharers == 1 || (s->model.experts > 0 && sharers == p->ep)) {
+        return sf_fail(err, SF_E_INPUT, "plan: zero %u has nobody to share %s with: dp %u, ep %u; use zero 1", p->zero,
+                       sharers == 1 ? "gradients" : "the experts' gradients", p->dp, p->ep);
+    }
+    uint64_t passes = (uint64_t)sfi_units_of(p) * p->vpp * p->microbatches;
+    if (passes > MAX_SHARED_PASSES) {
+        return sf_fail(
+            err, SF_E_INPUT,
+            "plan: zero %u makes a buffer for every unit of layers and microbatch of a rank: %llu, at most %d; "
+            "use zero 1, more stages or larger microbatches",
+            p->zero, (unsigned long long)passes, MAX_SHARED_PASSES);
+    }
+    if (p->zero == 3 && s->job.precision == SF_F32) {
+        return sf_fail(err, SF_E_INPUT, "plan: zero 3 needs precision bf16 or lower, found f32; use zero 2");
     }
     return 0;
 }
@@ -176,8 +220,10 @@ int sf_plan_check(const struct sf_scenario *s, const struct sf_plan *plan, struc
     SF_TRY(check_tp(s, plan, err));
     SF_TRY(check_layers(s, plan, err));
     SF_TRY(check_batch(s, plan, err));
-    SF_TRY(check_schedule(plan, err));
+    SF_TRY(sf_schedule_check(plan, err));
     SF_TRY(check_canonical(s, plan, err));
+    SF_TRY(sf_zero_check(s, plan, err));
+    SF_TRY(check_cp(s, plan, err));
     SF_TRY(check_rows(s, plan, err));
     return check_placement(s, plan, err);
 }

@@ -1,89 +1,170 @@
-/* Every schedule here has one shape: some warm-up forwards, then forward-backward pairs, then the backwards that are
- * left. They differ in the number of warm-up forwards and in the order in which chunks take their turns. */
 #include "planner/schedule.h"
 
-static int check_shape(int kind, uint32_t pp, uint32_t vpp, uint32_t microbatches, uint32_t stage, struct sf_err *err) {
-    if (kind < 0 || kind >= SF_SCHEDULES_N) {
-        return sf_fail(err, SF_E_INPUT, "schedule %d is unknown", kind);
+#include "core/arena.h"
+
+#define WHOLE_MODEL_PS 1000000000.0 /* F, B and W of one microbatch through all stages, in replays */
+
+static bool is_family(const struct sf_plan *plan) {
+    return plan->schedule >= 0 && plan->schedule < SF_PIPE_FAMILIES_N;
+}
+
+uint32_t sf_schedule_copies(const struct sf_plan *plan) {
+    if (plan->table != NULL) {
+        return plan->table->ways;
     }
-    if (pp == 0 || vpp == 0 || microbatches == 0 || stage >= pp || vpp > SF_MAX_STAGES || pp > SF_MAX_STAGES / vpp) {
+    return plan->schedule == SF_SCHEDULE_DUALPIPE ? 2 : 1;
+}
+
+uint32_t sf_schedule_chunks(const struct sf_plan *plan) {
+    return plan->vpp * sf_schedule_copies(plan);
+}
+
+/* ---- rules ------------------------------------------------------------------------------------------------------- */
+
+static int check_table(const struct sf_plan *p, struct sf_err *err) {
+    const struct sf_pipe *t = p->table;
+    if (t == NULL) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule table names no file: write its path as the schedule");
+    }
+    if (t->devices != p->pp || t->stages != p->pp * sf_schedule_chunks(p) || t->microbatches != p->microbatches) {
         return sf_fail(err, SF_E_INPUT,
-                       "a schedule needs pp, vpp and microbatches of at least 1, pp * vpp of at most %d and a stage "
-                       "below pp, found pp %u, vpp %u, microbatches %u, stage %u",
-                       SF_MAX_STAGES, pp, vpp, microbatches, stage);
+                       "plan: schedule %s has %u rows (pp), %u stages per row and copy (vpp) and %u microbatches, but "
+                       "the plan has pp %u, vpp %u and %u microbatches",
+                       p->schedule_file, t->devices, t->stages / t->devices / t->ways, t->microbatches, p->pp, p->vpp,
+                       p->microbatches);
     }
-    if (kind != SF_SCHEDULE_INTERLEAVED && vpp != 1) {
-        return sf_fail(err, SF_E_INPUT, "schedule %s has one chunk per stage, found vpp %u; use interleaved",
-                       sf_schedule_name(kind), vpp);
-    }
-    if (kind == SF_SCHEDULE_INTERLEAVED && vpp < 2) {
-        return sf_fail(err, SF_E_INPUT, "schedule interleaved needs vpp of at least 2, found %u; use 1f1b", vpp);
-    }
-    if (kind == SF_SCHEDULE_INTERLEAVED && microbatches % pp != 0) {
-        return sf_fail(err, SF_E_INPUT,
-                       "schedule interleaved needs microbatches to be a multiple of pp, found %u and %u", microbatches,
-                       pp);
+    if (t->slices != 1) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s cuts sequences into %u slices, which programs cannot do yet",
+                       p->schedule_file, t->slices);
     }
     return 0;
 }
 
-static uint64_t min_u64(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
+static int check_chunks(const struct sf_plan *p, struct sf_err *err) {
+    uint32_t own = sf_pipe_family_chunks(p->schedule) / sf_schedule_copies(p);
+    const char *name = sf_schedule_name(p->schedule);
+    if (own == 1 && p->vpp != 1) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs vpp 1, found %u; use interleaved or breadth-first",
+                       name, p->vpp);
+    }
+    if (own > 1 && p->vpp != own) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs vpp %u, found %u", name, own, p->vpp);
+    }
+    if (own == 0 && (p->vpp < 2 || p->pp < 2)) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs vpp and pp of at least 2, found %u and %u", name,
+                       p->vpp, p->pp);
+    }
+    return 0;
 }
 
-static uint64_t warmup_forwards(int kind, uint32_t pp, uint32_t vpp, uint32_t microbatches, uint32_t stage) {
-    uint64_t all = (uint64_t)microbatches * vpp;
-    uint64_t behind = pp - 1 - stage;
-    switch (kind) {
-    case SF_SCHEDULE_1F1B:
-        return min_u64(behind, all);
-    case SF_SCHEDULE_INTERLEAVED:
-        return microbatches == pp ? all : min_u64(2 * behind + (uint64_t)(vpp - 1) * pp, all);
-    default:
-        return all;
+static int check_microbatches(const struct sf_plan *p, struct sf_err *err) {
+    const char *name = sf_schedule_name(p->schedule);
+    uint32_t least = 2 * p->pp;
+    if (p->schedule == SF_SCHEDULE_INTERLEAVED && p->microbatches % p->pp != 0) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs microbatches to be a multiple of pp, found %u and %u",
+                       name, p->microbatches, p->pp);
     }
+    if (p->schedule == SF_SCHEDULE_DUALPIPE && (p->pp % 2 != 0 || p->microbatches % 2 != 0)) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs pp and microbatches to be even, found %u and %u", name,
+                       p->pp, p->microbatches);
+    }
+    if ((p->schedule == SF_SCHEDULE_DUALPIPE || p->schedule == SF_SCHEDULE_DUALPIPEV) && p->microbatches < least) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs at least 2 * pp = %u microbatches, found %u", name,
+                       least, p->microbatches);
+    }
+    return 0;
 }
 
-/* The k-th forward or backward of a stage: chunks take turns of pp microbatches each, backwards from the last chunk. */
-static struct sf_step step_at(int kind, uint32_t pp, uint32_t vpp, uint64_t k) {
-    uint64_t round = k / ((uint64_t)pp * vpp), in_round = k % ((uint64_t)pp * vpp);
-    uint32_t turn = (uint32_t)(in_round / pp);
-    struct sf_step step = {
-        .kind = (uint8_t)kind,
-        .chunk = (uint16_t)(kind == SF_STEP_F ? turn : vpp - 1 - turn),
-        .microbatch = (uint32_t)(round * pp + in_round % pp),
-    };
-    return step;
+int sf_schedule_check(const struct sf_plan *plan, struct sf_err *err) {
+    if (!is_family(plan) && plan->schedule != SF_SCHEDULE_TABLE) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %d is unknown", plan->schedule);
+    }
+    if (plan->schedule == SF_SCHEDULE_TABLE) {
+        return check_table(plan, err);
+    }
+    SF_TRY(check_chunks(plan, err));
+    return check_microbatches(plan, err);
 }
 
-int sf_schedule_steps(int kind, uint32_t pp, uint32_t vpp, uint32_t microbatches, uint32_t stage, struct sf_step *out,
-                      size_t out_n, struct sf_err *err) {
-    SF_TRY(check_shape(kind, pp, vpp, microbatches, stage, err));
-    uint64_t all = (uint64_t)microbatches * vpp;
-    if (out_n != 2 * all) {
-        return sf_fail(err, SF_E_INTERNAL, "schedule: %llu steps do not fit an array of %zu",
-                       (unsigned long long)(2 * all), out_n);
+/* ---- costs ------------------------------------------------------------------------------------------------------- */
+
+static double sum(const struct sf_pass_weights *w, uint32_t stages) {
+    double total = 0;
+    for (uint32_t s = 0; s < stages; s++) {
+        total += (double)w->f[s] + (double)w->b[s] + (double)w->w[s];
     }
-    /* A single chunk takes its turns microbatch by microbatch, whatever pp. */
-    uint32_t turn = vpp == 1 ? 1 : pp;
-    uint64_t forwards = 0, backwards = 0, n = 0;
-    for (uint64_t warmup = warmup_forwards(kind, pp, vpp, microbatches, stage); forwards < warmup; forwards++) {
-        out[n++] = step_at(SF_STEP_F, turn, vpp, forwards);
+    return total;
+}
+
+static sf_time_ps scaled(uint64_t weight, double total) {
+    double ps = WHOLE_MODEL_PS * (double)weight / total;
+    return ps < 1 ? 1 : (sf_time_ps)ps; /* never nothing: ends must be later than starts */
+}
+
+int sf_schedule_costs(const struct sf_pipe *table, const struct sf_pass_weights *weights, struct sf_pipe_costs *out,
+                      struct sf_err *err) {
+    uint32_t n = table->stages, copy = n / table->ways;
+    double total = sum(weights, copy);
+    sf_time_ps *times = sf_calloc(3 * (size_t)n, sizeof *times);
+    *out = (struct sf_pipe_costs){.f = times};
+    if (times == NULL) {
+        return sf_fail_memory(err, "pass costs");
     }
-    while (backwards < all) {
-        if (forwards < all) {
-            out[n++] = step_at(SF_STEP_F, turn, vpp, forwards++);
+    out->b = times + n;
+    out->w = times + 2 * (size_t)n;
+    for (uint32_t s = 0; s < n; s++) {
+        times[s] = scaled(weights->f[s % copy], total);
+        times[n + s] = scaled(weights->b[s % copy], total);
+        times[2 * (size_t)n + s] = scaled(weights->w[s % copy], total);
+    }
+    return 0;
+}
+
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
+
+/* The share of an average rank; the families know no unequal ones. */
+static sf_time_ps average(const uint64_t *weight, uint32_t stages, uint32_t ranks, double total) {
+    double all = 0;
+    for (uint32_t s = 0; s < stages; s++) {
+        all += (double)weight[s];
+    }
+    sf_time_ps share = (sf_time_ps)(WHOLE_MODEL_PS * all / total / ranks);
+    return share < SF_MAX_STAGES ? SF_MAX_STAGES : share; /* every chunk gets some of it */
+}
+
+static int generate(const struct sf_plan *plan, const struct sf_pass_weights *w, struct sf_pipe **out,
+                    struct sf_err *err) {
+    uint32_t stages = plan->pp * plan->vpp;
+    double total = sum(w, stages);
+    const struct sf_pipe_spec spec = {.family = plan->schedule,
+                                      .devices = plan->pp,
+                                      .microbatches = plan->microbatches,
+                                      .chunks = sf_schedule_chunks(plan),
+                                      .f = average(w->f, stages, plan->pp, total),
+                                      .b = average(w->b, stages, plan->pp, total),
+                                      .w = average(w->w, stages, plan->pp, total)};
+    return sf_pipe_generate(&spec, out, err);
+}
+
+/* One compute stream runs one pass at a time. */
+static void part_pairs(struct sf_pipe *p) {
+    for (uint32_t d = 0; d < p->devices; d++) {
+        for (uint32_t i = 0; i < p->passes_n[d]; i++) {
+            struct sf_pass *x = &p->passes[d][i];
+            x->kind = x->kind == SF_PASS_F_PAIR ? SF_PASS_F : x->kind;
         }
-        out[n++] = step_at(SF_STEP_B, turn, vpp, backwards++);
     }
-    return 0;
 }
 
-uint32_t sf_schedule_peak(const struct sf_step *steps, size_t n) {
-    uint32_t alive = 0, peak = 0;
-    for (size_t i = 0; i < n; i++) {
-        alive = steps[i].kind == SF_STEP_F ? alive + 1 : alive - 1;
-        peak = alive > peak ? alive : peak;
+int sf_schedule_make(const struct sf_plan *plan, const struct sf_pass_weights *weights, struct sf_pipe **out,
+                     struct sf_err *err) {
+    *out = NULL;
+    SF_TRY(sf_schedule_check(plan, err));
+    int rc = is_family(plan) ? generate(plan, weights, out, err) : sf_pipe_copy(plan->table, out, err);
+    if (rc == 0) {
+        part_pairs(*out);
+    } else {
+        sf_err_wrap(err, "plan: schedule %s", is_family(plan) ? sf_schedule_name(plan->schedule) : plan->schedule_file);
     }
-    return peak;
+    return rc;
 }

@@ -1,32 +1,30 @@
-/* Pipeline schedules as generators of abstract steps: the order in which one stage computes. */
+/* From a plan to its pipeline table: which pass runs where and in which order. There is no second generator: every
+ * schedule is a table of pipeline.h, and compile turns its rows into ops. */
 #ifndef SF_PLANNER_SCHEDULE_H
 #define SF_PLANNER_SCHEDULE_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#include "core/err.h"
 #include "planner/plan.h"
 
-enum sf_step_kind { SF_STEP_F, SF_STEP_B };
-
-struct sf_step {
-    uint8_t kind;
-    uint8_t reserved;
-    uint16_t chunk; /* local chunk, 0 .. vpp-1; virtual stage = chunk * pp + stage */
-    uint32_t microbatch;
+/* How long passes take next to each other, per virtual stage of one copy of the model (pp * vpp of them): the order of
+ * the greedy families follows from it, and in which order transfers are posted. */
+struct sf_pass_weights {
+    const uint64_t *f, *b, *w; /* at least 1 each */
 };
 
-/* Steps of one stage, always 2 * microbatches * vpp of them, backward microbatches of a chunk in ascending order.
- *   gpipe        all forwards, then all backwards
- *   1f1b         PipeDream-Flush: min(pp - 1 - stage, m) warm-up forwards (Narayanan et al., SC'21)
- *   interleaved  Megatron's virtual pipeline: warm-up 2(pp-1-stage) + (vpp-1)pp chunk forwards (all when m = pp);
- *                needs microbatches % pp == 0
- * vpp must be 1 for the first two. Errors: SF_E_INPUT with the rule broken. */
-int sf_schedule_steps(int kind, uint32_t pp, uint32_t vpp, uint32_t microbatches, uint32_t stage, struct sf_step *out,
-                      size_t out_n, struct sf_err *err);
+/* Copies of the model that one pipeline holds (DualPipe: 2), and chunks of layers on each rank, all copies counted. */
+uint32_t sf_schedule_copies(const struct sf_plan *plan);
+uint32_t sf_schedule_chunks(const struct sf_plan *plan);
 
-/* Most chunk activations alive at once on a stage under the schedule. */
-uint32_t sf_schedule_peak(const struct sf_step *steps, size_t n);
+/* Do pp, vpp and microbatches fit the schedule? SF_E_INPUT begins with "plan: " and names rule and numbers. */
+int sf_schedule_check(const struct sf_plan *plan, struct sf_err *err);
+
+/* The table, without pairs (each runs as its two passes) and without slices. Stages count in data order, copy after
+ * copy: stage s is virtual stage s mod (pp * vpp). */
+int sf_schedule_make(const struct sf_plan *plan, const struct sf_pass_weights *weights, struct sf_pipe **out,
+                     struct sf_err *err);
+
+/* Costs for replaying such a table by weights: times scaled so that no sum overflows. Free with sf_pipe_costs_clear. */
+int sf_schedule_costs(const struct sf_pipe *table, const struct sf_pass_weights *weights, struct sf_pipe_costs *out,
+                      struct sf_err *err);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "core/arena.h"
 #include "planner/search_internal.h"
+#include "sim/seats.h"
 
 #define DEFAULT_SIMULATE 24
 #define SPARE 4 /* candidates kept for each one to simulate, in case compile finds some too large */
@@ -27,7 +28,11 @@ void sfi_candidate_plan(const struct sf_scenario *s, const struct sfi_candidate 
     };
     out->microbatches = (uint32_t)(s->job.global_batch_sequences / out->dp / c->micro_batch);
     snprintf(out->scenario, sizeof out->scenario, "%s", s->path);
-    sfi_partition(s->model.layers, c->pp, c->vpp, c->layer, c->first, c->last, out->layers);
+    if (out->schedule == SF_SCHEDULE_TABLE) {
+        snprintf(out->schedule_file, sizeof out->schedule_file, "%s", s->pins.schedule_file);
+        out->table = s->pins.table;
+    }
+    sfi_plan_layers(out, s->model.layers, c->layer, c->first, c->last);
 }
 
 static int explain_memory(const struct sfi_search *s, struct sf_err *err) {
@@ -41,7 +46,7 @@ static int explain_memory(const struct sfi_search *s, struct sf_err *err) {
                        p->tp, p->ep, p->micro_batch, sf_recompute_name(p->recompute), s->mini_err.msg);
     }
     sf_format_bytes((uint64_t)c->memory_bytes, need, sizeof need);
-    sf_format_bytes(sf_topo_device(s->scenario->topo)->memory_bytes, have, sizeof have);
+    sf_format_bytes(sf_seats_memory(s->scenario->topo), have, sizeof have);
     return sf_fail(err, SF_E_NOPLAN,
                    "no plan fits: all %llu plans that the rules allow need more memory than the device's %s; the "
                    "nearest (tp %u, ep %u, pp %u, vpp %u, micro_batch %u, %s, recompute %s) needs %s",

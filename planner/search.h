@@ -7,12 +7,15 @@
 #include "planner/compile.h"
 #include "planner/job.h"
 #include "planner/plan.h"
+#include "sim/interval.h"
 #include "sim/sim.h"
 
 struct sf_plan_result {
     struct sf_plan plan;
     struct sf_sim_result sim; /* folded simulation of the compiled program */
-    double estimate_s;        /* closed form that ranked it before simulation */
+    struct sf_interval interval;
+    uint64_t unfused_memory_bytes; /* peak where the framework's attention keeps its scores */
+    double estimate_s;             /* closed form that ranked it before simulation */
     double mfu, tokens_per_s_per_gpu, model_tflops_per_gpu;
     double lower_bound_s; /* no schedule of this plan's work can be faster: busiest stage + exposed optimizer */
     uint64_t memory_bytes[SF_MAX_STAGES]; /* arena per pipeline stage, pp of them */

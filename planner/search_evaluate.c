@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "core/arena.h"
+#include "planner/score_memory.h"
 #include "planner/search_internal.h"
+#include "sim/seats.h"
 
 /* Work of one rank's compute stream. Nothing it does can overlap, so no schedule of this work is faster. */
 static double compute_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t rank, double *recipe_s) {
@@ -34,7 +36,7 @@ static int lower_bound(const struct sf_prog *prog, const struct sf_cost *cost, c
     }
     *out = 0;
     for (uint32_t stage = 0; stage < plan->pp; stage++) {
-        *out = fmax(*out, compute_s(prog, cost, stage * plan->tp * plan->dp, recipe_s));
+        *out = fmax(*out, compute_s(prog, cost, stage * plan->tp * sf_plan_cp(plan) * plan->dp, recipe_s));
     }
     sf_free(recipe_s);
     return 0;
@@ -44,7 +46,7 @@ static void fill_figures(const struct sf_scenario *s, const struct sf_prog *prog
     const struct sf_job *job = &s->job;
     double step_s = sf_ps_to_s(out->sim.step_time);
     double tokens = (double)job->global_batch_sequences * job->seq_len_tokens;
-    double peak = sf_topo_device(s->topo)->flops_per_s[job->precision];
+    double peak = sf_seats_peak(s->topo, prog, job->precision);
     if (step_s > 0) {
         out->tokens_per_s_per_gpu = tokens / step_s / job->gpus;
         out->model_tflops_per_gpu = prog->job.model_flops_per_step / step_s / job->gpus / 1e12;
@@ -66,6 +68,8 @@ int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const 
     out->plan = *plan;
     SF_TRY(sf_compile(s, plan, &prog, err));
     SF_TRY_GOTO(rc, sf_sim_run(prog, cost, &options, &out->sim, err), done);
+    sf_interval_of(prog, cost, &out->sim, 0.0, &out->interval);
+    out->unfused_memory_bytes = sfi_unfused_peak_bytes(prog);
     SF_TRY_GOTO(rc, lower_bound(prog, cost, plan, &out->lower_bound_s, err), done);
     fill_figures(s, prog, out);
 done:

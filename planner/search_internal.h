@@ -38,8 +38,9 @@ void sfi_candidate_plan(const struct sf_scenario *s, const struct sfi_candidate 
     X(DP, "dp = gpus / (tp * pp) must be an allowed multiple of ep (canonical: a power of two)")                       \
     X(SEATS, "whole tp groups must find seats in the scale-up domains")                                                \
     X(BATCH, "dp * micro_batch must divide the global batch into microbatches")                                        \
-    X(SCHEDULE, "interleaved needs pp and vpp of at least 2, microbatches a multiple of pp, a layer per chunk; the "   \
-                "others need vpp 1")                                                                                   \
+    X(SCHEDULE, "every chunk needs a layer; interleaved and breadth-first need pp and vpp of at least 2, interleaved " \
+                "microbatches a multiple of pp, dualpipe and dualpipev 2 pp microbatches; zb-v, v-half, v-min, "       \
+                "1f1b-v and dualpipev need vpp 2, a table what it has, the others vpp 1")                              \
     X(MEMORY, "everything a stage keeps must fit the device's memory")
 enum sfi_rule {
 #define X(NAME, text) SFI_RULE_##NAME,

@@ -44,7 +44,7 @@ static void add_range(struct sfi_values *values, const struct sf_pin *pin, uint3
 /* Optimizer state is worth replicating only where it is small and its sums must not depend on the layout. */
 static void add_zero(struct sfi_values *values, const struct sf_scenario *s) {
     bool free_choice = s->job.precision == SF_F32 || s->pins.zero.n > 0;
-    add_range(values, &s->pins.zero, free_choice ? 0 : 1, 1);
+    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->pins.zero.n > 0 ? 3 : 1);
 }
 
 static int need_some(const struct sfi_values *values, const char *name, const char *of, uint64_t n,
@@ -66,8 +66,8 @@ int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf
     add_divisors(&out->pp, &pins->pp, gpus, SF_MAX_STAGES);
     add_divisors(&out->micro_batch, &pins->micro_batch, batch, 1u << 20);
     add_range(&out->vpp, &pins->vpp, 1, layers);
-    add_range(&out->schedule, &pins->schedule, 0, SF_SCHEDULES_N - 1);
-    add_range(&out->recompute, &pins->recompute, 0, SF_RECOMPUTES_N - 1);
+    add_range(&out->schedule, &pins->schedule, 0, pins->schedule.n > 0 ? SF_SCHEDULES_N - 1 : SF_SCHEDULE_INTERLEAVED);
+    add_range(&out->recompute, &pins->recompute, 0, pins->recompute.n > 0 ? SF_RECOMPUTES_N - 1 : SF_RECOMPUTE_FULL);
     add_zero(&out->zero, s);
     SF_TRY(need_some(&out->tp, "tp", "a divisor of the GPUs", gpus, err));
     SF_TRY(need_some(&out->ep, "ep", "a divisor of the GPUs", gpus, err));

@@ -1,7 +1,10 @@
 /* Visiting the space, one choice per level, so that a rule cuts off everything below it at once. */
 #include <string.h>
 
+#include "planner/compile.h"
+#include "planner/schedule.h"
 #include "planner/search_internal.h"
+#include "sim/seats.h"
 
 /* The estimate of memory is not exact: what misses by less is left for compile to decide. */
 #define MEMORY_SLACK 1.02
@@ -73,11 +76,15 @@ static void too_large(struct sfi_search *s, const struct sfi_candidate *c) {
 }
 
 static void visit_zero(struct sfi_search *s, const struct sfi_price *price) {
-    double memory = (double)sf_topo_device(s->scenario->topo)->memory_bytes;
+    double memory = (double)sf_seats_memory(s->scenario->topo);
     for (uint32_t i = 0; i < s->space.zero.n; i++) {
         s->plan.zero = s->space.zero.value[i];
         if (s->plan.zero == 1 && s->plan.dp == 1 && s->space.zero.n > 1) {
             continue; /* nothing to shard over: the same plan as zero 0 */
+        }
+        if (sf_zero_check(s->scenario, &s->plan, NULL) != 0) {
+            refuse(s, SFI_RULE_DP);
+            continue;
         }
         struct sfi_estimate e = sfi_estimate_plan(&s->base, &s->layout, price, &s->plan);
         struct sfi_candidate c = candidate_of(s, price);
@@ -105,13 +112,13 @@ static void visit_vpp(struct sfi_search *s, const struct sfi_price *price) {
     }
     for (uint32_t i = 0; i < s->space.vpp.n; i++) {
         p->vpp = s->space.vpp.value[i];
-        if (interleaved != (p->vpp > 1) || (uint64_t)p->pp * p->vpp > s->scenario->model.layers ||
+        if (sf_schedule_check(p, NULL) != 0 || (uint64_t)p->pp * p->vpp > s->scenario->model.layers ||
             p->pp * p->vpp > SF_MAX_STAGES) {
             refuse(s, SFI_RULE_SCHEDULE);
             continue;
         }
-        sfi_partition(s->scenario->model.layers, p->pp, p->vpp, price->layer_f + price->layer_b,
-                      price->first_f + price->first_b, price->last_f + price->last_b, p->layers);
+        sfi_plan_layers(p, s->scenario->model.layers, price->layer_f + price->layer_b, price->first_f + price->first_b,
+                        price->last_f + price->last_b);
         visit_zero(s, price);
     }
 }
@@ -119,7 +126,7 @@ static void visit_vpp(struct sfi_search *s, const struct sfi_price *price) {
 /* A microbatch whose residual stream alone exceeds the device needs no miniature to be refused. */
 static bool hopeless(const struct sfi_search *s, struct sf_err *why) {
     const struct sf_job *job = &s->scenario->job;
-    double memory = (double)sf_topo_device(s->scenario->topo)->memory_bytes;
+    double memory = (double)sf_seats_memory(s->scenario->topo);
     double bytes = (double)s->plan.micro_batch * job->seq_len_tokens * s->scenario->model.hidden *
                    s->base.weight_bytes / s->plan.tp;
     if (bytes > memory) {
@@ -174,6 +181,7 @@ static int visit_recompute(struct sfi_search *s, uint32_t micro_batch_i, struct 
         SF_TRY(find_price(s, micro_batch_i, &price, err));
         for (uint32_t k = 0; price != NULL && k < s->space.schedule.n; k++) {
             s->plan.schedule = (int)s->space.schedule.value[k];
+            s->plan.table = s->plan.schedule == SF_SCHEDULE_TABLE ? s->scenario->pins.table : NULL;
             visit_vpp(s, price);
         }
     }

@@ -10,13 +10,6 @@
 #include "planner/search_internal.h"
 #include "planner/validate_internal.h"
 
-/* Half widths of the interval around a prediction that rests on numbers of a grade: a rule of thumb until every number
- * carries its own. */
-static double width_of(enum sf_grade grade) {
-    static const double width[SF_GRADES_N] = {0.05, 0.10, 0.20, 0.30};
-    return width[grade];
-}
-
 /* ---- frameworks -------------------------------------------------------------------------------------------------- */
 
 struct frameworks {
@@ -36,6 +29,10 @@ static int load_framework(const struct frameworks *f, const struct sf_node *rule
     return sf_framework_load(f->io, path, device, out, err);
 }
 
+static bool is_assumption(const struct sf_node *rule) {
+    return sf_map_find(rule, "assume") != NULL || sf_map_find(rule, "correct") != NULL;
+}
+
 /* A mistake in these files is not the fault of a row, so it is found before the first one. */
 static int check_frameworks(const struct frameworks *f, struct sf_err *err) {
     const struct sf_node *root = sf_doc_root(f->index);
@@ -44,7 +41,9 @@ static int check_frameworks(const struct frameworks *f, struct sf_err *err) {
         return sf_node_fail(root, err, "expected a list of { source_file, case, source, framework }");
     }
     for (size_t i = 0; i < sf_seq_size(root); i++) {
-        SF_TRY(load_framework(f, sf_seq_at(root, i), NULL, &framework, err));
+        if (!is_assumption(sf_seq_at(root, i))) {
+            SF_TRY(load_framework(f, sf_seq_at(root, i), NULL, &framework, err));
+        }
     }
     return 0;
 }
@@ -73,7 +72,8 @@ static int part_matches(const struct sf_node *rule, const char *key, const char 
 }
 
 static int rule_matches(const struct sf_node *rule, const struct sf_case *row, bool *out, struct sf_err *err) {
-    static const char *const keys[] = {"source_file", "case", "source", "framework", NULL};
+    static const char *const keys[] = {"source_file", "case",    "source",  "model", "framework",
+                                       "assume",      "correct", "because", NULL};
     const struct sf_node *n;
     const char *table;
     SF_TRY(sf_map_only(rule, keys, err));
@@ -81,6 +81,7 @@ static int rule_matches(const struct sf_node *rule, const struct sf_case *row, b
     SF_TRY(sf_node_str(n, &table, err));
     *out = strcmp(table, row->source_file) == 0;
     SF_TRY(part_matches(rule, "case", row->case_id, out, err));
+    SF_TRY(part_matches(rule, "model", row->model, out, err));
     return part_matches(rule, "source", row->source, out, err);
 }
 
@@ -90,8 +91,23 @@ static int find_framework(const struct frameworks *f, const struct sf_case *row,
     *found = false;
     for (size_t i = 0; root != NULL && i < sf_seq_size(root); i++) {
         SF_TRY(rule_matches(sf_seq_at(root, i), row, found, err));
+        *found = *found && !is_assumption(sf_seq_at(root, i));
         if (*found) {
             return load_framework(f, sf_seq_at(root, i), device, out, err);
+        }
+    }
+    return 0;
+}
+
+static int assume(const struct frameworks *f, struct sf_validation *v, struct sf_err *err) {
+    const struct sf_node *root = f->index ? sf_doc_root(f->index) : NULL;
+    for (size_t i = 0; root != NULL && i < sf_seq_size(root); i++) {
+        bool matches = is_assumption(sf_seq_at(root, i));
+        if (matches) {
+            SF_TRY(rule_matches(sf_seq_at(root, i), &v->row, &matches, err));
+        }
+        if (matches) {
+            SF_TRY(sfi_assume(sf_seq_at(root, i), v, err));
         }
     }
     return 0;
@@ -122,12 +138,23 @@ static void read_figures(const struct sf_plan_result *result, const struct sf_fr
     grade = framework->name[0] != '\0' && framework->grade > grade ? framework->grade : grade;
     out->predicted_s = sf_ps_to_s(result->sim.step_time);
     out->error = out->predicted_s / out->row.step_time_s - 1.0;
-    out->low_s = out->predicted_s * (1.0 - width_of(grade));
-    out->high_s = out->predicted_s * (1.0 + width_of(grade));
-    out->peak_bytes = (double)result->sim.peak_memory_bytes;
+    out->interval = result->interval; /* the release follows when all rows are known: validate_stats.c */
+    out->peak_bytes =
+        (double)(framework->unfused_attention ? result->unfused_memory_bytes : result->sim.peak_memory_bytes);
     out->peak_error = out->row.peak_mem_gb > 0 ? out->peak_bytes / 1e9 / out->row.peak_mem_gb - 1.0 : 0;
     out->breakdown = result->sim.breakdown;
     out->grade = grade;
+}
+
+/* Without its framework: what frameworks change is told from calibration rows. */
+static int price_bare(const struct run *r, const struct sf_scenario *s, const struct sf_plan *plan,
+                      struct sf_validation *out, struct sf_err *err) {
+    struct sf_cost *cost = NULL;
+    SF_TRY(sf_cost_create(s->topo, r->io, NULL, &cost, err));
+    int rc = sfi_evaluate(s, cost, plan, r->result, err);
+    out->bare_s = rc == 0 ? sf_ps_to_s(r->result->sim.step_time) : 0;
+    sf_cost_free(cost);
+    return rc;
 }
 
 static int price_row(const struct run *r, const struct sf_scenario *s, struct sf_validation *out, struct sf_err *err) {
@@ -146,6 +173,8 @@ static int price_row(const struct run *r, const struct sf_scenario *s, struct sf
     int rc = sfi_evaluate(s, cost, &plan, r->result, err);
     if (rc == 0) {
         read_figures(r->result, &framework, out);
+        snprintf(out->device, sizeof out->device, "%s", sf_topo_device(s->topo)->name);
+        rc = out->calibration ? price_bare(r, s, &plan, out, err) : 0;
     }
     sf_cost_free(cost);
     return rc;
@@ -165,6 +194,7 @@ static int run_row(const struct run *r, struct sf_validation *out, struct sf_err
 /* What the libraries refuse about a row is the row's fault; running out of memory or a bug is not. */
 static int validate_row(const struct run *r, struct sf_validation *out, struct sf_err *err) {
     struct sf_err inner = {0};
+    SF_TRY(assume(&r->frameworks, out, err));
     if (sfi_case_refuses(&out->row, out->refused, sizeof out->refused)) {
         return 0;
     }

@@ -1,12 +1,17 @@
 /* Rerunning measured training runs: every row of a table becomes a scenario and a plan, is compiled, simulated and
  * compared with what was measured. A row that lacks a fact, or asks for something a program cannot express, is refused
- * with the reason; nothing about a row is ever guessed.
+ * with the reason; nothing about a row is ever guessed silently.
  *
  * Frameworks. frameworks/index.yaml of the catalog says which framework file runs the rows of which table:
  *   - { source_file: x.csv, case: v3.1, source: "@v24.11", framework: nemo }
  * `case` and `source` are optional: text that the row's case_id and source contain.
  * The first that matches counts; rows of other tables run without one. Rows listed as calibration in the framework file
- * are rerun and shown, but are no part of any summary. */
+ * are rerun and shown, but are no part of any summary.
+ *
+ * Assumptions. Other entries of that file, all that match, say what a framework does when a row does not:
+ *   - { source_file: x.csv, model: Llama, assume: { recompute: none }, because: "its default, file of its source" }
+ * `assume` fills what is missing or unknown, `correct` replaces what another source shows to be wrong. Such rows say so
+ * and are counted apart. */
 #ifndef SF_PLANNER_VALIDATE_H
 #define SF_PLANNER_VALIDATE_H
 
@@ -19,6 +24,7 @@ struct sf_case { /* one row of the table, as read */
     char case_id[96], tier[8], source_file[96], source[256], gpu[32], model[64], attention[16], recompute[48],
         precision[48];
     char schedule[48];
+    char split[16]; /* layers over stages: "" even; "ends": embedding and loss count as a layer each. No column */
     uint32_t nvlink_domain_gpus, nic_gbps_per_gpu, gpus, layers, hidden, heads, kv_heads, head_dim, ffn, gated_mlp;
     uint32_t vocab, seq_len_tokens, experts, topk, moe_ffn, shared_experts, first_dense_layers;
     uint32_t tp, cp, pp, vpp, ep, etp, dp, micro_batch, global_batch, microbatches, sequence_parallel, zero;
@@ -32,15 +38,22 @@ struct sf_validation {
     bool calibration;
     char framework[48]; /* "" without one */
     char refused[512];  /* "" when it ran */
+    char assumed[512];  /* what was not in the row, and why it is thought to be so; "" for nothing */
     double predicted_s, error, low_s, high_s, peak_bytes, peak_error;
     struct sf_breakdown breakdown;
+    struct sf_interval interval; /* low_s and high_s are its */
+    char device[32];             /* class in the catalog */
+    double bare_s;               /* of a calibration row: predicted without the framework */
     enum sf_grade grade;
 };
 
 struct sf_validation_summary {
     char source_file[96], tier[8]; /* "" of both: everything */
-    uint32_t rows, n, refused, calibration, covered;
+    bool assumed;                  /* of rows that rest on assumptions, which no other summary counts in its errors */
+    uint32_t rows, n, refused, calibration, covered, assumed_rows;
     double mean_abs, median_abs, max_abs, bias, spearman; /* of the n rows that ran and calibrated nothing */
+    uint32_t peaks;                                       /* rows that ran and whose peak memory was measured */
+    double peak_mean_abs, peak_max_abs, peak_least;       /* least: the signed error furthest below 0, or 0 */
 };
 
 struct sf_validate_options {

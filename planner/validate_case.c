@@ -11,9 +11,10 @@ struct wiring {
     uint32_t nvswitches, links;
 };
 static const struct wiring wirings[] = {
-    {"A100-80G", "a100", "nvlink3", 6, 12}, {"H100", "h100", "nvlink4", 4, 18}, {"H200", "h200", "nvlink4", 4, 18},
-    {"B200", "b200", "nvlink5", 2, 18},     {"B300", "b300", "nvlink5", 2, 18}, {"GB200", "gb200", "nvlink5", 18, 18},
-    {"GB300", "gb300", "nvlink5", 18, 18},
+    {"A100-80G", "a100", "nvlink3", 6, 12}, {"A100-40G", "a100-40g", "nvlink3", 6, 12},
+    {"H100", "h100", "nvlink4", 4, 18},     {"H200", "h200", "nvlink4", 4, 18},
+    {"B200", "b200", "nvlink5", 2, 18},     {"B300", "b300", "nvlink5", 2, 18},
+    {"GB200", "gb200", "nvlink5", 18, 18},  {"GB300", "gb300", "nvlink5", 18, 18},
 };
 
 struct nic {
@@ -107,8 +108,23 @@ static void write_model(const struct sf_case *c, struct sf_buf *out) {
     sf_buf_printf(out, "}\n");
 }
 
-static const char *precision_of(const struct sf_case *c) {
-    return c->precision[0] == 'b' || strcmp(c->precision, "fp16") == 0 ? "bf16" : "fp8";
+/* How tables write precisions. fp16 runs at the rate of bf16 on every device class here; "cs" is current scaling. */
+const char *sfi_case_precision(const struct sf_case *c) {
+    static const struct {
+        const char *row, *job;
+    } names[] = {
+        {"bf16", "bf16"},        {"fp16", "bf16"},
+        {"fp8", "fp8"},          {"FP8", "fp8"},
+        {"fp8_cs", "fp8"},       {"fp8_mx", "mxfp8"},
+        {"mxfp8", "mxfp8"},      {"nvfp4", "nvfp4"},
+        {"FP4(nvfp4)", "nvfp4"}, {"FP8 blockwise (128x128 w,1x128 a)", "fp8_block"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(c->precision, names[i].row) == 0) {
+            return names[i].job;
+        }
+    }
+    return NULL;
 }
 
 static int read_all(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes, struct sf_err *err) {
@@ -139,7 +155,7 @@ int sfi_case_files(const struct sf_io *under, const struct sf_case *c, struct sf
     sf_buf_printf(&out->scenario,
                   "name: case\ncluster: cluster.yaml\nmodel: config.json\njob:\n  seq_len: %u\n  global_batch: %u\n"
                   "  precision: %s\n  gpus: %u\n",
-                  c->seq_len_tokens, c->global_batch, precision_of(c), c->gpus);
+                  c->seq_len_tokens, c->global_batch, sfi_case_precision(c), c->gpus);
     bool failed = out->cluster.failed || out->model.failed || out->scenario.failed;
     return failed ? sf_fail_memory(err, "case") : 0;
 }
@@ -153,20 +169,24 @@ void sfi_case_files_clear(struct sfi_case_files *f) {
 void sfi_case_plan(const struct sf_case *c, const struct sf_scenario *s, struct sf_plan *out) {
     memset(out, 0, sizeof *out);
     out->tp = c->tp;
+    out->cp = c->cp;
     out->ep = c->experts > 0 ? c->ep : 1;
     out->dp = c->dp;
     out->pp = c->pp;
-    out->vpp = c->vpp;
+    out->vpp = c->pp > 1 ? c->vpp : 1; /* one stage has nothing to interleave */
     out->micro_batch = c->micro_batch;
     out->microbatches = c->microbatches;
-    out->schedule = c->vpp > 1 ? SF_SCHEDULE_INTERLEAVED : SF_SCHEDULE_1F1B;
+    out->schedule = out->vpp > 1 ? SF_SCHEDULE_INTERLEAVED : SF_SCHEDULE_1F1B;
     out->recompute = strcmp(c->recompute, "full") == 0 ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_NONE;
     out->zero = c->zero;
     out->whole_rows = c->tp > 1 && c->sequence_parallel == 0;
     out->canonical = s->job.canonical;
     out->ranks_per_domain = seats_used(c);
-    uint64_t stages = (uint64_t)c->pp * c->vpp;
+    uint64_t stages = (uint64_t)out->pp * out->vpp;
+    uint32_t ends = stages > 1 && c->layers % stages != 0 ? 2 : 0; /* what is uneven otherwise has been refused */
     for (uint64_t i = 0; i < stages && i < SF_MAX_STAGES; i++) {
-        out->layers[i] = (uint32_t)(c->layers / stages);
+        out->layers[i] = (uint32_t)((c->layers + ends) / stages);
     }
+    out->layers[0] -= ends / 2;
+    out->layers[stages - 1] -= ends / 2;
 }

@@ -11,8 +11,16 @@ int sfi_case_columns(const struct sf_csv *csv, struct sfi_case_columns *out, str
 int sfi_case_read(const struct sf_csv *csv, const struct sfi_case_columns *columns, size_t row, struct sf_case *out,
                   struct sf_err *err);
 
+/* Gives a column a value where it has none, or `replace`s it; *set says whether. SF_E_INPUT: not this one. */
+int sfi_case_set(struct sf_case *c, const char *column, const char *value, bool replace, bool *set);
+/* Applies a rule that matches the row, and notes what it did. */
+struct sf_node;
+int sfi_assume(const struct sf_node *rule, struct sf_validation *v, struct sf_err *err);
+
 /* Writes the reason and returns true when the row cannot be rerun. */
 bool sfi_case_refuses(const struct sf_case *c, char *reason, size_t size);
+
+const char *sfi_case_precision(const struct sf_case *c); /* of the job; NULL: unknown */
 
 /* The row as a user would write it: cluster, model and scenario files, served from memory over `io`. */
 struct sfi_case_files {

@@ -155,6 +155,38 @@ int sfi_case_read(const struct sf_csv *csv, const struct sfi_case_columns *at, s
     return out->case_id[0] != '\0' ? 0 : bad_value(csv, row, "case_id", "a name", "", err);
 }
 
+static bool is_one_of(const char *text, const char *const words[]) {
+    for (size_t i = 0; words[i] != NULL; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Only what frameworks have defaults for. */
+int sfi_case_set(struct sf_case *c, const char *name, const char *value, bool replace, bool *set) {
+    static const char *const open[] = {"recompute", "vocab", "kv_heads", "nic_gbps_per_gpu", "etp", "split", NULL};
+    int i = known_column(name);
+    bool is_split = strcmp(name, "split") == 0;
+    const struct column split = {"split", TEXT_AT(split)}, *column = is_split ? &split : &columns[i < 0 ? 0 : i];
+    char *field = (char *)c + column->offset;
+    double number = 0;
+    if (!is_one_of(name, open) || (column->kind == COUNT && !(read_number(value, &number) && number < 4e9)) ||
+        strlen(value) >= column->size + (column->kind == COUNT ? 16 : 0)) {
+        return SF_E_INPUT;
+    }
+    bool has = is_split ? c->split[0] != '\0' : !(c->missing >> i & 1) && strcmp(field, "unknown") != 0;
+    *set = replace || !has;
+    if (*set && column->kind == COUNT) {
+        *(uint32_t *)(void *)field = (uint32_t)number;
+    } else if (*set) {
+        memcpy(field, value, strlen(value) + 1);
+    }
+    c->missing &= *set && i >= 0 ? ~(UINT64_C(1) << i) : UINT64_MAX;
+    return 0;
+}
+
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 struct reasons {
@@ -196,15 +228,6 @@ static void refuse_missing(const struct sf_case *c, struct reasons *r) {
     }
 }
 
-static bool is_one_of(const char *text, const char *const words[]) {
-    for (size_t i = 0; words[i] != NULL; i++) {
-        if (strcmp(text, words[i]) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static void refuse_model(const struct sf_case *c, struct reasons *r) {
     static const char *const attention[] = {"mha", "gqa", NULL};
     if (!is_one_of(c->attention, attention)) {
@@ -221,11 +244,9 @@ static void refuse_model(const struct sf_case *c, struct reasons *r) {
     }
 }
 
-/* fp16 runs at the rate of bf16 on every device class here. */
 static void refuse_numerics(const struct sf_case *c, struct reasons *r) {
-    static const char *const precision[] = {"bf16", "fp16", "fp8", "FP8", "fp8_cs", NULL};
     static const char *const recompute[] = {"none", "full", NULL};
-    if (!is_one_of(c->precision, precision)) {
+    if (sfi_case_precision(c) == NULL) {
         refuse(r, "precision %s is not supported", c->precision);
     }
     if (strcmp(c->recompute, "unknown") == 0) {
@@ -233,7 +254,7 @@ static void refuse_numerics(const struct sf_case *c, struct reasons *r) {
     } else if (!is_one_of(c->recompute, recompute)) {
         refuse(r, "recompute %s is not supported", c->recompute);
     }
-    if (c->zero > 1) {
+    if (c->zero > 3) {
         refuse(r, "zero_stage %u is not supported", c->zero);
     }
 }
@@ -241,10 +262,9 @@ static void refuse_numerics(const struct sf_case *c, struct reasons *r) {
 static void refuse_layout(const struct sf_case *c, struct reasons *r) {
     bool interleaved = strcmp(c->schedule, "interleaved 1F1B") == 0;
     uint64_t stages = (uint64_t)c->pp * c->vpp;
-    if (c->cp > 1) {
-        refuse(r, "context parallelism (cp %u) is not supported", c->cp);
-    }
-    if (stages > 0 && c->layers % stages != 0) {
+    bool ends =
+        strcmp(c->split, "ends") == 0 && stages > 0 && (c->layers + 2) % stages == 0 && c->layers >= 2 * stages - 2;
+    if (stages > 0 && c->layers % stages != 0 && !ends) {
         refuse(r, "%u layers over %u stages of %u chunks: the uneven split is not stated", c->layers, c->pp, c->vpp);
     }
     if (strcmp(c->schedule, "DualPipe") == 0 || (c->pp > 1 && !interleaved && strncmp(c->schedule, "1F1B", 4) != 0)) {

@@ -46,17 +46,47 @@ static int run_call(struct sfi_rank *r, uint32_t op_i, uint32_t call_i, char *co
     return SF_OK;
 }
 
-static int run_recipe(struct sfi_rank *r, uint32_t op_i, struct sf_err *err) {
+/* Post the collective that comes next, or look for it. */
+static enum sf_issue run_collective(struct sfi_rank *r, const struct sf_op *op, struct sfi_walk *w,
+                                    struct sf_err *err) {
+    const struct sfi_probe *probe = r->run->probe && r->run->probe->times_calls(r->step) ? r->run->probe : NULL;
+    struct sfi_xfer *x = &r->xfers[w->xfer];
+    enum sf_issue state =
+        w->posted ? r->net.test(r->net.self, r->rank, x, err) : r->net.start(r->net.self, r->rank, x, err);
+    w->posted = state == SF_ISSUE_PENDING;
+    if (state == SF_ISSUE_DONE) {
+        w->busy_ns += x->busy_ns;
+        w->xfer++;
+        if (probe) {
+            probe->call(probe->self, r->rank, op->recipe, w->call, x->busy_ns);
+        }
+    }
+    return state;
+}
+
+/* Go on with a recipe until it ends, or until a collective in it has to wait for other ranks: meanwhile the rank's
+ * other streams move, which those ranks may be waiting for. */
+static enum sf_issue walk_recipe(struct sfi_rank *r, uint32_t op_i, struct sf_err *err) {
     const struct sf_op *op = &r->cls->ops[op_i];
     const struct sf_recipe *recipe = &r->run->image->prog->recipes[op->recipe];
+    struct sfi_walk *w = &r->walk[op->stream];
+    enum sf_issue state = SF_ISSUE_DONE;
     char *base[MAX_FORMALS] = {0};
     for (uint32_t a = 0; a < op->arg_n; a++) {
         base[a] = sfi_rank_arg(r, op, a);
     }
-    for (uint32_t c = 0; c < recipe->calls_n; c++) {
-        SF_TRY(run_call(r, op_i, c, base, err));
+    int64_t cpu = sfi_cpu_ns();
+    for (; w->call < recipe->calls_n && state == SF_ISSUE_DONE; w->call += state == SF_ISSUE_DONE) {
+        if (sf_call_is_collective(recipe->calls[w->call].kind)) {
+            w->busy_ns += w->posted ? 0 : sfi_cpu_ns() - cpu; /* looking in vain is waiting, not work */
+            state = run_collective(r, op, w, err);
+            cpu = sfi_cpu_ns();
+        } else {
+            state = run_call(r, op_i, w->call, base, err) == SF_OK ? SF_ISSUE_DONE : SF_ISSUE_FAILED;
+        }
     }
-    return SF_OK;
+    w->busy_ns += state == SF_ISSUE_PENDING ? 0 : sfi_cpu_ns() - cpu;
+    return state;
 }
 
 static void load(struct sfi_rank *r, const struct sf_op *op) {
@@ -64,22 +94,38 @@ static void load(struct sfi_rank *r, const struct sf_op *op) {
     uint64_t first = ((uint64_t)r->dp_index * job->microbatches + op->microbatch) * job->micro_batch_sequences;
     sfi_data_fill(r->run->data, r->step, first, job->micro_batch_sequences, op->flags & SF_OP_TARGETS ? 1 : 0,
                   (int32_t *)sfi_rank_arg(r, op, 0));
+    if (op->comm != SF_NONE) {
+        uint64_t part = job->vocab / sf_prog_comm_size(r->run->image->prog, op->comm);
+        int32_t own = (int32_t)(part * sf_prog_comm_index(r->run->image->prog, r->rank, op->comm));
+        int32_t *ids = (int32_t *)sfi_rank_arg(r, op, 0);
+        for (uint64_t i = 0; i < (uint64_t)job->micro_batch_sequences * job->seq_len_tokens; i++) {
+            ids[i] -= own;
+        }
+    }
 }
 
+static bool is_local(const struct sf_op *op) {
+    enum sf_op_group group = sf_op_group(op->kind);
+    return group == SF_OP_IS_DATA || group == SF_OP_IS_COMPUTE;
+}
+
+/* Data and kernels: begin, or go on. */
 static enum sf_issue run_now(struct sfi_rank *r, uint32_t op_i, struct sf_err *err) {
     const struct sf_op *op = &r->cls->ops[op_i];
     struct sf_trace_rec *rec = &r->rec[op_i];
-    int rc = SF_OK;
-    int64_t cpu = sfi_cpu_ns();
+    struct sfi_walk *w = &r->walk[op->stream];
+    enum sf_issue state = SF_ISSUE_DONE;
     if (op->kind == SF_OP_LOAD) {
+        int64_t cpu = sfi_cpu_ns();
         load(r, op);
+        w->busy_ns = sfi_cpu_ns() - cpu;
     } else {
-        rc = run_recipe(r, op_i, err);
+        state = walk_recipe(r, op_i, err);
     }
-    rec->busy = (sfi_cpu_ns() - cpu) * PS_PER_NS;
-    r->last_end_ns = sfi_now_ns();
+    rec->busy = w->busy_ns * PS_PER_NS;
+    r->last_end_ns = state == SF_ISSUE_DONE ? sfi_now_ns() : 0;
     rec->end = since_origin(r, r->last_end_ns);
-    return rc == SF_OK ? SF_ISSUE_DONE : SF_ISSUE_FAILED;
+    return state;
 }
 
 /* Fill in what only the end of a transfer tells. */
@@ -102,9 +148,9 @@ static enum sf_issue rank_issue(void *self, uint32_t rank, uint32_t op_i, struct
         probe->gap(probe->self, rank, r->step, now - r->last_end_ns);
     }
     r->rec[op_i].issue = r->rec[op_i].start = since_origin(r, now);
-    enum sf_op_group group = sf_op_group(op->kind);
     enum sf_issue state = SF_ISSUE_FAILED;
-    if (group == SF_OP_IS_DATA || group == SF_OP_IS_COMPUTE) {
+    if (is_local(op)) {
+        r->walk[op->stream] = (struct sfi_walk){.xfer = r->call_xfers[op_i]};
         state = run_now(r, op_i, err);
     } else {
         r->last_end_ns = 0;
@@ -119,7 +165,9 @@ static enum sf_issue rank_issue(void *self, uint32_t rank, uint32_t op_i, struct
 static enum sf_issue rank_test(void *self, uint32_t rank, uint32_t op_i, struct sf_err *err) {
     struct sfi_rank *r = self;
     r->last_end_ns = 0;
-    enum sf_issue state = settle(r, op_i, r->net.test(r->net.self, rank, &r->xfers[op_i], err));
+    enum sf_issue state = is_local(&r->cls->ops[op_i])
+                              ? run_now(r, op_i, err)
+                              : settle(r, op_i, r->net.test(r->net.self, rank, &r->xfers[op_i], err));
     if (state == SF_ISSUE_FAILED) {
         fail_op(r, op_i, err);
     }

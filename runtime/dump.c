@@ -11,9 +11,10 @@ struct block {
     uint32_t op, call;
     uint32_t buf;    /* of the weights as tensors know them */
     uint64_t offset; /* inside that buffer */
-    uint64_t bytes;
-    float *grad;  /* the copy */
-    bool sharded; /* every data-parallel rank holds another part */
+    uint64_t bytes;  /* of the weights */
+    float *grad;     /* the copy */
+    bool sharded;    /* every data-parallel rank holds another part */
+    int dtype;       /* of the weights */
 };
 
 struct sfi_capture {
@@ -49,7 +50,8 @@ static int add_block(const struct sfi_rank *r, struct sfi_capture *c, uint32_t o
                         .call = call_i,
                         .buf = param->buf,
                         .offset = param->offset + SF_REF_OFFSET(call->operand[0]),
-                        .bytes = (uint64_t)call->dims[0] * sizeof(float)};
+                        .bytes = (uint64_t)call->dims[0] * (uint64_t)sf_dtype_bytes(call->dtype),
+                        .dtype = call->dtype};
     find_whole(r, b);
     b->grad = sf_arena_alloc(r->arena, (size_t)call->dims[0], sizeof(float));
     return b->grad ? SF_OK : sf_fail_memory(err, "a copy of the gradients");
@@ -98,10 +100,25 @@ static int compare_block(const void *a, const void *b) {
     return x->call < y->call ? -1 : x->call > y->call;
 }
 
-void sfi_capture_take(const struct sfi_rank *r, uint32_t op, uint32_t call, const float *grad) {
+size_t sfi_capture_index(const struct sfi_rank *r, uint32_t op, uint32_t call) {
     const struct block key = {.op = op, .call = call};
-    struct block *b = bsearch(&key, r->capture->blocks, r->capture->n, sizeof key, compare_block);
+    const struct block *b = bsearch(&key, r->capture->blocks, r->capture->n, sizeof key, compare_block);
+    return (size_t)(b - r->capture->blocks);
+}
+
+void sfi_capture_take(const struct sfi_rank *r, uint32_t op, uint32_t call, const float *grad) {
+    const struct block *b = &r->capture->blocks[sfi_capture_index(r, op, call)];
     memcpy(b->grad, grad, b->bytes);
+}
+
+size_t sfi_capture_blocks(const struct sfi_rank *r) {
+    return r->capture->n;
+}
+
+struct sfi_capture_block sfi_capture_block(const struct sfi_rank *r, size_t index) {
+    const struct block *b = &r->capture->blocks[index];
+    return (struct sfi_capture_block){
+        .grad = b->grad, .count = b->bytes / (uint64_t)sf_dtype_bytes(b->dtype), .dtype = b->dtype};
 }
 
 /* A part as it travels: this, then `count` floats, then padding to 8 bytes. */
@@ -111,38 +128,71 @@ struct piece {
     uint64_t first, count; /* elements of the tensor */
 };
 
-static void put(struct sf_buf *out, const char *prefix, const struct sf_tensor *t, uint64_t first, uint64_t count,
-                const float *data) {
-    struct piece p = {.rows = t->rows, .cols = t->cols, .first = first, .count = count};
-    snprintf(p.name, sizeof p.name, "%s/%s", prefix, t->name);
-    sf_buf_write(out, &p, sizeof p);
-    sf_buf_write(out, data, count * sizeof *data);
-    sf_buf_write(out, "\0\0\0\0\0\0\0", count % 2 * sizeof *data);
+/* `count` elements of this rank's block, from its element `first` on. */
+static void put(const struct sfi_rank *r, struct sf_buf *out, const char *prefix, const struct sf_tensor *t,
+                uint64_t first, uint64_t count, const float *data) {
+    const struct sfi_place place = sfi_rank_place(r, t);
+    bool rows_lie_apart = place.cols != t->cols;
+    while (count > 0) {
+        uint64_t row = place.first_row + first / t->cols, col = first % t->cols;
+        uint64_t n = rows_lie_apart && count > t->cols - col ? t->cols - col : count;
+        struct piece p = {.rows = place.rows, .cols = place.cols, .count = n};
+        p.first = row * place.cols + place.first_col + col;
+        snprintf(p.name, sizeof p.name, "%s/%s", prefix, t->name);
+        sf_buf_write(out, &p, sizeof p);
+        sf_buf_write(out, data, n * sizeof *data);
+        sf_buf_write(out, "\0\0\0\0\0\0\0", n % 2 * sizeof *data);
+        first += n;
+        count -= n;
+        data += n;
+    }
 }
 
 static void put_gradients(const struct sfi_rank *r, const struct sf_tensor *t, struct sf_buf *out) {
-    uint64_t begin = t->offset, end = begin + t->rows * t->cols * sizeof(float);
+    uint64_t e = (uint64_t)sf_dtype_bytes((int)t->dtype), begin = t->offset, end = begin + t->rows * t->cols * e;
     for (size_t i = 0; i < r->capture->n; i++) {
         const struct block *b = &r->capture->blocks[i];
         uint64_t from = b->offset > begin ? b->offset : begin;
         uint64_t to = b->offset + b->bytes < end ? b->offset + b->bytes : end;
         if (b->buf == t->buf && from < to && (b->sharded || r->dp_index == 0)) {
-            put(out, "grad", t, (from - begin) / sizeof(float), (to - from) / sizeof(float),
-                b->grad + (from - b->offset) / sizeof(float));
+            put(r, out, "grad", t, (from - begin) / e, (to - from) / e, b->grad + (from - b->offset) / e);
         }
     }
 }
 
-int sfi_dump_collect(const struct sfi_rank *r, struct sf_buf *out, struct sf_err *err) {
-    if (!sfi_image_counts(r->run->image, r->rank)) {
-        return SF_OK;
+static int read_from_arena(void *self, const struct sfi_rank *r, const struct sf_tensor *t, float *out,
+                           struct sf_err *err) {
+    (void)self;
+    (void)err;
+    memcpy(out, sfi_rank_at(r, t->buf, t->offset), t->rows * t->cols * sizeof *out);
+    return SF_OK;
+}
+
+static int put_weights(const struct sfi_rank *r, const struct sf_tensor *t, const struct sfi_weights *from,
+                       struct sf_buf *out, struct sf_err *err) {
+    uint64_t n = t->rows * t->cols;
+    float *w = sf_calloc(n, sizeof *w);
+    if (!w) {
+        return sf_fail_memory(err, "weights for the dump");
     }
+    int rc = from->read(from->self, r, t, w, err);
+    if (rc == SF_OK) {
+        put(r, out, "param", t, 0, n, w);
+    }
+    sf_free(w);
+    return rc;
+}
+
+int sfi_dump_collect(const struct sfi_rank *r, const struct sfi_weights *from, struct sf_buf *out, struct sf_err *err) {
+    static const struct sfi_weights arena = {.read = read_from_arena};
+    bool counts = sfi_image_counts(r->run->image, r->rank);
     for (uint32_t i = 0; i < r->cls->tensors_n; i++) {
         const struct sf_tensor *t = &r->cls->tensors[i];
-        put_gradients(r, t, out);
-        if (r->dp_index == 0) {
-            put(out, "param", t, 0, t->rows * t->cols, (const float *)sfi_rank_at(r, t->buf, t->offset));
+        if (!counts && t->whole_rows == 0 && t->whole_cols == 0) {
+            continue; /* another rank gives the same */
         }
+        put_gradients(r, t, out);
+        SF_TRY(r->dp_index == 0 ? put_weights(r, t, from ? from : &arena, out, err) : SF_OK);
     }
     return out->failed ? sf_fail_memory(err, "a rank's part of the dump") : SF_OK;
 }

@@ -16,9 +16,24 @@
  */
 int sfi_capture_create(const struct sfi_rank *r, struct sfi_capture **out, struct sf_err *err);
 void sfi_capture_take(const struct sfi_rank *r, uint32_t op, uint32_t call, const float *grad);
+/* The optimizer's calls by number, for those who fill in the gradients themselves. */
+struct sfi_capture_block {
+    float *grad;
+    uint64_t count;
+    int dtype; /* of the weights and of the gradient as the optimizer got it */
+};
+size_t sfi_capture_blocks(const struct sfi_rank *r);
+struct sfi_capture_block sfi_capture_block(const struct sfi_rank *r, size_t index);
+size_t sfi_capture_index(const struct sfi_rank *r, uint32_t op, uint32_t call);
+
+/* How a tensor's values are read; NULL: from the rank's own arena, in f32. */
+struct sfi_weights {
+    void *self;
+    int (*read)(void *self, const struct sfi_rank *r, const struct sf_tensor *t, float *out, struct sf_err *err);
+};
 
 /* One rank's part, as bytes that can travel. */
-int sfi_dump_collect(const struct sfi_rank *r, struct sf_buf *out, struct sf_err *err);
+int sfi_dump_collect(const struct sfi_rank *r, const struct sfi_weights *from, struct sf_buf *out, struct sf_err *err);
 
 struct sfi_dump; /* the parts of all ranks, put together */
 int sfi_dump_create(struct sfi_dump **out, struct sf_err *err);

@@ -42,9 +42,10 @@ static void attention(const struct sf_call *call, const uint64_t *d, uint64_t e,
 }
 
 /* Kinds whose operands are whole matrices of rows x cols. */
-static void rowwise(int kind, const uint64_t *d, uint64_t e, uint64_t *bytes) {
+static void rowwise(const struct sf_call *call, const uint64_t *d, uint64_t e, uint64_t *bytes) {
     uint64_t matrix = mul(mul(d[0], d[1]), e), column = mul(d[0], sizeof(float)), table = mul(mul(d[2], d[1]), e);
-    switch (kind) {
+    uint64_t halves = call->flags & SF_CALL_PLAIN_FLAG ? 1 : 2;
+    switch (call->kind) {
     case SF_CALL_RMSNORM_FWD:
         set(bytes, matrix, mul(d[1], e), matrix, column);
         break;
@@ -54,10 +55,10 @@ static void rowwise(int kind, const uint64_t *d, uint64_t e, uint64_t *bytes) {
         bytes[5] = mul(d[1], e);
         break;
     case SF_CALL_GLU_FWD:
-        set(bytes, mul(matrix, 2), matrix, 0, 0);
+        set(bytes, mul(matrix, halves), matrix, 0, 0);
         break;
     case SF_CALL_GLU_BWD:
-        set(bytes, matrix, mul(matrix, 2), mul(matrix, 2), 0);
+        set(bytes, matrix, mul(matrix, halves), mul(matrix, halves), 0);
         break;
     case SF_CALL_EMBED_FWD:
         set(bytes, column, table, matrix, 0);
@@ -68,14 +69,41 @@ static void rowwise(int kind, const uint64_t *d, uint64_t e, uint64_t *bytes) {
     case SF_CALL_XENT:
         set(bytes, matrix, column, sizeof(float), 0);
         break;
+    case SF_CALL_XENT_STATS:
+        set(bytes, matrix, column, mul(column, 2), 0);
+        break;
+    case SF_CALL_XENT_PART:
+        set(bytes, matrix, column, mul(mul(column, 2), d[2]), sizeof(float));
+        break;
     default:
         break;
     }
 }
 
+/* Norms beyond RMSNORM_FWD and _BWD, and biases. */
+static void normwise(int kind, const uint64_t *d, uint64_t e, uint64_t *bytes) {
+    uint64_t m = mul(mul(d[0], d[1]), e), w = mul(d[1], e), column = mul(d[0], sizeof(float));
+    const uint64_t of[][SF_CALL_OPERANDS] = {
+        [SF_CALL_LAYERNORM_FWD - SF_CALL_LAYERNORM_FWD] = {m, w, w, m, column, column},
+        [SF_CALL_LAYERNORM_BWD - SF_CALL_LAYERNORM_FWD] = {m, m, w, column, column, m, w, w},
+        [SF_CALL_RMSNORM_ADD_FWD - SF_CALL_LAYERNORM_FWD] = {m, m, w, m, m, column},
+        [SF_CALL_LAYERNORM_ADD_FWD - SF_CALL_LAYERNORM_FWD] = {m, m, w, w, m, m, column, column},
+        [SF_CALL_BIAS_FWD - SF_CALL_LAYERNORM_FWD] = {m, w, m, m},
+        [SF_CALL_BIAS_BWD - SF_CALL_LAYERNORM_FWD] = {m, w},
+    };
+    memcpy(bytes, of[kind - SF_CALL_LAYERNORM_FWD], sizeof of[0]);
+}
+
+static void adamw(const struct sf_call *call, const uint64_t *d, uint64_t e, uint64_t *bytes) {
+    uint64_t n = mul(d[0], e), n_f32 = mul(d[0], sizeof(float)), moment = call->flags & SF_CALL_LEAN_FLAG ? n : n_f32;
+    set(bytes, n, n, moment, moment);
+    bytes[4] = 8 * sizeof(float);
+    bytes[5] = n_f32;
+}
+
 static void elementwise(const uint64_t *d, uint64_t e, uint64_t *bytes) {
-    uint64_t n = mul(d[0], e), n_f32 = mul(d[0], sizeof(float));
-    set(bytes, n, n, n, n_f32); /* of ADD, COPY, ZERO the first ones; of ADAMW also what follows */
+    uint64_t n = mul(d[0], e);
+    set(bytes, n, n, n, 0); /* of COPY and ZERO the first ones */
 }
 
 static void fill(const struct sf_call *call, const uint64_t *d, uint64_t e, uint64_t *bytes) {
@@ -98,13 +126,30 @@ static void fill(const struct sf_call *call, const uint64_t *d, uint64_t e, uint
         elementwise(d, e, bytes);
         break;
     case SF_CALL_ADAMW:
-        elementwise(d, e, bytes);
-        bytes[2] = bytes[3];
-        bytes[4] = 8 * sizeof(float);
-        bytes[5] = bytes[3];
+        adamw(call, d, e, bytes);
+        break;
+    case SF_CALL_SUMSQ:
+        set(bytes, mul(d[0], e), sizeof(float), 0, 0);
+        break;
+    case SF_CALL_CLIP:
+        set(bytes, mul(d[0], sizeof(float)), sizeof(float), 8 * sizeof(float), 0);
+        break;
+    case SF_CALL_CAST_DOWN:
+        set(bytes, mul(d[0], sizeof(float)), mul(d[0], e), 0, 0);
+        break;
+    case SF_CALL_CAST_UP:
+        set(bytes, mul(d[0], e), mul(d[0], sizeof(float)), 0, 0);
+        break;
+    case SF_CALL_LAYERNORM_FWD:
+    case SF_CALL_LAYERNORM_BWD:
+    case SF_CALL_RMSNORM_ADD_FWD:
+    case SF_CALL_LAYERNORM_ADD_FWD:
+    case SF_CALL_BIAS_FWD:
+    case SF_CALL_BIAS_BWD:
+        normwise(call->kind, d, e, bytes);
         break;
     default:
-        rowwise(call->kind, d, e, bytes);
+        rowwise(call, d, e, bytes);
         break;
     }
 }

@@ -6,7 +6,7 @@
 #include "runtime/extent.h"
 #include "runtime/flags.h"
 
-static const char only[] = "train dense f32 models with tp=1 here";
+static const char only[] = "train dense f32 models here";
 
 static int fail_op(const struct sfi_image *im, uint32_t class_i, uint32_t op, struct sf_err *err) {
     char label[96];
@@ -14,17 +14,34 @@ static int fail_op(const struct sfi_image *im, uint32_t class_i, uint32_t op, st
                        sf_op_label(im->prog, class_i, op, label, sizeof label));
 }
 
+static int fail_kernel(const struct sf_call *call, const char *where, const char *advice, struct sf_err *err) {
+    char flags[64];
+    return sf_fail(err, SF_E_INPUT, "no %s kernel for %s %s%s%s: %s", where, sf_call_name(call->kind),
+                   sf_dtype_name(call->dtype), call->flags ? " with " : "",
+                   sfi_flags_text(call->flags, flags, sizeof flags), advice);
+}
+
 static int find_kernel(const struct sf_call *call, enum sf_kern_set set, sf_kern *out, struct sf_err *err) {
-    if (sf_call_is_collective(call->kind)) {
-        return sf_fail(err, SF_E_INPUT, "collectives inside a recipe (%s) do not run on CPU: %s",
-                       sf_call_name(call->kind), only);
+    bool collective = sf_call_is_collective(call->kind);
+    *out = collective ? NULL : sf_kern_find(set, call);
+    if (collective ? call->kind == SF_CALL_ALL_TO_ALL || call->dtype != SF_F32 : !*out) {
+        return fail_kernel(call, "CPU", only, err);
     }
-    *out = sf_kern_find(set, call);
-    if (!*out) {
-        char flags[64];
-        return sf_fail(err, SF_E_INPUT, "no CPU kernel for %s %s%s%s: %s", sf_call_name(call->kind),
-                       sf_dtype_name(call->dtype), call->flags ? " with " : "",
-                       sfi_flags_text(call->flags, flags, sizeof flags), only);
+    return SF_OK;
+}
+
+/* On a device kernels are found where they are called; here only whether there is one. */
+static int find_device_kernels(struct sfi_image *im, struct sf_err *err) {
+    for (uint32_t r = 0; r < im->prog->recipes_n; r++) {
+        const struct sf_recipe *recipe = &im->prog->recipes[r];
+        for (uint32_t c = 0; c < recipe->calls_n; c++) {
+            const struct sf_call *call = &recipe->calls[c];
+            bool moved = call->kind != SF_CALL_ALL_TO_ALL && (call->dtype == SF_F32 || call->dtype == SF_BF16);
+            if (sf_call_is_collective(call->kind) ? !moved : !im->target->supports(im->target->self, call)) {
+                fail_kernel(call, im->target->name, "train dense f32 or bf16 models", err);
+                return sf_err_wrap(err, "recipe \"%s\" call %u", recipe->name, c);
+            }
+        }
     }
     return SF_OK;
 }
@@ -32,7 +49,8 @@ static int find_kernel(const struct sf_call *call, enum sf_kern_set set, sf_kern
 static int find_kernels(struct sfi_image *im, enum sf_kern_set set, struct sf_err *err) {
     const struct sf_prog *prog = im->prog;
     im->kernels = sf_arena_alloc(im->arena, prog->recipes_n, sizeof *im->kernels);
-    for (uint32_t r = 0; im->kernels && r < prog->recipes_n; r++) {
+    im->collectives = sf_arena_alloc(im->arena, prog->recipes_n, sizeof *im->collectives);
+    for (uint32_t r = 0; im->kernels && im->collectives && r < prog->recipes_n; r++) {
         const struct sf_recipe *recipe = &prog->recipes[r];
         im->kernels[r] = sf_arena_alloc(im->arena, recipe->calls_n, sizeof **im->kernels);
         if (!im->kernels[r]) {
@@ -42,17 +60,20 @@ static int find_kernels(struct sfi_image *im, enum sf_kern_set set, struct sf_er
             if (find_kernel(&recipe->calls[c], set, &im->kernels[r][c], err) != SF_OK) {
                 return sf_err_wrap(err, "recipe \"%s\" call %u", recipe->name, c);
             }
+            im->collectives[r] += sf_call_is_collective(recipe->calls[c].kind);
         }
     }
-    return im->kernels ? SF_OK : sf_fail_memory(err, "kernel table");
+    return im->kernels && im->collectives ? SF_OK : sf_fail_memory(err, "kernel table");
 }
 
 static int check_vocab(const struct sf_prog *prog, const struct sf_call *call, struct sf_err *err) {
     int64_t vocab = INT64_MAX;
-    if (call->kind == SF_CALL_EMBED_FWD || call->kind == SF_CALL_EMBED_BWD) {
+    if ((call->kind == SF_CALL_EMBED_FWD || call->kind == SF_CALL_EMBED_BWD) && !(call->flags & SF_CALL_PART_FLAG)) {
         vocab = call->dims[2];
     } else if (call->kind == SF_CALL_XENT) {
         vocab = call->dims[1];
+    } else if (call->kind == SF_CALL_XENT_PART && call->dims[1] <= INT64_MAX / call->dims[2]) {
+        vocab = call->dims[1] * call->dims[2];
     }
     if ((uint64_t)vocab < prog->job.vocab) {
         return sf_fail(err, SF_E_INPUT, "%s works on %lld tokens but the job's vocabulary has %llu",
@@ -61,14 +82,44 @@ static int check_vocab(const struct sf_prog *prog, const struct sf_call *call, s
     return SF_OK;
 }
 
+/* Whole elements in equal shares; an all-reduce works in place, and a share lies apart from its whole. */
+static int collective_extents(const struct sf_prog *prog, const struct sf_call *call, const struct sf_arg *args,
+                              uint64_t extent[SF_CALL_OPERANDS], struct sf_err *err) {
+    uint64_t bytes = (uint64_t)call->dims[0], n = sf_prog_comm_size(prog, call->comm);
+    bool whole = call->kind == SF_CALL_ALL_REDUCE;
+    if (bytes == 0 || bytes % ((uint64_t)sf_dtype_bytes(call->dtype) * (whole ? 1 : n)) != 0) {
+        return sf_fail(err, SF_E_INPUT, "%s: %llu bytes are not %s elements in %llu equal shares",
+                       sf_call_name(call->kind), (unsigned long long)bytes, sf_dtype_name(call->dtype),
+                       (unsigned long long)(whole ? 1 : n));
+    }
+    extent[0] = call->kind == SF_CALL_ALL_GATHER ? bytes / n : bytes;
+    extent[1] = call->kind == SF_CALL_REDUCE_SCATTER ? bytes / n : bytes;
+    if (call->operand[0] == SF_REF_NONE || call->operand[1] == SF_REF_NONE) {
+        return SF_OK; /* refused as missing */
+    }
+    const struct sf_arg *x = &args[SF_REF_FORMAL(call->operand[0])], *y = &args[SF_REF_FORMAL(call->operand[1])];
+    uint64_t from = x->offset + SF_REF_OFFSET(call->operand[0]), to = y->offset + SF_REF_OFFSET(call->operand[1]);
+    bool apart = x->buf != y->buf || from + extent[0] <= to || to + extent[1] <= from;
+    if (whole ? x->buf != y->buf || from != to : !apart) {
+        return sf_fail(err, SF_E_INPUT, "%s: expected %s", sf_call_name(call->kind),
+                       whole ? "one operand, in place" : "a share apart from the whole");
+    }
+    return SF_OK;
+}
+
 /* Every operand must lie inside the range that is bound to its formal, and where f32 may lie. */
-static int check_operands(const struct sf_call *call, const struct sf_arg *args, struct sf_err *err) {
+static int check_operands(const struct sfi_image *im, const struct sf_call *call, const struct sf_arg *args,
+                          struct sf_err *err) {
     uint64_t extent[SF_CALL_OPERANDS];
     SF_TRY(sfi_call_extents(call, extent, err));
+    if (sf_call_is_collective(call->kind)) {
+        SF_TRY(collective_extents(im->prog, call, args, extent, err));
+    }
     for (int o = 0; o < sf_call_operands_n(call->kind); o++) {
         if (call->operand[o] == SF_REF_NONE) {
-            if (call->kind == SF_CALL_ADAMW && o == 5) {
-                continue; /* f32 weights are their own master copy */
+            if ((call->kind == SF_CALL_ADAMW && o == 5 && call->dtype == SF_F32) ||
+                (call->kind == SF_CALL_BIAS_FWD && o == 2)) {
+                continue; /* f32 weights are their own master copy; a bias need not come with a residual */
             }
             return sf_fail(err, SF_E_INPUT, "%s: operand %d is missing", sf_call_name(call->kind), o);
         }
@@ -86,12 +137,12 @@ static int check_operands(const struct sf_call *call, const struct sf_arg *args,
     return SF_OK;
 }
 
-static int check_recipe(const struct sf_prog *prog, const struct sf_class *c, const struct sf_op *op,
+static int check_recipe(const struct sfi_image *im, const struct sf_class *c, const struct sf_op *op,
                         struct sf_err *err) {
-    const struct sf_recipe *r = &prog->recipes[op->recipe];
+    const struct sf_recipe *r = &im->prog->recipes[op->recipe];
     for (uint32_t i = 0; i < r->calls_n; i++) {
-        int rc = check_operands(&r->calls[i], &c->args[op->arg_first], err);
-        rc = rc == SF_OK ? check_vocab(prog, &r->calls[i], err) : rc;
+        int rc = check_operands(im, &r->calls[i], &c->args[op->arg_first], err);
+        rc = rc == SF_OK ? check_vocab(im->prog, &r->calls[i], err) : rc;
         if (rc != SF_OK) {
             return sf_err_wrap(err, "recipe \"%s\" call %u", r->name, i);
         }
@@ -99,13 +150,13 @@ static int check_recipe(const struct sf_prog *prog, const struct sf_class *c, co
     return SF_OK;
 }
 
-static int check_collective(const struct sf_prog *prog, const struct sf_class *c, const struct sf_op *op,
+static int check_collective(const struct sfi_image *im, const struct sf_class *c, const struct sf_op *op,
                             struct sf_err *err) {
     uint64_t unit = sizeof(float);
     if (op->kind != SF_OP_ALL_REDUCE) {
-        unit *= sf_prog_comm_size(prog, op->comm);
+        unit *= sf_prog_comm_size(im->prog, op->comm);
     }
-    if (op->kind != SF_OP_ALL_GATHER && !(op->flags & SF_OP_SUM_F32)) {
+    if (op->kind != SF_OP_ALL_GATHER && !(op->flags & SF_OP_SUM_F32) && !im->target) {
         return sf_fail(err, SF_E_INPUT, "reductions add f32 on CPU, not bf16: %s", only);
     }
     if (op->bytes % unit != 0) {
@@ -120,8 +171,9 @@ static int check_collective(const struct sf_prog *prog, const struct sf_class *c
     return SF_OK;
 }
 
-static int check_load(const struct sf_prog *prog, const struct sf_class *c, const struct sf_op *op,
+static int check_load(const struct sfi_image *im, const struct sf_class *c, const struct sf_op *op,
                       struct sf_err *err) {
+    const struct sf_prog *prog = im->prog;
     const struct sf_arg *arg = &c->args[op->arg_first];
     uint64_t want = (uint64_t)prog->job.micro_batch_sequences * prog->job.seq_len_tokens;
     if (want > UINT64_MAX / sizeof(int32_t) || arg->bytes != want * sizeof(int32_t) ||
@@ -130,6 +182,11 @@ static int check_load(const struct sf_prog *prog, const struct sf_class *c, cons
                        "loads microbatch %u of %u into %llu bytes: expected %u sequences of %u tokens of 4 bytes",
                        op->microbatch, prog->job.microbatches, (unsigned long long)arg->bytes,
                        prog->job.micro_batch_sequences, prog->job.seq_len_tokens);
+    }
+    uint32_t parts = op->comm == SF_NONE ? 1 : sf_prog_comm_size(prog, op->comm);
+    if (prog->job.vocab % parts != 0) {
+        return sf_fail(err, SF_E_INPUT, "%llu tokens cannot be split into %u equal parts of the vocabulary",
+                       (unsigned long long)prog->job.vocab, parts);
     }
     return SF_OK;
 }
@@ -141,13 +198,13 @@ static int check_op(const struct sfi_image *im, uint32_t class_i, uint32_t op_i,
     switch (sf_op_group(op->kind)) {
     case SF_OP_IS_DATA:
         im->classes[class_i].loads = true;
-        rc = check_load(im->prog, c, op, err);
+        rc = check_load(im, c, op, err);
         break;
     case SF_OP_IS_COMPUTE:
-        rc = check_recipe(im->prog, c, op, err);
+        rc = check_recipe(im, c, op, err);
         break;
     case SF_OP_IS_COLL:
-        rc = check_collective(im->prog, c, op, err);
+        rc = check_collective(im, c, op, err);
         break;
     case SF_OP_IS_P2P:
         break;
@@ -176,9 +233,11 @@ static int check_buffers(struct sfi_image *im, uint32_t class_i, struct sf_err *
         ic->loss_buf = i;
     }
     for (uint32_t i = 0; i < c->tensors_n; i++) {
-        if (c->tensors[i].dtype != SF_F32 || c->tensors[i].offset % sizeof(float) != 0) {
-            return sf_fail(err, SF_E_INPUT, "tensor \"%s\" is %s: expected aligned f32: %s", c->tensors[i].name,
-                           sf_dtype_name((int)c->tensors[i].dtype), only);
+        bool known = c->tensors[i].dtype == SF_F32 || (c->tensors[i].dtype == SF_BF16 && im->target);
+        if (!known || c->tensors[i].offset % sizeof(float) != 0) {
+            return sf_fail(err, SF_E_INPUT, "tensor \"%s\" is %s: expected aligned f32%s: %s", c->tensors[i].name,
+                           sf_dtype_name((int)c->tensors[i].dtype), im->target ? " or bf16" : "",
+                           im->target ? "quantised weights do not train here" : only);
         }
     }
     return SF_OK;
@@ -224,14 +283,16 @@ static int prepare(struct sfi_image *im, bool reference, struct sf_err *err) {
     if (!im->classes) {
         return sf_fail_memory(err, "program image");
     }
-    SF_TRY(find_kernels(im, reference ? SF_KERN_REFERENCE : SF_KERN_FAST, err));
+    SF_TRY(im->target ? find_device_kernels(im, err)
+                      : find_kernels(im, reference ? SF_KERN_REFERENCE : SF_KERN_FAST, err));
     for (uint32_t c = 0; c < im->prog->classes_n; c++) {
         SF_TRY(prepare_class(im, c, err));
     }
     return SF_OK;
 }
 
-int sfi_image_create(const struct sf_prog *prog, bool reference_kernels, struct sfi_image **out, struct sf_err *err) {
+int sfi_image_create(const struct sf_prog *prog, const struct sfi_target *target, bool reference_kernels,
+                     struct sfi_image **out, struct sf_err *err) {
     struct sf_arena *arena = sf_arena_create();
     struct sfi_image *im = arena ? sf_arena_alloc(arena, 1, sizeof *im) : NULL;
     if (!im) {
@@ -239,6 +300,7 @@ int sfi_image_create(const struct sf_prog *prog, bool reference_kernels, struct 
         return sf_fail_memory(err, "program image");
     }
     im->prog = prog;
+    im->target = target;
     im->arena = arena;
     int rc = prepare(im, reference_kernels, err);
     if (rc != SF_OK) {

@@ -13,17 +13,28 @@ struct sfi_image_class {
     bool loads;
 };
 
+/* A device other than this machine's CPUs. */
+struct sfi_target {
+    void *self;
+    const char *name; /* in "no CUDA kernel for ..." */
+    bool (*supports)(void *self, const struct sf_call *call);
+};
+
 struct sfi_image {
     const struct sf_prog *prog;
+    const struct sfi_target *target; /* NULL: CPUs */
     struct sf_arena *arena;
-    sf_kern **kernels; /* [recipe][call] */
+    sf_kern **kernels;     /* [recipe][call]; NULL with a target, and for collectives */
+    uint32_t *collectives; /* [recipe] how many it has; NULL with a target */
     struct sfi_image_class *classes;
     uint32_t ranks;
     uint32_t dp_axes; /* all axes but "tp" and "pp" */
     uint32_t dp_n;    /* data-parallel ranks */
 };
 
-int sfi_image_create(const struct sf_prog *prog, bool reference_kernels, struct sfi_image **out, struct sf_err *err);
+/* `target` must outlive the image. */
+int sfi_image_create(const struct sf_prog *prog, const struct sfi_target *target, bool reference_kernels,
+                     struct sfi_image **out, struct sf_err *err);
 void sfi_image_free(struct sfi_image *image); /* NULL is legal */
 
 /* Refuse to start what would not fit into this machine's memory. */

@@ -25,12 +25,20 @@ static const char help[] =
     "  --data FILE           text to train on, one token per byte\n"
     "  --steps N             how many steps (20)\n"
     "  --transport KIND      threads or mpi (mpi when started by mpirun or srun, else threads)\n"
+    "  --backend KIND        cpu (default), cuda, or record: the GPU's way of doing it without a GPU, every rule of\n"
+    "                        streams, graphs and communicators checked\n"
+    "  --virtual-ranks       cuda, record: all ranks of the program in this process, on one device\n"
+    "  --device N            cuda: which one (the local rank's)\n"
+    "  --deterministic       cuda: the same bits in every run, even where that is slower\n"
+    "  --cache DIR           cuda: keep the algorithms that were found fastest\n"
+    "  --estimates FILE      cuda: write how long NCCL thinks each collective takes\n"
     "  --trace FILE          write when every op of every rank was issued, started and ended\n"
     "  --dump FILE           write final gradients, weights and losses as safetensors\n"
     "  --log FILE            append one JSON object per step\n"
     "  --stall TIME          give up when a rank makes no progress for so long (30s); 0s waits for ever\n"
     "  --reference-kernels   use the plain C kernels\n"
-    "  --measure             time the program's kernels and this machine's transport instead of training\n"
+    "  --measure             time the program's kernels and this machine's transport instead of training: that\n"
+    "                        between threads, or under mpirun that of MPI\n"
     "  -o, --output FILE     where --measure writes its table\n"
     "  --quiet               no line per step\n"
     "  --json                one JSON object at the end instead of a line per step\n"
@@ -47,7 +55,8 @@ static const char help[] =
 struct settings {
     const char *program, *trace, *log, *output;
     struct sf_rt_options run;
-    bool measure, quiet, json, mpi, transport_given;
+    struct sf_rt_gpu gpu;
+    bool measure, quiet, json, mpi, transport_given, on_gpu;
 };
 
 /* What a run says while it goes on and at its end. */
@@ -84,6 +93,25 @@ static int parse_transport(const char *text, struct settings *s, struct sf_err *
     return SF_OK;
 }
 
+static int parse_backend(const char *text, struct settings *s, struct sf_err *err) {
+    s->gpu.record = strcmp(text, "record") == 0;
+    s->on_gpu = s->gpu.record || strcmp(text, "cuda") == 0;
+    if (!s->on_gpu && strcmp(text, "cpu") != 0) {
+        return sf_fail(err, SF_E_USAGE, "--backend %s: expected cpu, cuda or record", text);
+    }
+    return SF_OK;
+}
+
+static int parse_device(const char *text, int *out, struct sf_err *err) {
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || n > 1023) {
+        return sf_fail(err, SF_E_USAGE, "--device %s: expected a number from 0 to 1023", text);
+    }
+    *out = (int)n;
+    return SF_OK;
+}
+
 static int parse_stall(const char *text, sf_time_ps *out, struct sf_err *err) {
     if (sf_parse_time(text, out, err) != SF_OK) {
         err->code = SF_E_USAGE;
@@ -93,10 +121,17 @@ static int parse_stall(const char *text, sf_time_ps *out, struct sf_err *err) {
 }
 
 enum { DATA = 256, STEPS, TRANSPORT, TRACE, DUMP, LOG, STALL, REFERENCE, MEASURE, QUIET, JSON, HELP };
+enum { BACKEND = 512, VIRTUAL_RANKS, DEVICE, DETERMINISTIC, CACHE, ESTIMATES };
 
 static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"steps", required_argument, NULL, STEPS},
                                         {"transport", required_argument, NULL, TRANSPORT},
+                                        {"backend", required_argument, NULL, BACKEND},
+                                        {"virtual-ranks", no_argument, NULL, VIRTUAL_RANKS},
+                                        {"device", required_argument, NULL, DEVICE},
+                                        {"deterministic", no_argument, NULL, DETERMINISTIC},
+                                        {"cache", required_argument, NULL, CACHE},
+                                        {"estimates", required_argument, NULL, ESTIMATES},
                                         {"trace", required_argument, NULL, TRACE},
                                         {"dump", required_argument, NULL, DUMP},
                                         {"log", required_argument, NULL, LOG},
@@ -109,7 +144,31 @@ static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"help", no_argument, NULL, HELP},
                                         {0}};
 
+static int apply_gpu(int option, struct settings *s, struct sf_err *err) {
+    switch (option) {
+    case BACKEND:
+        return parse_backend(optarg, s, err);
+    case VIRTUAL_RANKS:
+        s->gpu.virtual_ranks = true;
+        return SF_OK;
+    case DEVICE:
+        return parse_device(optarg, &s->gpu.device, err);
+    case DETERMINISTIC:
+        s->gpu.deterministic = true;
+        return SF_OK;
+    case CACHE:
+        s->gpu.cache_dir = optarg;
+        return SF_OK;
+    default:
+        s->gpu.estimates_path = optarg;
+        return SF_OK;
+    }
+}
+
 static int apply(int option, struct settings *s, struct sf_err *err) {
+    if (option >= BACKEND) {
+        return apply_gpu(option, s, err);
+    }
     switch (option) {
     case DATA:
         s->run.data_path = optarg;
@@ -150,6 +209,24 @@ static int apply(int option, struct settings *s, struct sf_err *err) {
 }
 
 /* Options that would change nothing are refused. */
+static int check_gpu_settings(const struct settings *s, struct sf_err *err) {
+    bool cuda = s->on_gpu && !s->gpu.record;
+    if (s->on_gpu && (s->measure || s->transport_given || s->run.reference_kernels)) {
+        return sf_fail(err, SF_E_USAGE, "--measure, --transport and --reference-kernels belong to --backend cpu");
+    }
+    if (s->gpu.estimates_path && s->gpu.virtual_ranks) {
+        return sf_fail(err, SF_E_USAGE, "--estimates asks NCCL, which virtual ranks do not use");
+    }
+    if (!s->on_gpu && s->gpu.virtual_ranks) {
+        return sf_fail(err, SF_E_USAGE, "--virtual-ranks belongs to --backend cuda or record");
+    }
+    if (!cuda && (s->gpu.device >= 0 || s->gpu.deterministic || s->gpu.cache_dir || s->gpu.estimates_path)) {
+        return sf_fail(err, SF_E_USAGE, "--device, --deterministic, --cache and --estimates belong to --backend cuda");
+    }
+    return SF_OK;
+}
+
+/* Options that would change nothing are refused. */
 static int check_settings(const struct settings *s, struct sf_err *err) {
     if (!s->program) {
         return sf_fail(err, SF_E_USAGE, "no program named: see staticfire-run --help");
@@ -160,11 +237,12 @@ static int check_settings(const struct settings *s, struct sf_err *err) {
     if (s->measure && (s->trace || s->run.dump_path || s->log || s->transport_given || s->json || s->run.steps)) {
         return sf_fail(err, SF_E_USAGE, "--measure takes no other options than -o, --data and --reference-kernels");
     }
-    return SF_OK;
+    return check_gpu_settings(s, err);
 }
 
 static int parse_arguments(int argc, char **argv, struct settings *s, bool *asked_help, struct sf_err *err) {
     opterr = 0;
+    s->gpu.device = -1;
     sf_parse_time(DEFAULT_STALL, &s->run.stall_limit, NULL);
     for (int option; (option = getopt_long(argc, argv, ":o:", options, NULL)) != -1;) {
         if (option == '?' || option == ':') {
@@ -182,7 +260,7 @@ static int parse_arguments(int argc, char **argv, struct settings *s, bool *aske
         return sf_fail(err, SF_E_USAGE, "one program expected, also found \"%s\"", argv[optind]);
     }
     SF_TRY(check_settings(s, err));
-    s->mpi = s->transport_given ? s->mpi : !s->measure && sf_rt_mpi_launched();
+    s->mpi = s->transport_given ? s->mpi : !s->on_gpu && sf_rt_mpi_launched();
     s->run.steps = s->run.steps ? s->run.steps : DEFAULT_STEPS;
     return SF_OK;
 }
@@ -239,13 +317,19 @@ static json_t *list_of(const double *values, uint32_t n) {
     return list;
 }
 
+static const char *transport_name(const struct settings *s) {
+    if (s->on_gpu) {
+        return s->gpu.record ? "record" : s->gpu.virtual_ranks ? "cuda-virtual" : "cuda";
+    }
+    return s->mpi ? "mpi" : "threads";
+}
+
 static int print_json(const struct output *o, const struct sf_prog *prog, int rc, struct sf_err *err) {
     char hash[SF_HASH_TEXT];
     double step = median(o->wall_s, o->steps_done);
-    json_t *root =
-        json_pack("{s:s, s:s, s:I, s:I, s:b}", "program", sf_hash_format(sf_prog_hash(prog), hash), "transport",
-                  o->settings->mpi ? "mpi" : "threads", "ranks", (json_int_t)sf_prog_ranks(prog), "steps",
-                  (json_int_t)o->steps_done, "interrupted", rc == SF_E_INTERRUPTED);
+    json_t *root = json_pack("{s:s, s:s, s:I, s:I, s:b}", "program", sf_hash_format(sf_prog_hash(prog), hash),
+                             "transport", transport_name(o->settings), "ranks", (json_int_t)sf_prog_ranks(prog),
+                             "steps", (json_int_t)o->steps_done, "interrupted", rc == SF_E_INTERRUPTED);
     int failed = json_object_set_new(root, "step_time_s", list_of(o->wall_s, o->steps_done));
     failed |= json_object_set_new(root, "loss", list_of(o->loss, o->steps_done));
     failed |= json_object_set_new(root, "cpu_s", list_of(o->cpu_s, o->steps_done));
@@ -327,7 +411,9 @@ static int train(struct settings *s, const struct sf_prog *prog, bool first, str
     int rc = open_output(&o, prog, first, err);
     rc = s->mpi ? sf_rt_mpi_agree(rc, err) : rc;
     if (rc == SF_OK) {
-        rc = s->mpi ? sf_rt_run_mpi(prog, &s->run, err) : sf_rt_run_threads(prog, &s->run, err);
+        rc = s->on_gpu ? sf_rt_run_gpu(prog, &s->run, &s->gpu, err)
+             : s->mpi  ? sf_rt_run_mpi(prog, &s->run, err)
+                       : sf_rt_run_threads(prog, &s->run, err);
         if (first && (rc == SF_OK || rc == SF_E_INTERRUPTED)) {
             rc = finish(&o, prog, &trace, rc, err);
         }
@@ -342,13 +428,17 @@ static int train(struct settings *s, const struct sf_prog *prog, bool first, str
     return rc;
 }
 
-static int measure(const struct settings *s, const struct sf_prog *prog, struct sf_err *err) {
-    const struct sf_rt_measure_options how = {
-        .data_path = s->run.data_path, .reference_kernels = s->run.reference_kernels, .seconds = 4.0};
+static int measure(const struct settings *s, const struct sf_prog *prog, uint32_t rank, struct sf_err *err) {
+    const struct sf_rt_measure_options how = {.data_path = s->run.data_path,
+                                              .reference_kernels = s->run.reference_kernels,
+                                              .seconds = 4.0,
+                                              .mpi = s->mpi,
+                                              .rank = rank};
     struct sf_buf text = {0};
-    SF_TRY(sf_output_check(s->output, err));
-    int rc = sf_rt_measure(prog, &how, &text, err);
-    if (rc == SF_OK) {
+    int rc = rank == 0 ? sf_output_check(s->output, err) : SF_OK;
+    SF_TRY(s->mpi ? sf_rt_mpi_agree(rc, err) : rc);
+    rc = sf_rt_measure(prog, &how, &text, err);
+    if (rc == SF_OK && rank == 0) {
         rc = sf_io_posix.write_all(sf_io_posix.self, s->output, text.data, text.bytes, err);
     }
     sf_buf_free(&text);
@@ -367,13 +457,15 @@ static int run(struct settings *s, struct sf_err *err) {
     uint32_t rank = 0, ranks = 1;
     if (s->mpi) {
         SF_TRY(sf_rt_mpi_begin(&rank, &ranks, err));
-        first = rank == 0;
+    } else if (s->on_gpu) {
+        SF_TRY(sf_rt_gpu_place(&s->gpu, &rank, &ranks, &s->mpi, err));
     }
+    first = rank == 0;
     int rc = sf_prog_read(&sf_io_posix, s->program, &prog, err);
     rc = s->mpi ? sf_rt_mpi_agree(rc, err) : rc;
     if (rc == SF_OK) {
         catch_signals();
-        rc = s->measure ? measure(s, prog, err) : train(s, prog, first, err);
+        rc = s->measure ? measure(s, prog, rank, err) : train(s, prog, first, err);
     }
     sf_prog_free(prog);
     if (s->mpi) { /* said before the end: as soon as one process has left with an error, mpirun kills the others */

@@ -36,7 +36,7 @@ struct rank_samples {
     uint32_t *ns;  /* [sites][KEEP] */
     uint32_t *n;   /* [sites] */
     double *gap_s; /* [KEEP_GAPS] */
-    uint32_t gaps_n;
+    uint32_t *gaps_n;
 };
 
 struct measurement {
@@ -44,7 +44,7 @@ struct measurement {
     struct sf_arena *arena;
     struct site *sites;
     struct recipe_time *recipes;
-    struct rank_samples *ranks;
+    struct rank_samples *ranks; /* [ranks_n], each array beside those of the other ranks */
     size_t sites_n;
     uint32_t ranks_n, steps;
     int64_t clock_ns; /* what reading the CPU clock adds to each sample */
@@ -86,7 +86,7 @@ static void on_gap(void *self, uint32_t rank, uint32_t step, int64_t wall_ns) {
     struct measurement *m = self;
     struct rank_samples *r = &m->ranks[rank];
     if (times_ops(step)) {
-        r->gap_s[r->gaps_n++ % KEEP_GAPS] = (double)wall_ns * 1e-9;
+        r->gap_s[(*r->gaps_n)++ % KEEP_GAPS] = (double)wall_ns * 1e-9;
     }
 }
 
@@ -107,16 +107,27 @@ static int create_samples(struct measurement *m, struct sf_err *err) {
                        m->sites_n);
     }
     m->ranks = sf_arena_alloc(m->arena, m->ranks_n, sizeof *m->ranks);
-    for (uint32_t r = 0; m->ranks && r < m->ranks_n; r++) {
-        struct rank_samples *s = &m->ranks[r];
-        s->ns = sf_arena_alloc(m->arena, m->sites_n, KEEP * sizeof *s->ns);
-        s->n = sf_arena_alloc(m->arena, m->sites_n, sizeof *s->n);
-        s->gap_s = sf_arena_alloc(m->arena, KEEP_GAPS, sizeof *s->gap_s);
-        if (!s->ns || !s->n || !s->gap_s) {
-            return sf_fail_memory(err, "samples");
-        }
+    uint32_t *ns = sf_arena_alloc(m->arena, m->ranks_n * m->sites_n, KEEP * sizeof *ns);
+    uint32_t *n = sf_arena_alloc(m->arena, m->ranks_n * m->sites_n, sizeof *n);
+    double *gap_s = sf_arena_alloc(m->arena, m->ranks_n, KEEP_GAPS * sizeof *gap_s);
+    uint32_t *gaps_n = sf_arena_alloc(m->arena, m->ranks_n, sizeof *gaps_n);
+    if (!m->ranks || !ns || !n || !gap_s || !gaps_n) {
+        return sf_fail_memory(err, "samples");
     }
-    return m->ranks ? SF_OK : sf_fail_memory(err, "samples");
+    for (uint32_t r = 0; r < m->ranks_n; r++) {
+        m->ranks[r] = (struct rank_samples){.ns = ns + r * m->sites_n * KEEP,
+                                            .n = n + r * m->sites_n,
+                                            .gap_s = gap_s + (size_t)r * KEEP_GAPS,
+                                            .gaps_n = gaps_n + r};
+    }
+    return SF_OK;
+}
+
+static int collect_samples(struct measurement *m, struct sf_err *err) {
+    SF_TRY(sfi_mpi_collect(m->ranks->ns, m->sites_n * KEEP * sizeof *m->ranks->ns, err));
+    SF_TRY(sfi_mpi_collect(m->ranks->n, m->sites_n * sizeof *m->ranks->n, err));
+    SF_TRY(sfi_mpi_collect(m->ranks->gap_s, KEEP_GAPS * sizeof *m->ranks->gap_s, err));
+    return sfi_mpi_collect(m->ranks->gaps_n, sizeof *m->ranks->gaps_n, err);
 }
 
 static int create_sites(struct measurement *m, struct sf_err *err) {
@@ -188,49 +199,13 @@ static int read_gaps(struct measurement *m, struct sf_err *err) {
         return sf_fail_memory(err, "dispatch times");
     }
     for (uint32_t r = 0; r < m->ranks_n; r++) {
-        for (uint32_t i = 0; i < m->ranks[r].gaps_n && i < KEEP_GAPS; i++) {
+        for (uint32_t i = 0; i < *m->ranks[r].gaps_n && i < KEEP_GAPS; i++) {
             all[n++] = m->ranks[r].gap_s[i];
         }
     }
     m->dispatch_s = sfi_median(all, n);
     sf_free(all);
     return SF_OK;
-}
-
-/* Run until the time is up, but for at least MIN_STEPS. */
-static int run(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_trace *trace,
-               struct sf_err *err) {
-    const struct sf_rt_options options = {
-        .steps = MAX_STEPS, .data_path = o->data_path, .trace = trace, .reference_kernels = o->reference_kernels};
-    const struct sfi_probe probe = {.self = m,
-                                    .times_calls = times_calls,
-                                    .call = on_call,
-                                    .gap = on_gap,
-                                    .min_steps = MIN_STEPS,
-                                    .deadline_ns = sfi_now_ns() + (int64_t)(o->seconds * 1e9)};
-    int rc = sfi_run_threads(m->prog, &options, &probe, err);
-    return rc == SF_E_INTERRUPTED && sfi_now_ns() > probe.deadline_ns ? SF_OK : rc;
-}
-
-static int time_program(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_err *err) {
-    struct sf_trace trace;
-    double *busy_s = NULL;
-    size_t *first = NULL;
-    sf_trace_init(&trace);
-    int rc = run(m, o, &trace, err);
-    if (rc == SF_OK) {
-        rc = median_busy(m, &trace, &busy_s, &first, err);
-    }
-    if (rc == SF_OK) {
-        m->steps = trace.meta.iterations;
-        add_ops(m, busy_s, first);
-        sfi_fit_links(m->prog, busy_s, first, &m->links);
-        rc = read_gaps(m, err);
-    }
-    sf_free(first);
-    sf_free(busy_s);
-    sf_trace_clear(&trace);
-    return rc;
 }
 
 static int read_sites(struct measurement *m, struct sf_err *err) {
@@ -252,6 +227,74 @@ static int read_sites(struct measurement *m, struct sf_err *err) {
     }
     sf_free(all);
     return SF_OK;
+}
+
+static double scaled(const struct measurement *m, const struct site *s) {
+    const struct recipe_time *r = &m->recipes[s->recipe];
+    return s->time_s * (r->calls_s > 0.0 ? r->op_s / r->calls_s : 1.0);
+}
+
+static int fit_links(struct measurement *m, const double *busy_s, const size_t *first, struct sf_err *err) {
+    struct sfi_coll_time *times = sf_calloc(m->sites_n, sizeof *times);
+    size_t n = 0;
+    if (!times) {
+        return sf_fail_memory(err, "times of collectives");
+    }
+    for (size_t i = 0; i < m->sites_n; i++) {
+        const struct site *s = &m->sites[i];
+        if (sf_call_is_collective(s->call->kind) && s->samples > 0) {
+            times[n++] =
+                (struct sfi_coll_time){.call = s->call, .seconds = scaled(m, s), .runs = m->recipes[s->recipe].runs};
+        }
+    }
+    sfi_fit_links(m->prog, busy_s, first, &m->links);
+    sfi_fit_recipes(m->prog, busy_s, first, times, n, &m->links);
+    sf_free(times);
+    return SF_OK;
+}
+
+/* Run until the time is up, but for at least MIN_STEPS. */
+static int run(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_trace *trace,
+               struct sf_err *err) {
+    const struct sf_rt_options options = {
+        .steps = MAX_STEPS, .data_path = o->data_path, .trace = trace, .reference_kernels = o->reference_kernels};
+    const struct sfi_probe probe = {.self = m,
+                                    .times_calls = times_calls,
+                                    .call = on_call,
+                                    .gap = on_gap,
+                                    .min_steps = MIN_STEPS,
+                                    .deadline_ns = sfi_now_ns() + (int64_t)(o->seconds * 1e9)};
+    int rc = o->mpi ? sfi_run_mpi(m->prog, &options, &probe, err) : sfi_run_threads(m->prog, &options, &probe, err);
+    rc = rc == SF_E_INTERRUPTED && sfi_now_ns() > probe.deadline_ns ? SF_OK : rc;
+    return rc == SF_OK && o->mpi ? collect_samples(m, err) : rc;
+}
+
+static int read_trace(struct measurement *m, const struct sf_trace *trace, struct sf_err *err) {
+    double *busy_s = NULL;
+    size_t *first = NULL;
+    int rc = median_busy(m, trace, &busy_s, &first, err);
+    if (rc == SF_OK) {
+        m->steps = trace->meta.iterations;
+        add_ops(m, busy_s, first);
+        rc = read_sites(m, err);
+    }
+    if (rc == SF_OK) {
+        rc = fit_links(m, busy_s, first, err);
+    }
+    sf_free(first);
+    sf_free(busy_s);
+    return rc == SF_OK ? read_gaps(m, err) : rc;
+}
+
+static int time_program(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_err *err) {
+    struct sf_trace trace;
+    sf_trace_init(&trace);
+    int rc = run(m, o, &trace, err);
+    if (rc == SF_OK && o->rank == 0) {
+        rc = read_trace(m, &trace, err);
+    }
+    sf_trace_clear(&trace);
+    return rc;
 }
 
 static uint16_t time_flags(const struct sf_call *c) {
@@ -295,13 +338,12 @@ static void print_kernels(struct measurement *m, struct sf_buf *out) {
         double time = 0.0, runs = 0.0;
         uint64_t samples = 0;
         for (last = first; last < m->sites_n && compare_site(&m->sites[first], &m->sites[last]) == 0; last++) {
-            const struct recipe_time *r = &m->recipes[m->sites[last].recipe];
-            double scale = r->calls_s > 0.0 ? r->op_s / r->calls_s : 1.0;
-            time += m->sites[last].time_s * scale * r->runs;
-            runs += r->runs;
+            double each = m->recipes[m->sites[last].recipe].runs;
+            time += scaled(m, &m->sites[last]) * each;
+            runs += each;
             samples += m->sites[last].samples;
         }
-        if (samples > 0) {
+        if (samples > 0 && !sf_call_is_collective(m->sites[first].call->kind)) {
             print_kernel(m->sites[first].call, time / runs, samples, out);
         }
     }
@@ -350,9 +392,11 @@ static int measure(struct measurement *m, const struct sf_rt_measure_options *o,
                    struct sf_err *err) {
     m->clock_ns = clock_cost_ns();
     SF_TRY(create_sites(m, err));
-    SF_TRY(sfi_measure_links(&m->links, err));
+    SF_TRY(sfi_measure_links(o, m->ranks_n, &m->links, err));
     SF_TRY(time_program(m, o, err));
-    SF_TRY(read_sites(m, err));
+    if (o->rank != 0) {
+        return SF_OK;
+    }
     print_head(m, out);
     print_kernels(m, out);
     return out->failed ? sf_fail_memory(err, "the kernel table") : SF_OK;

@@ -3,7 +3,8 @@
  *
  * Every second step times whole ops, undisturbed, the others every kernel call inside them. A call's time is its
  * median, scaled so that the calls of a recipe add up to the median of its ops: what a forecast sums is then what a
- * measurement will find. */
+ * measurement will find. Collectives inside recipes are timed like calls, without the waiting; they make the latency
+ * and the rate of the table, not rows of it. */
 #ifndef SF_RUNTIME_MEASURE_H
 #define SF_RUNTIME_MEASURE_H
 
@@ -14,25 +15,36 @@ struct sf_rt_measure_options {
     const char *data_path; /* NULL: random bytes */
     bool reference_kernels;
     double seconds; /* aim of the whole measurement; a slow program takes longer */
+    bool mpi;       /* ranks are MPI processes, of which this is `rank`; else threads */
+    uint32_t rank;
 };
 
-/* Appends the YAML that sf_cost_create reads. */
+/* Appends the YAML that sf_cost_create reads; over MPI on the process that is rank 0. */
 int sf_rt_measure(const struct sf_prog *prog, const struct sf_rt_measure_options *options, struct sf_buf *out,
                   struct sf_err *err);
 
-/* What moving bytes between threads costs: time = latency + bytes / rate. Collectives: the ring of sim/cost.h. */
+/* What moving bytes between ranks costs: time = latency + bytes / rate. Collectives: the ring of sim/cost.h. */
 struct sfi_links {
     double message_latency_s, message_rate;
     double collective_latency_s, collective_rate;
 };
 
-/* measure_links.c: two threads that only talk. */
-int sfi_measure_links(struct sfi_links *out, struct sf_err *err);
+/* measure_links.c: two threads that only talk; over MPI all `ranks` processes, of which 0 learns the figures. */
+int sfi_measure_links(const struct sf_rt_measure_options *o, uint32_t ranks, struct sfi_links *out, struct sf_err *err);
 
 double sfi_median(double *values, size_t n); /* sorts; 0 when there are none */
 
 /* Take rates from the program's own transfers where it has some: they are what will be forecast. busy_s[first[rank] +
  * op] is the median busy time of an op. */
 void sfi_fit_links(const struct sf_prog *prog, const double *busy_s, const size_t *first, struct sfi_links *links);
+
+/* The same for programs with collectives inside recipes: latency and rate that come nearest to all of them, and to
+ * those of ops. */
+struct sfi_coll_time {
+    const struct sf_call *call;
+    double seconds, runs; /* of one run; how often in a step */
+};
+void sfi_fit_recipes(const struct sf_prog *prog, const double *busy_s, const size_t *first,
+                     const struct sfi_coll_time *times, size_t n, struct sfi_links *links);
 
 #endif

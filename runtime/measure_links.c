@@ -1,4 +1,5 @@
-/* What talking costs: a program of two ranks that do nothing else, and the transfers of the program itself. */
+/* What talking costs: a program of ranks that do nothing else, and the transfers of the program itself. Messages go
+ * between the first two, sums over all. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,14 +29,14 @@ static const struct {
 };
 
 static void build_class(struct sf_build *b, uint32_t rank, uint32_t comm) {
-    sf_build_class_begin(b, rank == 0 ? "first" : "second", rank);
+    sf_build_class_begin(b, rank == 0 ? "first" : rank == 1 ? "second" : "other", rank);
     uint32_t buf = sf_build_buffer(b, "bytes", SF_BUF_COMM, LARGE_BYTES, true);
     for (int p = 0; p < PARTS; p++) {
-        for (uint32_t i = 0; i < parts[p].n; i++) {
+        for (uint32_t i = 0; i < parts[p].n && (rank < 2 || parts[p].sum); i++) {
             bool sends = i % 2 == rank; /* there and back */
             struct sf_op op = {.bytes = parts[p].bytes, .recipe = SF_NONE, .comm = comm};
             op.kind = parts[p].sum ? SF_OP_ALL_REDUCE : sends ? SF_OP_SEND : SF_OP_RECV;
-            op.peer_delta = parts[p].sum ? 0 : 1;
+            op.peer_delta = parts[p].sum ? 0 : rank == 0 ? 1 : -1;
             op.flags = parts[p].sum ? SF_OP_SUM_F32 : 0;
             const struct sf_arg arg = {.buf = buf,
                                        .access = op.kind == SF_OP_SEND   ? SF_READ
@@ -48,21 +49,28 @@ static void build_class(struct sf_build *b, uint32_t rank, uint32_t comm) {
     sf_build_class_end(b);
 }
 
-static int build_program(struct sf_prog **out, struct sf_err *err) {
-    static const uint32_t class_of[] = {0, 1};
+static int build_program(uint32_t ranks, struct sf_prog **out, struct sf_err *err) {
     struct sf_build *b = sf_build_create();
-    if (!b) {
+    uint32_t *class_of = sf_calloc(ranks, sizeof *class_of);
+    if (!b || !class_of) {
+        sf_free(class_of);
+        sf_build_free(b);
         return sf_fail_memory(err, "transport measurement");
     }
-    uint32_t axis = sf_build_axis(b, "pp", 2);
-    uint32_t comm = sf_build_comm(b, "pair", 1u << axis);
+    uint32_t axis = sf_build_axis(b, "pp", ranks);
+    uint32_t comm = sf_build_comm(b, "all", 1u << axis);
     sf_build_stream(b, "talk");
     struct sf_prog *prog = sf_build_prog(b);
     prog->class_axes = 1u << axis;
-    prog->ranks_per_domain = prog->domain_gpus = 2;
-    build_class(b, 0, comm);
-    build_class(b, 1, comm);
-    int rc = sf_build_finish(b, class_of, 2, out, err);
+    prog->ranks_per_domain = prog->domain_gpus = ranks;
+    for (uint32_t r = 0; r < ranks; r++) {
+        class_of[r] = r < 2 ? r : 2;
+        if (r < 3) {
+            build_class(b, r, comm);
+        }
+    }
+    int rc = sf_build_finish(b, class_of, ranks, out, err);
+    sf_free(class_of);
     sf_build_free(b);
     return rc;
 }
@@ -74,18 +82,18 @@ static void look(const struct sf_trace_rec *a, const struct sf_trace_rec *b, dou
     *busy_s = sf_ps_to_s(a->busy > b->busy ? a->busy : b->busy);
 }
 
-/* Records are sorted by (iter, rank, op) and both ranks have the same ops at the same places. */
+/* Records are sorted by (iter, rank, op) and the first two ranks have the same ops at the same places. */
 static int read_part(const struct sf_trace *t, int part, uint32_t ops_n, double *elapsed_s, double *busy_s,
                      struct sf_err *err) {
     uint32_t first = 0;
     for (int p = 0; p < part; p++) {
         first += parts[p].n;
     }
-    size_t n = (size_t)(STEPS - WARM_STEPS) * parts[part].n, at = 0;
+    size_t n = (size_t)(STEPS - WARM_STEPS) * parts[part].n, at = 0, per_step = t->recs_n / STEPS;
     double *elapsed = sf_calloc(n, sizeof *elapsed), *busy = sf_calloc(n, sizeof *busy);
     int rc = elapsed && busy ? SF_OK : sf_fail_memory(err, "transport measurement");
     for (uint32_t step = WARM_STEPS; step < STEPS && rc == SF_OK; step++) {
-        const struct sf_trace_rec *rec = t->recs + (size_t)step * 2 * ops_n + first;
+        const struct sf_trace_rec *rec = t->recs + step * per_step + first;
         for (uint32_t i = 0; i < parts[part].n; i++, at++) {
             look(&rec[i], &rec[ops_n + i], &elapsed[at], &busy[at]);
         }
@@ -100,10 +108,10 @@ static int read_part(const struct sf_trace *t, int part, uint32_t ops_n, double 
 }
 
 static double rate_of(double bytes, double seconds) {
-    return seconds > 1e-9 ? bytes / seconds : 1e12;
+    return seconds > bytes * 1e-12 ? bytes / seconds : 1e12;
 }
 
-static int read_links(const struct sf_trace *t, struct sfi_links *out, struct sf_err *err) {
+static int read_links(const struct sf_trace *t, double ranks, struct sfi_links *out, struct sf_err *err) {
     double elapsed[PARTS], busy[PARTS];
     uint32_t ops_n = 0;
     for (int p = 0; p < PARTS; p++) {
@@ -114,22 +122,26 @@ static int read_links(const struct sf_trace *t, struct sfi_links *out, struct sf
     }
     out->message_latency_s = elapsed[SMALL_MESSAGES];
     out->message_rate = rate_of(LARGE_BYTES, busy[LARGE_MESSAGES]);
-    out->collective_latency_s = elapsed[SMALL_SUMS] / 2.0; /* two members: one step of a ring, twice */
-    out->collective_rate = rate_of(LARGE_BYTES, busy[LARGE_SUMS]);
+    double steps = 2.0 * (ranks - 1.0); /* of a ring, twice around */
+    out->collective_latency_s = elapsed[SMALL_SUMS] / steps;
+    out->collective_rate = rate_of(steps / ranks * LARGE_BYTES, busy[LARGE_SUMS]);
     return SF_OK;
 }
 
-int sfi_measure_links(struct sfi_links *out, struct sf_err *err) {
+int sfi_measure_links(const struct sf_rt_measure_options *o, uint32_t ranks, struct sfi_links *out,
+                      struct sf_err *err) {
     struct sf_prog *prog = NULL;
     struct sf_trace trace;
+    bool mpi = o->mpi && ranks > 1;
+    uint32_t n = mpi ? ranks : 2;
     sf_trace_init(&trace);
     const struct sf_rt_options options = {.steps = STEPS, .trace = &trace, .stall_limit = 10 * SF_PS_PER_S};
-    int rc = build_program(&prog, err);
+    int rc = build_program(n, &prog, err);
     if (rc == SF_OK) {
-        rc = sf_rt_run_threads(prog, &options, err);
+        rc = mpi ? sf_rt_run_mpi(prog, &options, err) : sf_rt_run_threads(prog, &options, err);
     }
-    if (rc == SF_OK) {
-        rc = read_links(&trace, out, err);
+    if (rc == SF_OK && (!mpi || o->rank == 0)) {
+        rc = read_links(&trace, n, out, err);
     }
     sf_trace_clear(&trace);
     sf_prog_free(prog);
@@ -166,5 +178,62 @@ void sfi_fit_links(const struct sf_prog *prog, const double *busy_s, const size_
     }
     if (collectives.bytes > 0.0 && collectives.seconds > 0.0) {
         links->collective_rate = rate_of(collectives.bytes, collectives.seconds);
+    }
+}
+
+/* Least squares of seconds = latency * steps + bytes / rate. */
+struct plane {
+    double ss, sx, xx, st, xt;
+};
+
+static void add_point(struct plane *p, bool twice, double n, double bytes, double seconds, double weight) {
+    double s = (twice ? 2.0 : 1.0) * (n - 1.0), x = s / n * bytes;
+    p->ss += weight * s * s;
+    p->sx += weight * s * x;
+    p->xx += weight * x * x;
+    p->st += weight * s * seconds;
+    p->xt += weight * x * seconds;
+}
+
+static void add_op_points(struct plane *p, const struct sf_prog *prog, const double *busy_s, const size_t *first) {
+    for (uint32_t r = 0; r < sf_prog_ranks(prog); r++) {
+        const struct sf_class *c = &prog->classes[sf_prog_class(prog, r)];
+        for (uint32_t i = 0; i < c->ops_n; i++) {
+            const struct sf_op *op = &c->ops[i];
+            if (sf_op_group(op->kind) == SF_OP_IS_COLL) {
+                add_point(p, op->kind == SF_OP_ALL_REDUCE, sf_prog_comm_size(prog, op->comm), (double)op->bytes,
+                          busy_s[first[r] + i], 1.0);
+            }
+        }
+    }
+}
+
+/* Where noise would make one of the two negative, the other explains all. */
+static void solve(const struct plane *p, struct sfi_links *links) {
+    double det = p->ss * p->xx - p->sx * p->sx;
+    double latency = det > 1e-9 * p->ss * p->xx ? (p->st * p->xx - p->xt * p->sx) / det : 0.0;
+    double per_byte = p->xx > 0.0 ? (p->xt - latency * p->sx) / p->xx : 0.0;
+    if (latency < 0.0) {
+        latency = 0.0;
+        per_byte = p->xt / p->xx;
+    }
+    if (per_byte <= 0.0) {
+        latency = p->st / p->ss;
+    }
+    links->collective_latency_s = latency > 1e-9 ? latency : 1e-9;
+    links->collective_rate = rate_of(1.0, per_byte);
+}
+
+void sfi_fit_recipes(const struct sf_prog *prog, const double *busy_s, const size_t *first,
+                     const struct sfi_coll_time *times, size_t n, struct sfi_links *links) {
+    struct plane p = {0};
+    add_op_points(&p, prog, busy_s, first);
+    for (size_t i = 0; i < n; i++) {
+        const struct sf_call *c = times[i].call;
+        add_point(&p, c->kind == SF_CALL_ALL_REDUCE, sf_prog_comm_size(prog, c->comm), (double)c->dims[0],
+                  times[i].seconds, times[i].runs);
+    }
+    if (n > 0 && p.ss > 0.0) {
+        solve(&p, links);
     }
 }

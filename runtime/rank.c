@@ -8,6 +8,7 @@
 #include "runtime/dump.h"
 
 #define MAX_RECORD_BYTES (UINT64_C(4) << 30)
+#define MAX_XFERS (1u << 24)
 
 /* What every rank tells the others at the end of a step. */
 struct report {
@@ -28,6 +29,14 @@ struct numbering {
     uint32_t collectives[SF_MAX_COMMS];
 };
 
+static void join_group(const struct sfi_rank *r, struct sfi_xfer *x, struct numbering *n, uint32_t *const members[]) {
+    const struct sf_prog *prog = r->run->image->prog;
+    x->n = sf_prog_comm_size(prog, x->comm);
+    x->index = sf_prog_comm_index(prog, r->rank, x->comm);
+    x->members = members[x->comm];
+    x->seq = n->collectives[x->comm]++;
+}
+
 static void fill_xfer(struct sfi_rank *r, uint32_t op_i, struct numbering *n, uint32_t *const members[]) {
     const struct sf_prog *prog = r->run->image->prog;
     const struct sf_op *op = &r->cls->ops[op_i];
@@ -35,10 +44,7 @@ static void fill_xfer(struct sfi_rank *r, uint32_t op_i, struct numbering *n, ui
     *x = (struct sfi_xfer){.kind = op->kind, .stream = op->stream, .comm = op->comm, .bytes = op->bytes};
     enum sf_op_group group = sf_op_group(op->kind);
     if (group == SF_OP_IS_COLL) {
-        x->n = sf_prog_comm_size(prog, op->comm);
-        x->index = sf_prog_comm_index(prog, r->rank, op->comm);
-        x->members = members[op->comm];
-        x->seq = n->collectives[op->comm]++;
+        join_group(r, x, n, members);
     } else if (group == SF_OP_IS_P2P) {
         x->peer = sf_prog_peer(prog, r->rank, op->comm, op->peer_delta);
         x->n = 2;
@@ -50,6 +56,46 @@ static void fill_xfer(struct sfi_rank *r, uint32_t op_i, struct numbering *n, ui
     }
     x->x = sfi_rank_arg(r, op, 0);
     x->y = op->arg_n > 1 ? sfi_rank_arg(r, op, 1) : NULL;
+}
+
+/* Collectives inside a recipe become transfers like those of ops; their ranges are known once the op is. */
+static void fill_call_xfers(struct sfi_rank *r, uint32_t op_i, uint32_t *at, struct numbering *n,
+                            uint32_t *const members[]) {
+    static const uint8_t kinds[SF_CALL_KINDS] = {[SF_CALL_ALL_REDUCE] = SF_OP_ALL_REDUCE,
+                                                 [SF_CALL_ALL_GATHER] = SF_OP_ALL_GATHER,
+                                                 [SF_CALL_REDUCE_SCATTER] = SF_OP_REDUCE_SCATTER};
+    const struct sf_op *op = &r->cls->ops[op_i];
+    const struct sf_recipe *recipe = op->recipe == SF_NONE ? NULL : &r->run->image->prog->recipes[op->recipe];
+    r->call_xfers[op_i] = *at;
+    for (uint32_t c = 0; recipe && c < recipe->calls_n; c++) {
+        const struct sf_call *call = &recipe->calls[c];
+        if (!sf_call_is_collective(call->kind)) {
+            continue;
+        }
+        struct sfi_xfer *x = &r->xfers[(*at)++];
+        sf_ref from = call->operand[0], to = call->operand[1];
+        *x = (struct sfi_xfer){
+            .kind = kinds[call->kind], .stream = op->stream, .comm = call->comm, .bytes = (uint64_t)call->dims[0]};
+        x->x = sfi_rank_arg(r, op, SF_REF_FORMAL(from)) + SF_REF_OFFSET(from);
+        x->y = sfi_rank_arg(r, op, SF_REF_FORMAL(to)) + SF_REF_OFFSET(to);
+        join_group(r, x, n, members);
+    }
+}
+
+static int allocate_xfers(struct sfi_rank *r, struct sf_err *err) {
+    const struct sfi_image *im = r->run->image;
+    uint64_t n = r->cls->ops_n;
+    for (uint32_t i = 0; i < r->cls->ops_n && !im->target; i++) {
+        n += r->cls->ops[i].recipe == SF_NONE ? 0 : im->collectives[r->cls->ops[i].recipe];
+    }
+    if (n > MAX_XFERS) {
+        return sf_fail(err, SF_E_INPUT, "class \"%s\" has %llu transfers per step: at most %u", r->cls->name,
+                       (unsigned long long)n, MAX_XFERS);
+    }
+    r->xfers_n = (uint32_t)n;
+    r->xfers = sf_arena_alloc(r->arena, n, sizeof *r->xfers);
+    r->call_xfers = sf_arena_alloc(r->arena, r->cls->ops_n, sizeof *r->call_xfers);
+    return r->xfers && r->call_xfers ? SF_OK : sf_fail_memory(err, "transfers of a rank");
 }
 
 static int create_xfers(struct sfi_rank *r, struct sf_err *err) {
@@ -68,12 +114,12 @@ static int create_xfers(struct sfi_rank *r, struct sf_err *err) {
             members[c][i] = sf_prog_comm_member(prog, r->rank, c, i);
         }
     }
-    r->xfers = sf_arena_alloc(r->arena, r->cls->ops_n, sizeof *r->xfers);
-    if (!r->xfers) {
-        return sf_fail_memory(err, "transfers of a rank");
-    }
-    for (uint32_t i = 0; i < r->cls->ops_n; i++) {
+    SF_TRY(allocate_xfers(r, err));
+    for (uint32_t i = 0, at = r->cls->ops_n; i < r->cls->ops_n; i++) {
         fill_xfer(r, i, &n, members);
+        if (!r->run->image->target) { /* a device walks recipes its own way */
+            fill_call_xfers(r, i, &at, &n, members);
+        }
     }
     return SF_OK;
 }

@@ -28,12 +28,22 @@ struct sfi_run {
     const struct sfi_probe *probe; /* NULL: not measuring */
 };
 
+/* How far the op in flight on a stream has come in its recipe. */
+struct sfi_walk {
+    uint32_t call, xfer; /* the next call; the next collective's transfer */
+    bool posted;         /* the collective at `call` is under way */
+    int64_t busy_ns;
+};
+
 struct sfi_rank {
     const struct sfi_run *run;
     const struct sf_class *cls;
     uint32_t rank, class_i, dp_index;
-    char *mem;                   /* the arena of prog.h */
-    struct sfi_xfer *xfers;      /* [ops_n]; communication ops only are filled */
+    char *mem;              /* the arena of prog.h */
+    struct sfi_xfer *xfers; /* [xfers_n]; first one per op, of which those that communicate are filled, then */
+    uint32_t *call_xfers;   /* those of collectives inside recipes; [ops_n] the first of an op */
+    uint32_t xfers_n;
+    struct sfi_walk walk[SF_MAX_STREAMS];
     struct sf_trace_rec *recs;   /* [recorded steps * ops_n] */
     struct sf_trace_rec *rec;    /* of the step under way */
     struct sfi_capture *capture; /* NULL: no dump */
@@ -70,9 +80,16 @@ static inline char *sfi_rank_arg(const struct sfi_rank *r, const struct sf_op *o
     return sfi_rank_at(r, a->buf, a->offset);
 }
 
+/* Where this rank's block of a weight lies in the whole. */
+struct sfi_place {
+    uint64_t first_row, first_col, rows, cols; /* rows, cols: of the whole */
+};
+struct sfi_place sfi_rank_place(const struct sfi_rank *r, const struct sf_tensor *t);
+
 /* init.c: everything that must be in the arena before the first step, and the hyperparameters before each. */
 void sfi_rank_init_weights(struct sfi_rank *r);
 void sfi_rank_set_hyper(struct sfi_rank *r);
+void sfi_hyper(const struct sf_prog_job *job, uint32_t step, float out[8]);
 
 /* backend.c: executing ops. */
 struct sf_backend sfi_rank_backend(struct sfi_rank *r);

@@ -1,7 +1,8 @@
-/* The same program for real: one rank per thread or per MPI process, executed by core's interpreter.
+/* The same program for real: one rank per thread or per MPI process, executed by core's interpreter; or on GPUs, where
+ * the interpreter's order is captured into one graph per step.
  *
- * What these runtimes can train: dense models in f32 without tensor parallelism (recipes without collectives). Anything
- * else is refused before the first step, naming the kernel that is missing.
+ * What the CPU runtimes can train: dense models in f32. GPUs: what has CUDA kernels, in f32 and bf16. Anything else is
+ * refused before the first step, naming the kernel that is missing.
  *
  * What is equal. Weights start from (seed, tensor name, row), data come from (seed, step, global sequence), and
  * reductions add in member order along one tree, so a canonical program gives the same bits for every layout and for
@@ -40,6 +41,21 @@ int sf_rt_run_threads(const struct sf_prog *prog, const struct sf_rt_options *op
  */
 int sf_rt_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *options, struct sf_err *err);
 
+/* On GPUs; see docs/gpu.md. The device is opened from a shared module, so nothing here needs CUDA. */
+struct sf_rt_gpu {
+    bool record;                /* no GPU: check the captured step against every rule and execute it on the host */
+    bool virtual_ranks;         /* all ranks of the program in this process, on one device */
+    bool deterministic;         /* the same bits in every run, even where that is slower */
+    int device;                 /* -1: the local rank's */
+    const char *cache_dir;      /* chosen algorithms, between runs; NULL: not kept */
+    const char *estimates_path; /* NULL, or where NCCL's own estimate of every transfer goes (JSON) */
+};
+/* Without virtual ranks this process is one rank: of a single-rank program, or under mpirun, srun or torchrun. */
+int sf_rt_run_gpu(const struct sf_prog *prog, const struct sf_rt_options *options, const struct sf_rt_gpu *gpu,
+                  struct sf_err *err);
+/* What this process is among those of a launcher: rank and ranks from MPI's or torchrun's variables; 0 of 1. */
+int sf_rt_gpu_place(const struct sf_rt_gpu *gpu, uint32_t *rank, uint32_t *ranks, bool *mpi, struct sf_err *err);
+
 /* MPI is started by the first of these or by sf_rt_run_mpi, and can be finished only once. */
 int sf_rt_mpi_begin(uint32_t *rank, uint32_t *ranks, struct sf_err *err);
 void sf_rt_mpi_end(void);
@@ -48,6 +64,8 @@ void sf_rt_mpi_end(void);
 int sf_rt_mpi_agree(int rc, struct sf_err *err);
 /* Was this process started by mpirun or srun? */
 bool sf_rt_mpi_launched(void);
+/* Everybody gets rank 0's bytes. */
+int sf_rt_mpi_broadcast(void *data, size_t bytes, struct sf_err *err);
 
 /* Finish the step that is running, then return SF_E_INTERRUPTED. Safe in a signal handler. */
 void sf_rt_request_stop(void);

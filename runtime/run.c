@@ -29,12 +29,22 @@ static int open_data(struct sfi_run *run, struct sf_err *err) {
     return SF_OK;
 }
 
+int sfi_run_open_on(struct sfi_run *run, const struct sf_prog *prog, const struct sf_rt_options *options,
+                    const struct sfi_target *target, struct sf_err *err) {
+    struct sfi_image *image = NULL;
+    *run = (struct sfi_run){.options = options};
+    SF_TRY(check_options(options, err));
+    SF_TRY(sfi_image_create(prog, target, false, &image, err));
+    run->image = image;
+    return open_data(run, err);
+}
+
 int sfi_run_open(struct sfi_run *run, const struct sf_prog *prog, const struct sf_rt_options *options,
                  const struct sfi_probe *probe, uint32_t first_rank, uint32_t ranks_n, struct sf_err *err) {
     struct sfi_image *image = NULL;
     *run = (struct sfi_run){.options = options, .probe = probe};
     SF_TRY(check_options(options, err));
-    SF_TRY(sfi_image_create(prog, options->reference_kernels, &image, err));
+    SF_TRY(sfi_image_create(prog, NULL, options->reference_kernels, &image, err));
     run->image = image;
     SF_TRY(sfi_image_check_memory(image, first_rank, ranks_n, err));
     SF_TRY(open_data(run, err));

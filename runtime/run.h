@@ -6,10 +6,17 @@
 
 int sfi_run_threads(const struct sf_prog *prog, const struct sf_rt_options *options, const struct sfi_probe *probe,
                     struct sf_err *err);
+int sfi_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *options, const struct sfi_probe *probe,
+                struct sf_err *err);
+/* Process 0 gets everybody's part: `all` is an array with one part of `bytes` bytes for each, the own one filled in. */
+int sfi_mpi_collect(void *all, size_t bytes, struct sf_err *err);
 
 /* Image and data of a run, checked for `ranks_n` ranks on this machine. sfi_run_close is legal after a failure too. */
 int sfi_run_open(struct sfi_run *run, const struct sf_prog *prog, const struct sf_rt_options *options,
                  const struct sfi_probe *probe, uint32_t first_rank, uint32_t ranks_n, struct sf_err *err);
+/* The same for a device, which says itself what fits. */
+int sfi_run_open_on(struct sfi_run *run, const struct sf_prog *prog, const struct sf_rt_options *options,
+                    const struct sfi_target *target, struct sf_err *err);
 void sfi_run_close(struct sfi_run *run);
 
 /* Say in a trace what it is. */

@@ -1,4 +1,5 @@
 /* This process as one rank of a program. */
+#include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,13 @@ int sf_rt_mpi_agree(int rc, struct sf_err *err) {
     return err->code;
 }
 
+int sf_rt_mpi_broadcast(void *data, size_t bytes, struct sf_err *err) {
+    if (MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD) != MPI_SUCCESS) {
+        return sf_fail(err, SF_E_FAULT, "MPI cannot broadcast %zu bytes", bytes);
+    }
+    return SF_OK;
+}
+
 struct process {
     struct sfi_run run;
     struct sfi_rank *rank;
@@ -71,11 +79,11 @@ static void pin_process(void) {
 }
 
 static int prepare(struct process *p, const struct sf_prog *prog, uint32_t rank, const struct sf_rt_options *options,
-                   struct sf_err *err) {
-    SF_TRY(sfi_run_open(&p->run, prog, options, NULL, rank, 1, err));
+                   const struct sfi_probe *probe, struct sf_err *err) {
+    SF_TRY(sfi_run_open(&p->run, prog, options, probe, rank, 1, err));
     SF_TRY(sfi_rank_create(&p->run, rank, &p->rank, err));
-    return sfi_mpi_create(prog, rank, p->rank->xfers, p->rank->cls->ops_n, sfi_rank_exchange_bytes(p->run.image),
-                          &p->net, err);
+    return sfi_mpi_create(prog, rank, p->rank->xfers, p->rank->xfers_n, sfi_rank_exchange_bytes(p->run.image), &p->net,
+                          err);
 }
 
 static int take_records(void *self, uint32_t rank, const void *data, uint64_t bytes, struct sf_err *err) {
@@ -120,7 +128,7 @@ static int take_part(void *self, uint32_t rank, const void *data, uint64_t bytes
 static int gather_dump(struct process *p, struct sf_err *err) {
     struct sf_buf part = {0};
     struct sfi_dump *dump = NULL;
-    int rc = sfi_dump_collect(p->rank, &part, err);
+    int rc = sfi_dump_collect(p->rank, NULL, &part, err);
     rc = rc == SF_OK ? sfi_dump_create(&dump, err) : rc;
     rc = sf_rt_mpi_agree(rc, err);
     if (rc == SF_OK) {
@@ -158,7 +166,8 @@ static int train(struct process *p, struct sf_err *err) {
     return rc;
 }
 
-int sf_rt_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *options, struct sf_err *err) {
+int sfi_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *options, const struct sfi_probe *probe,
+                struct sf_err *err) {
     struct sf_err local = {0};
     struct sf_err *e = err ? err : &local;
     struct process p = {0};
@@ -168,7 +177,7 @@ int sf_rt_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *option
         return sf_fail(e, SF_E_USAGE, "the program has %u ranks but MPI started %u processes: use mpirun -n %u",
                        sf_prog_ranks(prog), ranks, sf_prog_ranks(prog));
     }
-    int rc = sf_rt_mpi_agree(prepare(&p, prog, rank, options, e), e);
+    int rc = sf_rt_mpi_agree(prepare(&p, prog, rank, options, probe, e), e);
     if (rc == SF_OK) {
         rc = train(&p, e);
     }
@@ -176,4 +185,18 @@ int sf_rt_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *option
     sfi_rank_destroy(p.rank);
     sfi_run_close(&p.run);
     return rc;
+}
+
+int sf_rt_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *options, struct sf_err *err) {
+    return sfi_run_mpi(prog, options, NULL, err);
+}
+
+int sfi_mpi_collect(void *all, size_t bytes, struct sf_err *err) {
+    int rank = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    char *own = (char *)all + (size_t)rank * bytes;
+    int rc = bytes > INT_MAX ? MPI_ERR_COUNT
+                             : MPI_Gather(rank == 0 ? MPI_IN_PLACE : own, (int)bytes, MPI_BYTE, all, (int)bytes,
+                                          MPI_BYTE, 0, MPI_COMM_WORLD);
+    return rc == MPI_SUCCESS ? SF_OK : sf_fail(err, SF_E_FAULT, "MPI cannot collect %zu bytes of each rank", bytes);
 }

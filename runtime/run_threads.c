@@ -51,7 +51,7 @@ static int write_dump(struct worker *workers, uint32_t n, const char *path, stru
     int rc = SF_OK;
     for (uint32_t i = 0; i < n && rc == SF_OK; i++) {
         struct sf_buf part = {0};
-        rc = sfi_dump_collect(workers[i].rank, &part, err);
+        rc = sfi_dump_collect(workers[i].rank, NULL, &part, err);
         if (rc == SF_OK) {
             rc = sfi_dump_add(dump, part.data, part.bytes, err);
         }
@@ -90,7 +90,7 @@ static int connect(const struct sfi_run *run, struct worker *workers, struct sfi
         rc = sfi_rank_create(run, i, &workers[i].rank, err);
         if (rc == SF_OK) {
             xfers[i] = workers[i].rank->xfers;
-            xfers_n[i] = workers[i].rank->cls->ops_n;
+            xfers_n[i] = workers[i].rank->xfers_n;
         }
     }
     if (rc == SF_OK) {

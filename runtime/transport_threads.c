@@ -1,6 +1,6 @@
 /* Ranks as threads: every pair and every group that communicates has a link with counters of who has come, and whoever
  * needs bytes reads them from the others' arenas once they are there. Waiting ranks sleep on a doorbell. */
-#include "runtime/transport.h"
+#include "runtime/transport_match.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -288,56 +288,9 @@ static int threads_exchange(void *self, uint32_t rank, const void *mine, size_t 
     return rc;
 }
 
-/* What decides which transfers belong together. */
-struct key {
-    uint32_t collective, comm, from, to, seq; /* collective: from = group */
-    uint32_t index, rank;
-    struct sfi_xfer *x;
-};
-
-static int compare_u32(uint32_t a, uint32_t b) {
-    return a < b ? -1 : a > b;
-}
-
-static int compare_match(const struct key *a, const struct key *b) {
-    int c = compare_u32(a->collective, b->collective);
-    c = c ? c : compare_u32(a->comm, b->comm);
-    c = c ? c : compare_u32(a->from, b->from);
-    c = c ? c : compare_u32(a->to, b->to);
-    return c ? c : compare_u32(a->seq, b->seq);
-}
-
-static int compare_key(const void *a, const void *b) {
-    const struct key *x = a, *y = b;
-    int c = compare_match(x, y);
-    return c ? c : compare_u32(x->index, y->index);
-}
-
-static struct key key_of(const struct sf_prog *prog, uint32_t rank, struct sfi_xfer *x) {
-    struct key k = {.comm = x->comm, .seq = x->seq, .index = x->index, .rank = rank, .x = x};
-    if (sf_op_group(x->kind) == SF_OP_IS_COLL) {
-        k.collective = 1;
-        k.from = sf_prog_comm_group(prog, rank, x->comm);
-    } else {
-        k.from = x->kind == SF_OP_SEND ? rank : x->peer;
-        k.to = x->kind == SF_OP_SEND ? x->peer : rank;
-    }
-    return k;
-}
-
-static bool talks(const struct sfi_xfer *x) {
-    enum sf_op_group group = sf_op_group(x->kind);
-    return group == SF_OP_IS_P2P || group == SF_OP_IS_COLL;
-}
-
-/* Keys [first, last) match: give them one link. */
-static int join(struct sfi_threads *t, struct key *keys, size_t first, size_t last, struct sf_err *err) {
-    uint32_t n = keys[first].x->n;
-    if (last - first != n) {
-        return sf_fail(err, SF_E_INPUT, "rank %u: %s number %u on communicator %u has %zu partners: expected %u",
-                       keys[first].rank, sf_op_name(keys[first].x->kind), keys[first].seq, keys[first].comm,
-                       last - first, n);
-    }
+/* Give the ends of a transfer one link. */
+static int join(void *self, const struct sfi_end *ends, uint32_t n, struct sf_err *err) {
+    struct sfi_threads *t = self;
     struct link *l = sf_arena_alloc(t->arena, 1, sizeof *l);
     struct part *parts = sf_arena_alloc(t->arena, n, sizeof *parts);
     if (!l || !parts) {
@@ -346,44 +299,11 @@ static int join(struct sfi_threads *t, struct key *keys, size_t first, size_t la
     l->n = n;
     l->parts = parts;
     for (uint32_t i = 0; i < n; i++) {
-        struct key *k = &keys[first + i];
-        if (k->index != i || k->x->bytes != keys[first].x->bytes) {
-            return sf_fail(err, SF_E_INPUT, "rank %u: %s number %u on communicator %u does not fit its partners",
-                           k->rank, sf_op_name(k->x->kind), k->seq, k->comm);
-        }
-        parts[i].rank = k->rank;
-        parts[i].x = k->x->x;
-        k->x->link = l;
+        parts[i].rank = ends[i].rank;
+        parts[i].x = ends[i].x->x;
+        ends[i].x->link = l;
     }
     return SF_OK;
-}
-
-static int connect_all(struct sfi_threads *t, const struct sf_prog *prog, struct sfi_xfer *const xfers[],
-                       const uint32_t xfers_n[], struct sf_err *err) {
-    size_t n = 0, room = 0;
-    for (uint32_t r = 0; r < t->ranks; r++) {
-        room += xfers_n[r];
-    }
-    struct key *keys = sf_calloc(room, sizeof *keys);
-    if (!keys) {
-        return sf_fail_memory(err, "links between ranks");
-    }
-    for (uint32_t r = 0; r < t->ranks; r++) {
-        for (uint32_t i = 0; i < xfers_n[r]; i++) {
-            if (talks(&xfers[r][i])) {
-                keys[n++] = key_of(prog, r, &xfers[r][i]);
-            }
-        }
-    }
-    qsort(keys, n, sizeof *keys, compare_key);
-    int rc = SF_OK;
-    for (size_t first = 0, last; first < n && rc == SF_OK; first = last) {
-        for (last = first + 1; last < n && compare_match(&keys[first], &keys[last]) == 0; last++) {
-        }
-        rc = join(t, keys, first, last, err);
-    }
-    sf_free(keys);
-    return rc;
 }
 
 static uint32_t largest_group(const struct sf_prog *prog) {
@@ -436,7 +356,7 @@ int sfi_threads_create(const struct sf_prog *prog, struct sfi_xfer *const xfers[
         rc = create_endpoints(t, largest_group(prog), exchange_bytes, err);
     }
     if (rc == SF_OK) {
-        rc = connect_all(t, prog, xfers, xfers_n, err);
+        rc = sfi_match_transfers(prog, xfers, xfers_n, t->ranks, join, t, err);
     }
     if (rc != SF_OK) {
         sfi_threads_destroy(t);

@@ -7,7 +7,7 @@ struct walk {
     const struct sf_iclass *code;
     const struct sfi_times *times;
     sf_time_ps dispatch;
-    bool jittered;
+    bool replayed;
     struct sf_breakdown *out;
 };
 
@@ -30,9 +30,9 @@ static sf_time_ps share(sf_time_ps part, const struct sfi_price *price, sf_time_
     return (sf_time_ps)((__int128)part * busy / price->total);
 }
 
-/* Jitter stretches kernels and leaves collectives and the host's delays alone. */
+/* Jitter and communication stretch kernels and leave collectives and the host's delays alone. */
 static sf_time_ps other_share(const struct walk *w, sf_time_ps part, const struct sfi_price *price, sf_time_ps busy) {
-    return w->jittered ? part : share(part, price, busy);
+    return w->replayed ? share(part, price, busy) : part;
 }
 
 static void add_kernels(struct walk *w, uint32_t op) {
@@ -43,8 +43,8 @@ static void add_kernels(struct walk *w, uint32_t op) {
     sf_time_ps ep = other_share(w, price->part[SFI_PART_EP], price, busy);
     sf_time_ps host = other_share(w, price->part[SFI_PART_HOST], price, busy);
     kernels.total = price->part[SFI_PART_COMPUTE] + price->part[SFI_PART_RECOMPUTE];
-    sf_time_ps recompute = w->jittered ? share(price->part[SFI_PART_RECOMPUTE], &kernels, busy - tp - ep - host)
-                                       : share(price->part[SFI_PART_RECOMPUTE], price, busy);
+    sf_time_ps recompute = w->replayed ? share(price->part[SFI_PART_RECOMPUTE], price, busy)
+                                       : share(price->part[SFI_PART_RECOMPUTE], &kernels, busy - tp - ep - host);
     w->out->other += host;
     w->out->recompute += recompute;
     w->out->tp_comm += tp;
@@ -117,7 +117,7 @@ void sfi_breakdown(const struct sfi_run *run, uint32_t instance, const struct sf
                    struct sf_breakdown *out) {
     const struct sfi_variant *v = &run->variants->v[run->table->inst[instance].variant];
     struct walk w = {
-        .v = v, .code = v->cls->code, .times = times, .dispatch = run->dispatch, .jittered = run->jittered, .out = out};
+        .v = v, .code = v->cls->code, .times = times, .dispatch = run->dispatch, .replayed = run->replayed, .out = out};
     uint32_t stream = v->cls->compute_stream, n = stream == SF_NONE ? 0 : w.code->stream_n[stream];
     sf_time_ps cursor = 0;
     *out = (struct sf_breakdown){0};

@@ -62,7 +62,7 @@ struct sfi_ask sfi_ask_of(const struct sf_coll *c, const struct sf_coll_query *q
                         .levels = levels_of(s->domains),
                         .up = c->up};
     if (s->domains > 1) {
-        a.nic = c->tier_rate[kind];
+        a.nic = s->alone ? c->tier_alone[kind] : c->tier_rate[kind];
         a.nics = a.nic * a.local;
         a.hop_extra = c->tier_latency[kind];
     }

@@ -85,6 +85,10 @@ size_t sf_coll_candidates(const struct sf_coll *c, const struct sf_coll_query *q
  * all_to_all, which NCCL does not tune, by time_s. One member takes no time. */
 void sf_coll_choose(const struct sf_coll *c, const struct sf_coll_query *q, struct sf_coll_choice *out);
 
+/* What a time rests on: the links it crosses, and whether this device's times were held against published ones there.
+ */
+enum sf_grade sf_coll_grade(const struct sf_coll *c, const struct sf_span *span);
+
 /* Bus bandwidth of nccl-tests: what makes a ring on full links show their rate whatever the number of ranks. */
 double sf_coll_busbw(enum sf_coll_op op, uint32_t members, uint64_t bytes, double time_s);
 

@@ -1,37 +1,73 @@
 /* A collective model for one topology: constants, link classes, channel searches done once. */
 #include "sim/coll_internal.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include "core/arena.h"
+#include "sim/cost_internal.h"
 
 enum { DOMAIN_MAX = 1024 }; /* channels no longer change beyond */
 
-/* What the tiers add to the network hop in the constants, which is one leaf away. */
-static void see_tiers(struct sf_coll *c, const struct sf_topo *topo) {
+/* What the tiers add to the network hop in the constants, which is one leaf away. Of a tier's routes the fastest
+ * counts: others end in another kind of GPU, or are not what they were built for. */
+static void see_tiers(struct sf_coll *c, const struct sf_topo *topo, const struct sf_stock *stock) {
     uint32_t gpus = sf_topo_gpus(topo), domain = sf_topo_domain_gpus(topo);
-    const struct sf_link_class *out = sf_topo_scale_out(topo);
+    const struct sf_link_class *out = stock->out;
+    uint64_t best[SF_ROUTE_CORE + 1] = {0};
     for (int k = 0; k <= SF_ROUTE_CORE && out; k++) {
-        c->tier_rate[k] = c->out;
+        c->tier_rate[k] = c->tier_alone[k] = c->out;
     }
-    for (uint64_t g = domain; out && g < gpus; g += domain) {
+    for (uint64_t g = 0; out && g < gpus; g += domain) {
         struct sf_route r;
-        sf_topo_route(topo, 0, (uint32_t)g, &r);
-        double extra = sf_ps_to_s(r.latency_ps - out->latency_ps);
-        c->tier_rate[r.kind] = (double)r.bytes_per_s;
-        c->tier_latency[r.kind] = extra > 0 ? extra : 0;
+        if (g == stock->first_gpu) {
+            continue;
+        }
+        sf_topo_route(topo, stock->first_gpu, (uint32_t)g, &r);
+        if (r.bytes_per_s > best[r.kind]) {
+            double extra = sf_ps_to_s(r.latency_ps - out->latency_ps);
+            best[r.kind] = r.bytes_per_s;
+            c->tier_rate[r.kind] = (double)r.bytes_per_s;
+            c->tier_alone[r.kind] = (double)r.alone_bytes_per_s;
+            c->tier_latency[r.kind] = extra > 0 ? extra : 0;
+        }
     }
 }
 
-static void see_links(struct sf_coll *c, const struct sf_topo *topo) {
-    const struct sf_link_class *up = sf_topo_scale_up(topo), *out = sf_topo_scale_out(topo);
+static void see_links(struct sf_coll *c, const struct sf_topo *topo, const struct sf_stock *stock) {
     struct sf_topo_counts counts;
     sf_topo_count(topo, &counts);
     c->domain_gpus = sf_topo_domain_gpus(topo) < DOMAIN_MAX ? sf_topo_domain_gpus(topo) : DOMAIN_MAX;
     c->switches = counts.nvswitches > 0;
-    c->up = (double)up->bytes_per_s;
-    c->out = out ? (double)out->bytes_per_s : 0;
-    c->out_peak = out ? (double)out->peak_bytes_per_s : 0;
+    c->up = (double)stock->up->bytes_per_s;
+    c->out = stock->out ? (double)stock->out->bytes_per_s : 0;
+    c->out_peak = stock->out ? (double)stock->out->peak_bytes_per_s : 0;
     c->rails_meet = counts.spines > 0 || sf_topo_rails(topo) == 1;
-    see_tiers(c, topo);
+    const struct sf_switch_class *sw = sf_topo_switch(topo);
+    c->incast_share = sw ? sw->incast_share : 1;
+    see_tiers(c, topo, stock);
+}
+
+/* Of the rate of a link class. Its latency, which a class's own grade covers too, is not asked here. */
+static enum sf_grade rate_grade(const struct sf_topo *topo, const struct sf_link_class *link) {
+    const struct sf_source *source;
+    size_t n = sf_topo_sources(topo, &source);
+    char item[sizeof source->item];
+    snprintf(item, sizeof item, "%s.usable", link ? link->name : "");
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(source[i].item, item) == 0) {
+            return source[i].grade;
+        }
+    }
+    return SF_GRADE_EXTRAPOLATED;
+}
+
+static void see_grades(struct sf_coll *c, const struct sf_topo *topo, const struct sf_stock *stock) {
+    const struct sf_link_class *link[] = {stock->up, stock->out};
+    for (int i = 0; i < 2; i++) {
+        enum sf_grade rate = rate_grade(topo, link[i]);
+        c->grade[i] = c->k.compared_grade[i] > rate ? c->k.compared_grade[i] : rate;
+    }
 }
 
 static int search(struct sf_coll *c, struct sf_err *err) {
@@ -64,9 +100,15 @@ static struct sf_hash hash_of(const struct sf_coll *c) {
 }
 
 int sf_coll_create(const struct sf_topo *topo, const struct sf_io *io, struct sf_coll **out, struct sf_err *err) {
-    const struct sf_topo_coll *w = sf_topo_collectives(topo);
+    struct sf_stock stock;
+    sf_topo_stock(topo, 0, &stock);
+    return sfi_coll_create_of(topo, &stock, io, out, err);
+}
+
+int sfi_coll_create_of(const struct sf_topo *topo, const struct sf_stock *stock, const struct sf_io *io,
+                       struct sf_coll **out, struct sf_err *err) {
     *out = NULL;
-    if (w->model[0] == '\0') {
+    if (stock->coll_model[0] == '\0') {
         return SF_OK;
     }
     struct sf_coll *c = sf_calloc(1, sizeof *c);
@@ -74,9 +116,10 @@ int sf_coll_create(const struct sf_topo *topo, const struct sf_io *io, struct sf
         return sf_fail_memory(err, "collective model");
     }
     int rc;
-    see_links(c, topo);
-    wishes(c, w);
-    SF_TRY_GOTO(rc, sfi_coll_load(c, io, w->model, err), out);
+    see_links(c, topo, stock);
+    wishes(c, sf_topo_collectives(topo));
+    SF_TRY_GOTO(rc, sfi_coll_load(c, io, stock->coll_model, err), out);
+    see_grades(c, topo, stock);
     SF_TRY_GOTO(rc, search(c, err), out);
     c->hash = hash_of(c);
     *out = c;
@@ -92,6 +135,10 @@ void sf_coll_free(struct sf_coll *c) {
         sf_free(c->across);
         sf_free(c);
     }
+}
+
+enum sf_grade sf_coll_grade(const struct sf_coll *c, const struct sf_span *span) {
+    return c->grade[span->domains > 1];
 }
 
 struct sf_hash sf_coll_hash(const struct sf_coll *c) {

@@ -181,7 +181,8 @@ enum kind { TIME, RATE, BYTES, NUMBER, SHARE, COUNT };
 struct field {
     const char *key;
     enum kind kind;
-    void *out; /* TIME, RATE, BYTES, NUMBER, SHARE: double; COUNT: uint32_t */
+    void *out;            /* TIME, RATE, BYTES, NUMBER, SHARE: double; COUNT: uint32_t */
+    enum sf_grade *grade; /* may be NULL */
 };
 
 static int read_value(const struct field *f, const struct sf_node *n, struct sf_err *err) {
@@ -227,44 +228,50 @@ static int read_field(const struct sf_node *root, const struct field *f, struct 
     SF_TRY(need_text(number, "source", err));
     SF_TRY(sf_map_need(number, "grade", &grade, err));
     SF_TRY(sf_node_word(grade, grades, &word, err));
+    if (f->grade) {
+        *f->grade = (enum sf_grade)word;
+    }
     return read_value(f, value, err);
 }
 
 static int read_kernels(struct sfi_kernels *k, const struct sf_node *root, struct sf_err *err) {
     const struct field fields[] = {
-        {"nvlink", RATE, &k->nvlink_gbps},
-        {"base_ll", TIME, &k->base[SF_COLL_LL]},
-        {"base_ll128", TIME, &k->base[SF_COLL_LL128]},
-        {"base_simple", TIME, &k->base[SF_COLL_SIMPLE]},
-        {"step_ll", TIME, &k->step[SF_COLL_LL]},
-        {"step_ll128", TIME, &k->step[SF_COLL_LL128]},
-        {"step_simple", TIME, &k->step[SF_COLL_SIMPLE]},
-        {"network_step_ll", TIME, &k->network_step[SF_COLL_LL]},
-        {"network_step_ll128", TIME, &k->network_step[SF_COLL_LL128]},
-        {"network_step_simple", TIME, &k->network_step[SF_COLL_SIMPLE]},
-        {"share_ll", SHARE, &k->share[SF_COLL_LL]},
-        {"share_ll128", SHARE, &k->share[SF_COLL_LL128]},
-        {"share_simple", SHARE, &k->share[SF_COLL_SIMPLE]},
-        {"channel_simple", BYTES, &k->channel_bytes[SF_COLL_SIMPLE]},
-        {"channel_ll", BYTES, &k->channel_bytes[SF_COLL_LL]},
-        {"channel_ll128", BYTES, &k->channel_bytes[SF_COLL_LL128]},
-        {"tree_chunk_simple", BYTES, &k->tree_chunk[SF_COLL_SIMPLE]},
-        {"tree_chunk_ll", BYTES, &k->tree_chunk[SF_COLL_LL]},
-        {"tree_chunk_ll128", BYTES, &k->tree_chunk[SF_COLL_LL128]},
-        {"channels", COUNT, &k->channels_max},
-        {"exposed", NUMBER, &k->exposed},
-        {"turnover", NUMBER, &k->turnover},
-        {"turnover_gather", NUMBER, &k->turnover_gather},
-        {"network_tree_ll", TIME, &k->network_tree[SF_COLL_LL]},
-        {"network_tree_ll128", TIME, &k->network_tree[SF_COLL_LL128]},
-        {"network_tree_simple", TIME, &k->network_tree[SF_COLL_SIMPLE]},
-        {"exchange_fill", BYTES, &k->exchange_fill},
-        {"collnet_share", SHARE, &k->collnet_share},
-        {"pat_share", SHARE, &k->pat_share},
-        {"exchange_base", TIME, &k->exchange_base},
-        {"exchange_share", SHARE, &k->exchange_share},
-        {"exchange_self", NUMBER, &k->exchange_self},
-        {"exchange_message", TIME, &k->exchange_message},
+        {"compared_inside", NUMBER, &k->compared[0], &k->compared_grade[0]},
+        {"compared_across", NUMBER, &k->compared[1], &k->compared_grade[1]},
+        {"nvlink", RATE, &k->nvlink_gbps, NULL},
+        {"base_ll", TIME, &k->base[SF_COLL_LL], NULL},
+        {"base_ll128", TIME, &k->base[SF_COLL_LL128], NULL},
+        {"base_simple", TIME, &k->base[SF_COLL_SIMPLE], NULL},
+        {"step_ll", TIME, &k->step[SF_COLL_LL], NULL},
+        {"step_ll128", TIME, &k->step[SF_COLL_LL128], NULL},
+        {"step_simple", TIME, &k->step[SF_COLL_SIMPLE], NULL},
+        {"network_step_ll", TIME, &k->network_step[SF_COLL_LL], NULL},
+        {"network_step_ll128", TIME, &k->network_step[SF_COLL_LL128], NULL},
+        {"network_step_simple", TIME, &k->network_step[SF_COLL_SIMPLE], NULL},
+        {"share_ll", SHARE, &k->share[SF_COLL_LL], NULL},
+        {"share_ll128", SHARE, &k->share[SF_COLL_LL128], NULL},
+        {"share_simple", SHARE, &k->share[SF_COLL_SIMPLE], NULL},
+        {"channel_simple", BYTES, &k->channel_bytes[SF_COLL_SIMPLE], NULL},
+        {"channel_ll", BYTES, &k->channel_bytes[SF_COLL_LL], NULL},
+        {"channel_ll128", BYTES, &k->channel_bytes[SF_COLL_LL128], NULL},
+        {"tree_chunk_simple", BYTES, &k->tree_chunk[SF_COLL_SIMPLE], NULL},
+        {"tree_chunk_ll", BYTES, &k->tree_chunk[SF_COLL_LL], NULL},
+        {"tree_chunk_ll128", BYTES, &k->tree_chunk[SF_COLL_LL128], NULL},
+        {"channels", COUNT, &k->channels_max, NULL},
+        {"exposed", NUMBER, &k->exposed, NULL},
+        {"turnover", NUMBER, &k->turnover, NULL},
+        {"turnover_gather", NUMBER, &k->turnover_gather, NULL},
+        {"turnover_scatter", NUMBER, &k->turnover_scatter, NULL},
+        {"network_tree_ll", TIME, &k->network_tree[SF_COLL_LL], NULL},
+        {"network_tree_ll128", TIME, &k->network_tree[SF_COLL_LL128], NULL},
+        {"network_tree_simple", TIME, &k->network_tree[SF_COLL_SIMPLE], NULL},
+        {"exchange_fill", BYTES, &k->exchange_fill, NULL},
+        {"collnet_share", SHARE, &k->collnet_share, NULL},
+        {"pat_share", SHARE, &k->pat_share, NULL},
+        {"exchange_base", TIME, &k->exchange_base, NULL},
+        {"exchange_share", SHARE, &k->exchange_share, NULL},
+        {"exchange_self", NUMBER, &k->exchange_self, NULL},
+        {"exchange_message", TIME, &k->exchange_message, NULL},
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         SF_TRY(read_field(root, &fields[i], err));
@@ -274,20 +281,20 @@ static int read_kernels(struct sfi_kernels *k, const struct sf_node *root, struc
 }
 
 static int read_nvls(struct sfi_kernels *k, const struct sf_node *root, struct sf_err *err) {
-    static const char *const keys[] = {"rate",         "base",     "turn",  "fill",
-                                       "network_step", "channels", "heads", "large_turns",
-                                       "middle_turns", "nics",     NULL};
+    static const char *const keys[] = {"rate",     "base",  "turn",        "turn_least",   "fill", "network_step",
+                                       "channels", "heads", "large_turns", "middle_turns", "nics", NULL};
     const struct field fields[] = {
-        {"rate", RATE, &k->nvls_rate},
-        {"base", TIME, &k->nvls_base},
-        {"turn", TIME, &k->nvls_turn},
-        {"fill", NUMBER, &k->nvls_fill},
-        {"network_step", TIME, &k->nvls_network_step},
-        {"channels", COUNT, &k->nvls_channels},
-        {"heads", COUNT, &k->nvls_heads},
-        {"large_turns", COUNT, &k->nvls_large_turns},
-        {"middle_turns", COUNT, &k->nvls_middle_turns},
-        {"nics", NUMBER, &k->nvls_nics},
+        {"rate", RATE, &k->nvls_rate, NULL},
+        {"base", TIME, &k->nvls_base, NULL},
+        {"turn", TIME, &k->nvls_turn, NULL},
+        {"turn_least", TIME, &k->nvls_turn_least, NULL},
+        {"fill", NUMBER, &k->nvls_fill, NULL},
+        {"network_step", TIME, &k->nvls_network_step, NULL},
+        {"channels", COUNT, &k->nvls_channels, NULL},
+        {"heads", COUNT, &k->nvls_heads, NULL},
+        {"large_turns", COUNT, &k->nvls_large_turns, NULL},
+        {"middle_turns", COUNT, &k->nvls_middle_turns, NULL},
+        {"nics", NUMBER, &k->nvls_nics, NULL},
     };
     const struct sf_node *map = sf_map_find(root, "nvls");
     k->nvls_heads = 1;
@@ -307,6 +314,8 @@ static int check_keys(const struct sf_node *root, struct sf_err *err) {
                                        "arch",
                                        "host",
                                        "nvls",
+                                       "compared_inside",
+                                       "compared_across",
                                        "nvlink",
                                        "base_ll",
                                        "base_ll128",
@@ -330,6 +339,7 @@ static int check_keys(const struct sf_node *root, struct sf_err *err) {
                                        "exposed",
                                        "turnover",
                                        "turnover_gather",
+                                       "turnover_scatter",
                                        "network_tree_ll",
                                        "network_tree_ll128",
                                        "network_tree_simple",

@@ -1,8 +1,11 @@
 /* Pricing one kernel call: the measured table first, then the fitted kernel model, then the roofline. */
+#include "sim/calib_internal.h"
 #include "sim/cost_internal.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 static bool is_attention(const struct sf_call *call) {
     return call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
@@ -15,7 +18,7 @@ static int peak_of(const struct sf_device_class *d, const struct sf_call *call, 
         *grade = d->grade;
         return SF_F32;
     }
-    int dtype = is_attention(call) && call->dtype == SF_FP8 ? SF_BF16 : call->dtype;
+    int dtype = is_attention(call) && call->dtype >= SF_FP8 ? SF_BF16 : call->dtype;
     if (d->flops_per_s[dtype] <= 0.0) {
         *grade = SF_GRADE_EXTRAPOLATED;
         return SF_F32;
@@ -52,6 +55,11 @@ static double passes_of(const struct sf_framework *f, int kind) {
     case SF_CALL_XENT:
         passes = f->loss;
         break;
+    case SF_CALL_XENT_STATS:
+    case SF_CALL_XENT_PART: /* both together move the logits three times, one whole does twice: the factor is for that
+                             */
+        passes = f->loss * 2.0 / 3.0;
+        break;
     case SF_CALL_MOE_ROUTE_FWD:
     case SF_CALL_MOE_ROUTE_BWD:
     case SF_CALL_MOE_PERMUTE:
@@ -73,7 +81,7 @@ static double stream_s(const struct sf_cost *c, const struct sf_call *call, enum
 }
 
 static double share_of(const struct sf_framework *f, int dtype) {
-    double share = dtype == SF_FP8 && f->gemm_share_fp8 > 0.0 ? f->gemm_share_fp8 : f->gemm_share;
+    double share = dtype >= SF_FP8 && f->gemm_share_fp8 > 0.0 ? f->gemm_share_fp8 : f->gemm_share;
     return share > 0.0 ? share : 1.0;
 }
 
@@ -88,6 +96,14 @@ static double product_s(const struct sf_cost *c, const struct sf_call *call, enu
     return sfi_gemm_s(c->device, &g, grade) / share;
 }
 
+static double attention_s(const struct sf_cost *c, const struct sf_call *call, enum sf_grade *grade) {
+    const struct sf_framework *f = &c->framework;
+    if (f->unfused_attention) {
+        return sfi_attention_unfused_s(c->device, call, grade);
+    }
+    return sfi_attention_s(c->device, call, grade) / (f->attention_share > 0.0 ? f->attention_share : 1.0);
+}
+
 /* False where the device has no fitted model for the call. */
 static bool fitted(const struct sf_cost *c, const struct sf_call *call, sf_time_ps *t, enum sf_grade *grade) {
     const struct sf_kernel_model *k = &c->device->kernels;
@@ -96,33 +112,56 @@ static bool fitted(const struct sf_cost *c, const struct sf_call *call, sf_time_
         return false;
     }
     if (call->kind == SF_CALL_GEMM) {
-        if (k->gemm[call->dtype].peak_share <= 0.0) {
+        if (sfi_gemm_model(c->device, call->dtype)->peak_share <= 0.0) {
             return false;
         }
         *t = sf_s_to_ps(product_s(c, call, grade));
     } else if (is_attention(call)) {
-        *t = sf_s_to_ps(c->framework.unfused_attention ? sfi_attention_unfused_s(c->device, call, grade)
-                                                       : sfi_attention_s(c->device, call, grade));
+        *t = sf_s_to_ps(attention_s(c, call, grade));
     } else {
         *t = sf_s_to_ps(stream_s(c, call, grade));
     }
     return true;
 }
 
-sf_time_ps sf_cost_call(const struct sf_cost *c, const struct sf_call *call, enum sf_grade *grade) {
+/* False where no calibration has a model for the call. */
+static bool modelled(const struct sf_cost *c, const struct sf_call *call, sf_time_ps *t) {
+    const struct sfi_calib_model *m = sfi_model_find(c, call);
+    if (m) {
+        *t = sf_s_to_ps(sfi_calib_s(m->form, m->param, call));
+    }
+    return m != NULL;
+}
+
+static sf_time_ps call_of_kind(const struct sf_cost *c, const struct sf_call *call, enum sf_grade *grade) {
     const struct sfi_kernel *k = sfi_kernel_find(c, call);
     enum sf_grade rests_on = SF_GRADE_CALIBRATED;
     sf_time_ps t;
     if (k) {
         double fill = sfi_call_fill(call);
         t = fill < 1.0 ? sf_s_to_ps(sf_ps_to_s(k->time) * fill) : k->time;
+    } else if (modelled(c, call, &t)) {
+        rests_on = SF_GRADE_EXTRAPOLATED;
     } else if (!fitted(c, call, &t, &rests_on)) {
         t = roofline(c->device, call, &rests_on);
+    }
+    *grade = rests_on;
+    return t;
+}
+
+sf_time_ps sf_cost_call(const struct sf_cost *c, const struct sf_call *call, enum sf_grade *grade) {
+    enum sf_grade rests_on;
+    sf_time_ps most = call_of_kind(c->kinds_n > 0 ? c->kind[0] : c, call, &rests_on);
+    for (uint32_t i = 1; i < c->kinds_n; i++) {
+        enum sf_grade own;
+        sf_time_ps t = call_of_kind(c->kind[i], call, &own);
+        rests_on = t > most ? own : rests_on;
+        most = t > most ? t : most;
     }
     if (grade) {
         *grade = rests_on;
     }
-    return t;
+    return most;
 }
 
 static int load_kernels(struct sf_cost *c, const struct sf_io *io, const char *path, struct sf_err *err) {
@@ -140,34 +179,104 @@ out:
     return rc;
 }
 
-int sf_cost_create(const struct sf_topo *topo, const struct sf_io *io, const char *kernels_path, struct sf_cost **out,
-                   struct sf_err *err) {
+static bool same_link(const struct sf_link_class *a, const struct sf_link_class *b) {
+    return a == b || (a && b && strcmp(a->name, b->name) == 0);
+}
+
+uint32_t sf_kinds_of(const struct sf_topo *topo, uint8_t kind_of_stock[SF_KINDS_MAX]) {
+    struct sf_stock first[SF_KINDS_MAX], s;
+    uint32_t stocks = sf_topo_stocks(topo), n = 0;
+    assert(stocks <= SF_KINDS_MAX);
+    for (uint32_t i = 0; i < stocks; i++) {
+        uint8_t kind = 0;
+        sf_topo_stock(topo, i, &s);
+        while (kind < n && (strcmp(first[kind].device->name, s.device->name) != 0 ||
+                            strcmp(first[kind].coll_model, s.coll_model) != 0 || !same_link(first[kind].up, s.up) ||
+                            !same_link(first[kind].out, s.out))) {
+            kind++;
+        }
+        if (kind == n) {
+            first[n++] = s;
+        }
+        kind_of_stock[i] = kind;
+    }
+    return n;
+}
+
+static int create_kind(const struct sf_topo *topo, uint32_t stock, const struct sf_io *io, const char *kernels_path,
+                       struct sf_cost **out, struct sf_err *err) {
     struct sf_cost *c = sf_calloc(1, sizeof *c);
+    *out = c;
     if (!c) {
         return sf_fail_memory(err, "cost model");
     }
     c->topo = topo;
-    c->device = sf_topo_device(topo);
+    sf_topo_stock(topo, stock, &c->stock);
+    c->device = c->stock.device;
     c->dispatch_ps = c->device->launch_ps;
     sfi_cost_tiers(c);
-    int rc = sf_coll_create(topo, io, &c->coll, err);
-    rc = rc == SF_OK && kernels_path ? load_kernels(c, io, kernels_path, err) : rc;
-    if (rc) {
-        sf_cost_free(c);
-        return rc;
-    }
+    SF_TRY(sfi_coll_create_of(topo, &c->stock, io, &c->coll, err));
+    SF_TRY(kernels_path ? load_kernels(c, io, kernels_path, err) : SF_OK);
     const struct sf_hash topo_hash = sf_topo_hash(topo), none = {0, 0};
     const struct sf_hash coll_hash = c->coll ? sf_coll_hash(c->coll) : none;
     const uint64_t all[6] = {topo_hash.hi, topo_hash.lo, c->hash.hi, c->hash.lo, coll_hash.hi, coll_hash.lo};
     c->hash = sf_hash_bytes(all, sizeof all);
+    return SF_OK;
+}
+
+static int create_kinds(struct sf_cost *c, const uint8_t *kind_of_stock, const struct sf_io *io, struct sf_err *err) {
+    for (uint32_t i = 0; i < sf_topo_stocks(c->topo); i++) {
+        if (kind_of_stock[i] == c->kinds_n) {
+            SF_TRY(create_kind(c->topo, i, io, NULL, &c->kind[c->kinds_n++], err));
+            const struct sf_cost *k = c->kind[c->kinds_n - 1];
+            c->dispatch_ps = k->dispatch_ps > c->dispatch_ps ? k->dispatch_ps : c->dispatch_ps;
+            c->hash.lo = sf_mix64(c->hash.lo, k->hash.lo);
+        }
+    }
+    return SF_OK;
+}
+
+int sf_cost_create(const struct sf_topo *topo, const struct sf_io *io, const char *kernels_path, struct sf_cost **out,
+                   struct sf_err *err) {
+    uint8_t kind_of_stock[SF_KINDS_MAX];
+    struct sf_cost *c = NULL;
+    uint32_t kinds = sf_kinds_of(topo, kind_of_stock);
+    if (kinds > 1 && kernels_path) {
+        return sf_fail(err, SF_E_INPUT,
+                       "%s holds times of one device, but the cluster %s has %u kinds of them: leave the table out",
+                       kernels_path, sf_topo_name(topo), kinds);
+    }
+    int rc = create_kind(topo, 0, io, kernels_path, &c, err);
+    rc = rc == SF_OK && kinds > 1 ? create_kinds(c, kind_of_stock, io, err) : rc;
+    if (rc) {
+        sf_cost_free(c);
+        return rc;
+    }
     *out = c;
     return SF_OK;
 }
 
+const struct sf_coll *sf_cost_coll(const struct sf_cost *c) {
+    return c->coll;
+}
+
+uint32_t sf_cost_kinds(const struct sf_cost *c) {
+    return c->kinds_n > 0 ? c->kinds_n : 1;
+}
+
+const struct sf_cost *sf_cost_of(const struct sf_cost *c, uint32_t kind) {
+    assert(kind < sf_cost_kinds(c));
+    return c->kinds_n > 0 ? c->kind[kind] : c;
+}
+
 void sf_cost_free(struct sf_cost *c) {
     if (c) {
+        for (uint32_t i = 0; i < c->kinds_n; i++) {
+            sf_cost_free(c->kind[i]);
+        }
         sf_coll_free(c->coll);
         sf_free(c->kernels);
+        sf_free(c->models);
         sf_free(c);
     }
 }
@@ -182,13 +291,17 @@ const struct sf_topo *sf_cost_topo(const struct sf_cost *c) {
 
 /* The text of the numbers and the cost's own hash make the new one, so that forecasts with and without differ. */
 void sf_cost_set_framework(struct sf_cost *c, const struct sf_framework *f) {
-    char text[320];
-    int n = snprintf(text, sizeof text, "%016llx %016llx %s %d %.17g %.17g %.17g %.17g %.17g %.17g %lld %lld",
-                     (unsigned long long)c->hash.hi, (unsigned long long)c->hash.lo, f->name, f->unfused_attention,
-                     f->pointwise, f->moe, f->loss, f->gemm_share, f->gemm_share_fp8, f->gather_hidden,
-                     (long long)f->host_call_ps, (long long)f->step_ps);
+    char text[512];
+    int n =
+        snprintf(text, sizeof text, "%016llx %016llx %s %d %.17g %.17g %.17g %.17g %.17g %.17g %.17g %.17g %lld %lld",
+                 (unsigned long long)c->hash.hi, (unsigned long long)c->hash.lo, f->name, f->unfused_attention,
+                 f->pointwise, f->moe, f->loss, f->gemm_share, f->gemm_share_fp8, f->gather_hidden, f->attention_share,
+                 f->tp_hidden, (long long)f->host_call_ps, (long long)f->step_ps);
     c->framework = *f;
     c->hash = sf_hash_bytes(text, (size_t)n);
+    for (uint32_t i = 0; i < c->kinds_n; i++) {
+        c->kind[i]->framework = *f;
+    }
 }
 
 sf_time_ps sf_cost_host(const struct sf_cost *c) {
@@ -197,6 +310,10 @@ sf_time_ps sf_cost_host(const struct sf_cost *c) {
 
 sf_time_ps sf_cost_step(const struct sf_cost *c) {
     return c->framework.step_ps;
+}
+
+double sf_cost_tp_share(const struct sf_cost *c) {
+    return 1.0 - c->framework.tp_hidden;
 }
 
 double sf_cost_gather_share(const struct sf_cost *c) {

@@ -31,6 +31,8 @@ struct sf_framework {
     double gemm_share;       /* of the rate that a product reaches alone */
     double moe;              /* traffic of routing, sorting and merging tokens, likewise; 0: as pointwise */
     double loss;             /* traffic of the cross entropy, likewise */
+    double attention_share;  /* of the rate that fused attention reaches alone; 0: all of it */
+    double tp_hidden;        /* share of collectives inside recipes, experts' aside, that products hide */
     sf_time_ps host_call_ps; /* host time to issue one kernel call and everything it stands for */
     sf_time_ps step_ps;      /* once per step: loss scale, clipping, logging, data */
     enum sf_grade grade;
@@ -48,13 +50,30 @@ struct sf_cost; /* a priced device: topology facts plus an optional measured ker
  *   transport: # between ranks of one host; each key optional, replaces the number of the scale-up link
  *     { message_latency: 1us, message_rate: 5GB/s, collective_latency: 2us, collective_rate: 4GB/s, dispatch: 200ns }
  *   host: { ... }, note: text: for people
- * A row covers the calls of its kind, dtype, dims and flags; `recompute` makes no difference to a time. */
+ * or a calibration file (sim/calib.h), which has models too: they price the calls that no row lists, graded as
+ * extrapolated. A row covers the calls of its kind, dtype, dims and flags; `recompute` makes no difference to a time.
+ */
 int sf_cost_create(const struct sf_topo *topo, const struct sf_io *io, const char *kernels_path, struct sf_cost **out,
                    struct sf_err *err);
 void sf_cost_free(struct sf_cost *c); /* NULL is legal */
 void sf_cost_set_framework(struct sf_cost *c, const struct sf_framework *f);
 struct sf_hash sf_cost_hash(const struct sf_cost *c);
 const struct sf_topo *sf_cost_topo(const struct sf_cost *c);
+
+/* Kinds of GPUs: stocks that differ in device, links or collective model. Where there are several, what is asked of the
+ * cost model as a whole is answered for the slowest kind, or the slowest among a span's members; sf_cost_of is the
+ * model of one kind alone. */
+#define SF_KINDS_MAX 16
+uint32_t sf_cost_kinds(const struct sf_cost *c);
+const struct sf_cost *sf_cost_of(const struct sf_cost *c, uint32_t kind);
+/* By stock of the topology; returns how many there are. */
+uint32_t sf_kinds_of(const struct sf_topo *topo, uint8_t kind_of_stock[SF_KINDS_MAX]);
+
+/* What an overlay has left of the way between two GPUs, against what their kinds reach where nothing is broken: lowers
+ * *left, which begins at 1. SF_E_INPUT with the reason where there is no way. */
+int sf_cost_way_left(const struct sf_cost *c, uint32_t src, uint32_t dst, double *left, struct sf_err *err);
+struct sf_coll;
+const struct sf_coll *sf_cost_coll(const struct sf_cost *c); /* NULL: the two-level ring below */
 /* Ranks of one host whose transport was measured: the receiver's core copies a message, the sender's does nothing. */
 bool sf_cost_receiver_copies(const struct sf_cost *c);
 
@@ -70,6 +89,8 @@ struct sf_span {
     uint32_t domains;        /* scale-up domains touched */
     uint32_t min_per_domain; /* members in the emptiest touched domain */
     uint32_t kind;           /* enum sf_route_kind: highest tier crossed by neighbours in ring order */
+    uint32_t kinds;          /* bit set of the kinds of its GPUs; 0: all that the cluster has */
+    bool alone;              /* what others do on the links between is somebody else's to simulate */
 };
 /* Group of `comm` that `rank` belongs to. O(members). */
 void sf_span_of(const struct sf_prog *prog, const struct sf_topo *topo, uint32_t comm, uint32_t rank,
@@ -94,6 +115,8 @@ sf_time_ps sf_cost_host(const struct sf_cost *c);
 sf_time_ps sf_cost_step(const struct sf_cost *c);
 /* Share of a gathering of updated weights that this step has to wait for; 1 without a framework. */
 double sf_cost_gather_share(const struct sf_cost *c);
+/* Share of a tensor parallel collective inside a recipe that nothing hides; 1 without a framework. */
+double sf_cost_tp_share(const struct sf_cost *c);
 
 /* Fixed cost of dispatching one program op on this backend (measured on CPU, one launch on GPU). */
 sf_time_ps sf_cost_dispatch(const struct sf_cost *c);

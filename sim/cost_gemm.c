@@ -7,8 +7,9 @@
  * cores that are done help the others a tile           k / parts + k_prologue steps: filling the pipeline before,
  * writing C after parts            leave sums in memory that are read again: 4 bytes * m * n per part
  *
- * The memory moves every operand once at memory_share of its peak, whichever takes longer counts. In fp8 the rows of A
- * are quantised first: two bytes read and one written each at cast_share of the peak. Every call begins with `launch`.
+ * The memory moves every operand once at memory_share of its peak, whichever takes longer counts. In fp8 and
+ * below the rows of A are quantised first: two bytes read, and one or half of one written, at cast_share of the peak.
+ * Every call begins with `launch`.
  */
 #include <math.h>
 
@@ -46,8 +47,13 @@ static bool is_inside(const struct sf_measured_range *r, double v) {
     return v >= (double)r->lo && v <= (double)r->hi;
 }
 
+const struct sf_gemm_model *sfi_gemm_model(const struct sf_device_class *d, int dtype) {
+    bool stands_in = dtype == SF_MXFP8 && d->kernels.gemm[dtype].peak_share <= 0.0;
+    return &d->kernels.gemm[stands_in ? SF_FP8 : dtype];
+}
+
 double sfi_gemm_s(const struct sf_device_class *d, const struct sfi_gemm *call, enum sf_grade *grade) {
-    const struct sf_gemm_model *g = &d->kernels.gemm[call->dtype];
+    const struct sf_gemm_model *g = sfi_gemm_model(d, call->dtype);
     double memory = (double)d->memory_bytes_per_s;
     const struct product p = {call->m,
                               call->n,
@@ -59,8 +65,9 @@ double sfi_gemm_s(const struct sf_device_class *d, const struct sfi_gemm *call, 
     bool measured = call->groups <= 1.0 && is_inside(&g->m, p.m) && is_inside(&g->n, p.n) && is_inside(&g->k, p.k);
     double t = fmax(fastest_s(&p, g), call->bytes / p.memory_rate);
     if (g->cast_share > 0.0) {
-        t += 3.0 * p.m * p.k * p.groups / (memory * g->cast_share);
+        t += (call->dtype == SF_NVFP4 ? 2.5 : 3.0) * p.m * p.k * p.groups / (memory * g->cast_share);
     }
+    measured = measured && g == &d->kernels.gemm[call->dtype];
     *grade = measured ? g->grade : SF_GRADE_EXTRAPOLATED;
     return sf_ps_to_s(g->launch_ps) + t;
 }

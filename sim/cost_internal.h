@@ -16,6 +16,8 @@ struct sfi_gemm {
     double bytes; /* compulsory traffic of all groups */
 };
 
+/* The fitted model of products in a precision; fp8's stands in for mxfp8, which runs on the same instructions. */
+const struct sf_gemm_model *sfi_gemm_model(const struct sf_device_class *d, int dtype);
 /* Seconds by the device's fitted kernel model, which must have one for the precision. *grade: that of the fit inside
  * the measured range, else extrapolated. */
 double sfi_gemm_s(const struct sf_device_class *d, const struct sfi_gemm *call, enum sf_grade *grade);
@@ -42,12 +44,22 @@ struct sfi_tier {
     sf_time_ps latency_ps;
 };
 
+struct sfi_calib_model; /* calib_internal.h */
+
 struct sf_cost {
     const struct sf_topo *topo;
+    struct sf_stock stock; /* the first of its kind */
     const struct sf_device_class *device;
-    struct sfi_kernel *kernels; /* sorted by key */
+    struct sf_cost *kind[SF_KINDS_MAX]; /* models of single kinds, kinds_n of them */
+    uint32_t kinds_n;                   /* 0: this is one of them, or the only one */
+    struct sfi_kernel *kernels;         /* sorted by key */
     size_t kernels_n;
+    struct sfi_calib_model *models; /* fitted to the table, for calls that it does not list */
+    size_t models_n;
+    double repeat;                           /* 90 % of repeated measurements of the table were within this share */
     struct sfi_tier tier[SF_ROUTE_CORE + 1]; /* for collectives, by enum sf_route_kind */
+    uint64_t alone[SF_ROUTE_CORE + 1];       /* the rates where nobody else is on the way */
+    double incast_share;                     /* of a NIC's rate where many send to it at once */
     struct sfi_tier message;                 /* inside a domain, when measured; else the route's own numbers hold */
     bool messages_measured, collectives_measured;
     struct sf_coll *coll;        /* NULL: the two-level ring of cost_net.c for everything */
@@ -61,7 +73,16 @@ struct sf_cost {
 int sfi_cost_load(struct sf_cost *c, const struct sf_node *root, struct sf_err *err);
 /* The row that covers a call, or NULL. */
 const struct sfi_kernel *sfi_kernel_find(const struct sf_cost *c, const struct sf_call *call);
+/* The fitted model of a compute call's kind and precision, or NULL. */
+const struct sfi_calib_model *sfi_model_find(const struct sf_cost *c, const struct sf_call *call);
 
+/* Routes may be slower than their tier, or missing. */
+static inline bool sfi_is_hurt(const struct sf_topo_counts *n) {
+    return n->dead_nics + n->dead_switches + n->dead_cables + n->degraded_links > 0;
+}
+/* sf_coll_create for the GPUs of one stock. */
+int sfi_coll_create_of(const struct sf_topo *topo, const struct sf_stock *stock, const struct sf_io *io,
+                       struct sf_coll **out, struct sf_err *err);
 /* Fill `tier` from the links of the topology. */
 void sfi_cost_tiers(struct sf_cost *c);
 /* Rate and latency of one message over a route. */

@@ -1,4 +1,5 @@
 /* The measured kernel table: reading, sorting, finding. */
+#include "sim/calib_internal.h"
 #include "sim/cost_internal.h"
 
 #include <stdlib.h>
@@ -21,6 +22,15 @@ const struct sfi_kernel *sfi_kernel_find(const struct sf_cost *c, const struct s
     struct sfi_kernel_key key = {call->kind, call->dtype, call->flags & TIME_FLAGS, 0, {0}};
     memcpy(key.dims, call->dims, sizeof key.dims);
     return bsearch(&key, c->kernels, c->kernels_n, sizeof *c->kernels, compare_keys);
+}
+
+const struct sfi_calib_model *sfi_model_find(const struct sf_cost *c, const struct sf_call *call) {
+    for (size_t i = 0; i < c->models_n; i++) {
+        if (c->models[i].kind == call->kind && c->models[i].dtype == call->dtype) {
+            return &c->models[i];
+        }
+    }
+    return NULL;
 }
 
 static int read_flags(const struct sf_node *n, uint16_t *out, struct sf_err *err) {
@@ -171,12 +181,20 @@ static int read_transport(struct sf_cost *c, const struct sf_node *n, struct sf_
 }
 
 int sfi_cost_load(struct sf_cost *c, const struct sf_node *root, struct sf_err *err) {
-    static const char *const keys[] = {"kernels", "transport", "host", "note", NULL};
+    static const char *const keys[] = {"kernels", "transport", "host", "note", "calibration", "models", NULL};
     if (!sf_node_is_map(root)) {
         return sf_node_fail(root, err, "expected a map with kernels: and transport:");
     }
     SF_TRY(sf_map_only(root, keys, err));
     const struct sf_node *kernels = sf_map_find(root, "kernels"), *transport = sf_map_find(root, "transport");
+    const struct sf_node *calibration = sf_map_find(root, "calibration"), *models = sf_map_find(root, "models");
+    c->repeat = SFI_REPEAT;
+    if (calibration) {
+        SF_TRY(sfi_calib_read_head(calibration, &c->repeat, err));
+    }
+    if (models) {
+        SF_TRY(sfi_calib_read_models(models, &c->models, &c->models_n, err));
+    }
     if (kernels && !sf_node_is_null(kernels)) {
         SF_TRY(read_kernels(c, kernels, err));
     }

@@ -4,6 +4,9 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "sim/expand.h"
+#include "sim/flow.h"
+
 enum { GRAB = 64 }; /* cells taken at once: neighbours share cache lines */
 enum { FEW = 8 };   /* a round in which less than one cell in so many gets on calls for bounds */
 
@@ -191,6 +194,7 @@ static int outcome(const struct yard *y, struct sf_err *err) {
     for (uint32_t i = 0; i < y->workers_n; i++) {
         const struct sfi_worker *w = &y->workers[i];
         y->run->events += w->events;
+        y->run->chunks += w->chunks;
         failed = w->rc && (!failed || w->err_cell < failed->err_cell) ? w : failed;
     }
     if (failed) {
@@ -202,25 +206,59 @@ static int outcome(const struct yard *y, struct sf_err *err) {
     return y->run->events == y->run->table->ops_n ? SF_OK : report_deadlock(y->run, err);
 }
 
-int sfi_run(struct sfi_run *run, struct sf_arena *arena, struct sf_err *err) {
+static int equip(struct sfi_run *run, const struct sfi_worker *first, struct sfi_worker *w, struct sf_arena *arena,
+                 struct sf_err *err) {
     struct sfi_table *t = run->table;
-    uint32_t useful = t->cells_n / GRAB + 1, n = run->threads < useful ? run->threads : useful;
-    struct yard y = {.run = run};
+    *w = (struct sfi_worker){.run = run,
+                             .table = t,
+                             .inst = t->inst,
+                             .acts = t->acts,
+                             .variant = run->variants->v,
+                             .loads = run->variants->loads,
+                             .ways = t->ways,
+                             .streams_n = t->streams_n};
+    w->sharing = sfi_sharing_create(t, arena);
+    w->audit = run->audit ? sfi_audit_create(t, first ? first->audit : NULL, arena) : NULL;
+    w->expand = run->expand ? sfi_expand_create() : NULL;
+    bool all = w->sharing && (w->audit || !run->audit) && (w->expand || !run->expand);
+    return all ? SF_OK : sf_fail_memory(err, "threads");
+}
+
+static int work_through(struct yard *y, uint32_t n, struct sf_arena *arena, struct sf_err *err) {
+    const struct sfi_table *t = y->run->table;
     struct crew c;
     struct member *members = sf_arena_alloc(arena, n, sizeof *members);
     pthread_t *threads = sf_arena_alloc(arena, n, sizeof *threads);
-    y.workers = sf_arena_alloc(arena, n, sizeof *y.workers);
-    if (!members || !threads || !y.workers) {
+    if (!members || !threads) {
         return sf_fail_memory(err, "threads");
     }
     for (uint32_t i = 0; i < n; i++) {
-        members[i] = (struct member){&y, i};
-        y.workers[i] =
-            (struct sfi_worker){.run = run, .table = t, .inst = t->inst, .variant = run->variants->v, .ways = t->ways};
+        members[i] = (struct member){y, i};
+        SF_TRY(equip(y->run, i > 0 ? y->workers : NULL, &y->workers[i], arena, err));
     }
-    open_crew(&y, y.workers, n, &c);
+    open_crew(y, y->workers, n, &c);
     c.to = t->cells_n;
-    y.shared = t->islands_n >= n ? NULL : &c;
-    run_threads(&y, &c, members, threads, n);
-    return outcome(&y, err);
+    y->shared = t->islands_n >= n ? NULL : &c;
+    run_threads(y, &c, members, threads, n);
+    return outcome(y, err);
+}
+
+int sfi_run(struct sfi_run *run, struct sf_arena *arena, struct sf_err *err) {
+    uint32_t useful = run->table->cells_n / GRAB + 1, n = run->threads < useful ? run->threads : useful;
+    struct yard y = {.run = run};
+    y.workers = sf_arena_alloc(arena, n, sizeof *y.workers);
+    if (!y.workers) {
+        return sf_fail_memory(err, "threads");
+    }
+    int rc = work_through(&y, n, arena, err);
+    for (uint32_t i = 0; i < n && run->audit && rc == SF_OK; i++) {
+        if (i == 0) {
+            sfi_audit_rest(run, &y.workers[0]);
+        }
+        sfi_audit_count(y.workers[i].audit, &run->audited);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        sfi_expand_free(y.workers[i].expand);
+    }
+    return rc;
 }

@@ -4,24 +4,43 @@
 
 #include "sim/engine.h"
 
+struct sfi_sharing; /* scratch of flow_share.c */
+struct sfi_audit;   /* flow_audit.c; NULL: nobody looks */
+struct sfi_expand;  /* expand.h; NULL: collectives as a whole */
+
 struct sfi_worker { /* one thread's view */
     struct sfi_run *run;
     struct sfi_table *table;
     struct sfi_inst *inst;
+    struct sfi_act *acts;
     const struct sfi_variant *variant;
+    const struct sfi_load *loads;
     const uint32_t *ways;
-    struct sfi_cell *cell;  /* being visited */
-    struct sfi_event limit; /* the first event that has to wait */
+    struct sfi_cell *cell; /* being visited */
+    struct sfi_sharing *sharing;
+    struct sfi_audit *audit;
+    struct sfi_expand *expand;
+    sf_time_ps limit; /* what comes later has to wait */
     sf_time_ps now;
     sf_time_ps floor; /* in no cell anything is left to complete before */
     sf_time_ps next;  /* the same for the next round, over this worker's cells */
     uint64_t events;
+    uint64_t chunks; /* transfers of expanded collectives */
+    uint32_t streams_n;
     bool tell;      /* raise the bounds of groups, because waiting for `floor` alone gets few cells on */
     uint32_t moved; /* cells that got on in this round */
     int rc;
     struct sf_err err;
     uint32_t err_cell;
 };
+
+static inline const struct sfi_variant *sfi_variant_of(const struct sfi_worker *w, const struct sfi_inst *in) {
+    return &w->variant[in->variant];
+}
+
+static inline struct sfi_act *sfi_act_at(const struct sfi_worker *w, uint32_t instance, uint32_t stream) {
+    return &w->acts[(size_t)instance * w->streams_n + stream];
+}
 
 /* Run a cell until it has to wait for others. `first`: nothing of it has started yet. */
 int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first);

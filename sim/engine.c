@@ -1,85 +1,57 @@
 /* The events of one cell, and its side of what happens where cells meet. */
 #include "sim/engine.h"
 
-#include <stdio.h>
+#include "sim/expander.h"
+#include "sim/flow.h"
 
-#include "sim/crew.h"
+enum { SOON = 8 }; /* events of a cell that will probably happen in its next visit */
 
-/* An event's key. Its value orders the events of one moment: completions first, then requests for ports by the order of
- * (class, op). `member` is an instance and a stream; only collectives, which are known by them, use the stream. */
-enum what { LOCAL, TRANSFER, COLLECTIVE };
-enum { STREAM_BITS = 3, MEMBER_BITS = 27, WHAT_BITS = 2, OP_BITS = 20, CLASS_BITS = 12 };
-enum { ORDER_AT = MEMBER_BITS + WHAT_BITS };
-#define REQUEST (UINT64_C(1) << 63)
-_Static_assert(SF_MAX_CLASSES <= 1 << CLASS_BITS && SF_MAX_CLASS_OPS <= 1 << OP_BITS, "keys have room");
-_Static_assert(SF_MAX_RANKS <= 1 << (MEMBER_BITS - STREAM_BITS) && SF_MAX_STREAMS <= 1 << STREAM_BITS, "for members");
-
-static uint64_t key_of(uint64_t request, enum what what, uint32_t order, uint32_t instance, uint32_t stream) {
-    return request | (uint64_t)order << ORDER_AT | (uint64_t)what << MEMBER_BITS |
-           (uint64_t)(instance << STREAM_BITS | stream);
+/* When an op ran is settled: put it on record. */
+static void settle_op(const struct sfi_worker *w, struct sfi_inst *in, uint32_t class_i, uint32_t op,
+                      sf_time_ps start) {
+    uint32_t order = class_i << SFI_OP_BITS | op;
+    in->digest += sf_mix64(sf_mix64(order, (uint64_t)start), (uint64_t)w->now);
+    w->table->ends[in->ends + op] = w->now;
 }
 
-static enum what key_what(uint64_t key) {
-    return (enum what)(key >> MEMBER_BITS & ((1u << WHAT_BITS) - 1));
+static sf_time_ps later(sf_time_ps a, sf_time_ps b) {
+    return a > b ? a : b;
 }
 
-static uint32_t key_order(uint64_t key) {
-    return (uint32_t)(key >> ORDER_AT);
+/* Nothing behind this moment may happen in this visit. */
+static void stop_at(struct sfi_worker *w, sf_time_ps time) {
+    w->limit = time < w->limit ? time : w->limit;
 }
 
-static uint32_t key_op(uint64_t key) {
-    return key_order(key) & ((1u << OP_BITS) - 1);
-}
-
-static uint32_t key_member(uint64_t key) {
-    return (uint32_t)key & ((1u << MEMBER_BITS) - 1);
-}
-
-static uint32_t key_instance(uint64_t key) {
-    return key_member(key) >> STREAM_BITS;
-}
-
-static uint32_t order_of(const struct sfi_variant *v, uint32_t op) {
-    return v->class_i << OP_BITS | op;
-}
-
-static void schedule(struct sfi_worker *w, sf_time_ps time, uint64_t key) {
-    sfi_queue_add(&w->cell->queue, time < SFI_TIME_MAX ? time : SFI_TIME_MAX, key);
-}
-
-static const struct sfi_variant *variant_of(const struct sfi_worker *w, const struct sfi_inst *in) {
-    return &w->variant[in->variant];
-}
-
-/* When an op runs is settled: put it on record. */
-static void settle_op(const struct sfi_worker *w, struct sfi_inst *in, const struct sfi_vop *f, uint32_t order,
-                      sf_time_ps start, sf_time_ps end) {
-    in->digest += sf_mix64(sf_mix64(order, (uint64_t)start), (uint64_t)end);
-    if (f->record != SF_NONE) {
-        w->table->starts[in->records + f->record] = start;
-    }
-    in->compute_from = f->first ? start : in->compute_from;
-    in->compute_to = f->last ? end : in->compute_to;
-}
-
-/* Nothing at or behind `time` and `key` may happen in this visit. */
-static void stop_before(struct sfi_worker *w, sf_time_ps time, uint64_t key) {
-    struct sfi_event e = {time, key};
-    w->limit = sfi_event_before(e, w->limit) ? e : w->limit;
+/* Members of other cells that have not seen it yet complete nothing before. */
+static void promise(struct sfi_worker *w, sf_time_ps time) {
+    w->next = time < w->next ? time : w->next;
 }
 
 /* ---- issuing ---- */
 
 static void issue_local(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
     struct sfi_inst *in = &w->inst[i];
-    uint32_t order = order_of(variant_of(w, in), op);
-    sf_time_ps start = w->now + w->run->dispatch;
-    sf_time_ps end = start + sfi_local_time(in, f);
-    settle_op(w, in, f, order, start, end);
-    schedule(w, end, key_of(0, LOCAL, order, i, 0));
+    struct sfi_act *a = sfi_act_at(w, i, f->stream);
+    const struct sfi_load *l = &w->loads[f->load];
+    sf_time_ps start = w->now + w->run->dispatch, time = sfi_local_time(in, f), end = start + time;
+    sfi_act_begin(a, f->load, SFI_FULL, start, time);
+    a->began = start;
+    in->stretched -= time;
+    if (l->cores | l->memory) {
+        in->kernels |= (uint8_t)(1u << f->stream);
+        if (in->cores | in->memory) {
+            a->rate = sfi_kernel_rate(l, in->cores, in->memory);
+            end = sfi_act_end(a);
+        }
+    }
+    if (w->audit) {
+        sfi_audit_begin(w, a);
+    }
+    sfi_queue_act(w, a, end, sfi_key(0, SFI_LOCAL_ENDS, sfi_order_of(sfi_variant_of(w, in), op), i, f->stream));
 }
 
-/* Rendezvous: the second side to arrive asks for the ports. Whether the partner is there shows in its stream state. */
+/* Rendezvous: the second side to arrive begins. Whether the partner is there shows in its stream state. */
 static void issue_p2p(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
     uint32_t peer = w->ways[w->inst[i].ways + f->way];
     const struct sf_rank_state *other = &w->inst[peer].st;
@@ -88,47 +60,95 @@ static void issue_p2p(struct sfi_worker *w, uint32_t i, uint32_t op, const struc
         return;
     }
     uint32_t src = f->kind == SFI_SEND ? i : peer, send = f->kind == SFI_SEND ? op : f->partner;
-    uint32_t order = order_of(variant_of(w, &w->inst[src]), send);
-    schedule(w, w->now + w->run->dispatch, key_of(REQUEST, TRANSFER, order, src, 0));
+    const struct sfi_variant *v = sfi_variant_of(w, &w->inst[src]);
+    struct sfi_act *a = sfi_act_at(w, src, v->ops[send].stream);
+    a->began = w->now + w->run->dispatch;
+    sfi_queue_act(w, a, a->began + v->ops[send].latency,
+                  sfi_key(SFI_START, SFI_TRANSFER_ENDS, sfi_order_of(v, send), src, v->ops[send].stream));
 }
 
-/* A collective of which members are still to come starts after this. */
+/* A collective of which members are still to come starts after this. Like the next, to be asked before one looks
+ * whether they have come: from then on others may say when the next one starts. */
 static sf_time_ps not_before(const struct sfi_worker *w, const struct sfi_group *g) {
-    sf_time_ps t = atomic_load_explicit(&g->bound, memory_order_relaxed);
-    sf_time_ps arrived = atomic_load_explicit(&g->ready, memory_order_relaxed);
+    sf_time_ps t = atomic_load_explicit(&g->bound, memory_order_acquire);
+    sf_time_ps arrived = atomic_load_explicit(&g->ready, memory_order_acquire);
     t = arrived > t ? arrived : t;
     return sfi_time_add(w->floor > t ? w->floor : t, w->run->dispatch);
 }
 
-static void await(struct sfi_worker *w, const struct sfi_wait *wait) {
-    w->cell->waits[w->cell->waits_n++] = *wait;
-    if (wait->reported) {
-        stop_before(w, wait->ready, key_of(REQUEST, 0, wait->order, 0, 0) + (UINT64_C(1) << ORDER_AT));
-    } else {
-        stop_before(w, not_before(w, &w->table->groups[wait->group]), REQUEST);
-    }
+/* One of which members still move their part ends after this. */
+static sf_time_ps not_done_before(const struct sfi_worker *w, const struct sfi_group *g) {
+    sf_time_ps t = atomic_load_explicit(&g->bound, memory_order_acquire);
+    sf_time_ps until = atomic_load_explicit(&g->until, memory_order_relaxed);
+    t = until > t ? until : t;
+    return w->floor > t ? w->floor : t;
 }
 
-/* Everybody has arrived: this member's request for its ports. */
-static void request_collective(struct sfi_worker *w, const struct sfi_group *g, uint32_t member) {
-    sf_time_ps ready = sfi_time_add(atomic_load_explicit(&g->ready, memory_order_relaxed), w->run->dispatch);
-    schedule(w, ready, key_of(REQUEST, COLLECTIVE, sfi_meet_order(g), 0, 0) | member);
+static void await(struct sfi_worker *w, const struct sfi_wait *wait, sf_time_ps limit) {
+    w->cell->waits[w->cell->waits_n++] = *wait;
+    stop_at(w, limit);
+}
+
+/* Everybody has arrived: this member's part begins. */
+static void begin_part(struct sfi_worker *w, const struct sfi_wait *wait) {
+    const struct sfi_group *g = &w->table->groups[wait->group];
+    const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
+    struct sfi_act *a = sfi_act_at(w, wait->instance, v->ops[wait->op].stream);
+    a->began = g->expansion ? sfi_expansion_begin(g)
+                            : sfi_time_add(atomic_load_explicit(&g->ready, memory_order_relaxed), w->run->dispatch);
+    sfi_queue_act(
+        w, a, a->began,
+        sfi_key(SFI_START, SFI_PART_ENDS, sfi_order_of(v, wait->op), wait->instance, v->ops[wait->op].stream));
+}
+
+/* Everybody has moved its part: the collective is over. */
+static void end_collective(struct sfi_worker *w, const struct sfi_wait *wait) {
+    const struct sfi_group *g = &w->table->groups[wait->group];
+    const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
+    struct sfi_act *a = sfi_act_at(w, wait->instance, v->ops[wait->op].stream);
+    sfi_queue_act(w, a, atomic_load_explicit(&g->until, memory_order_relaxed),
+                  sfi_key(0, SFI_COLLECTIVE_ENDS, sfi_order_of(v, wait->op), wait->instance, v->ops[wait->op].stream));
+}
+
+/* Expanded, all that is certain of a member's part is that it takes time. */
+static struct sfi_wait wait_of(const struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
+    uint32_t group = w->ways[w->inst[i].ways + f->way];
+    return (struct sfi_wait){.time = w->table->groups[group].expansion ? 1 : f->time,
+                             .instance = i,
+                             .op = op,
+                             .group = group,
+                             .round = f->partner_at & (UINT32_MAX >> 1)};
+}
+
+static void last_arrives(struct sfi_worker *w, const struct sfi_wait *wait, const struct sfi_vop *f) {
+    struct sfi_group *g = &w->table->groups[wait->group];
+    sf_time_ps begin = sfi_time_add(atomic_load_explicit(&g->ready, memory_order_relaxed), w->run->dispatch);
+    if (g->expansion && !sfi_expansion_run(w, g, wait->instance, wait->op, wait->round, begin)) {
+        return;
+    }
+    promise(w, g->expansion ? sfi_expansion_first(g) : sfi_time_add(begin, f->time));
+    begin_part(w, wait);
 }
 
 static void issue_collective(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
-    uint32_t group = w->ways[w->inst[i].ways + f->way], member = i << STREAM_BITS | f->stream;
-    struct sfi_group *g = &w->table->groups[group];
-    if (sfi_meet_arrive(g, f->partner_at, w->now, order_of(variant_of(w, &w->inst[i]), op))) {
-        request_collective(w, g, member);
+    const struct sfi_wait wait = wait_of(w, i, op, f);
+    struct sfi_group *g = &w->table->groups[wait.group];
+    sf_time_ps limit = not_before(w, g);
+    if (g->expansion) {
+        sfi_expansion_arrive(w, g, i, w->now + w->run->dispatch);
+    }
+    if (sfi_meet_arrive(g, f->partner_at, w->now)) {
+        last_arrives(w, &wait, f);
     } else {
-        struct sfi_wait wait = {.time = f->time, .member = member, .group = group};
-        wait.round = f->partner_at & (UINT32_MAX >> 1);
-        await(w, &wait);
+        await(w, &wait, later(limit, w->now + w->run->dispatch));
     }
 }
 
 static void issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
-    const struct sfi_vop *f = &variant_of(w, &w->inst[i])->ops[op];
+    const struct sfi_vop *f = &sfi_variant_of(w, &w->inst[i])->ops[op];
+    if (w->audit) {
+        sfi_audit_issue(w, i, op);
+    }
     switch ((enum sfi_kind)f->kind) {
     case SFI_LOCAL:
         issue_local(w, i, op, f);
@@ -146,7 +166,7 @@ static void issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
 /* Issue what may start on a set of streams. */
 static void advance(struct sfi_worker *w, uint32_t i, uint32_t streams) {
     struct sfi_inst *in = &w->inst[i];
-    const struct sf_iclass *code = variant_of(w, in)->cls->code;
+    const struct sf_iclass *code = sfi_variant_of(w, in)->cls->code;
     for (; streams; streams &= streams - 1) {
         uint32_t op = sf_interp_begin(code, &in->st, (uint32_t)__builtin_ctz(streams));
         if (op != SF_NONE) {
@@ -155,94 +175,132 @@ static void advance(struct sfi_worker *w, uint32_t i, uint32_t streams) {
     }
 }
 
-/* ---- completing ---- */
+/* ---- ending ---- */
 
-static void complete(struct sfi_worker *w, uint32_t i, uint32_t op, uint32_t stream) {
+static void complete(struct sfi_worker *w, uint32_t i, uint32_t op, uint32_t stream, sf_time_ps start) {
     struct sfi_inst *in = &w->inst[i];
+    const struct sfi_variant *v = sfi_variant_of(w, in);
+    settle_op(w, in, v->class_i, op, start);
     sf_interp_complete(&in->st, stream);
     w->events++;
     if (in->st.left == 0) {
-        in->end = w->now;
         w->cell->left--;
         return;
     }
-    advance(w, i, variant_of(w, in)->cls->code->wakes[op]);
+    advance(w, i, v->cls->code->wakes[op]);
 }
 
-static void complete_op(struct sfi_worker *w, uint64_t key) {
-    uint32_t i = key_instance(key);
-    const struct sfi_vop *f = &variant_of(w, &w->inst[i])->ops[key_op(key)];
-    uint32_t dst = key_what(key) == TRANSFER ? w->ways[w->inst[i].ways + f->way] : SF_NONE;
-    complete(w, i, key_op(key), f->stream);
-    if (dst != SF_NONE) {
-        complete(w, dst, f->partner, f->partner_stream);
-    }
-}
-
-/* ---- ports ---- */
-
-static sf_time_ps later(sf_time_ps a, sf_time_ps b) {
-    return a > b ? a : b;
-}
-
-static void start_transfer(struct sfi_worker *w, uint32_t src, uint32_t op) {
-    struct sfi_inst *from = &w->inst[src];
-    const struct sfi_variant *v = variant_of(w, from);
-    const struct sfi_vop *f = &v->ops[op];
-    struct sfi_inst *to = &w->inst[w->ways[from->ways + f->way]];
-    const struct sfi_variant *other = variant_of(w, to);
-    sf_time_ps start = w->now;
-    if (f->port != SFI_PORT_NONE) {
-        start = later(start, later(from->sends_free[f->port], to->receives_free[f->port]));
-        from->sends_free[f->port] = to->receives_free[f->port] = sfi_time_add(start, f->time);
-    }
-    sf_time_ps end = sfi_time_add(start, f->time + f->latency);
-    settle_op(w, from, f, order_of(v, op), start, end);
-    settle_op(w, to, &other->ops[f->partner], order_of(other, f->partner), start, end);
-    schedule(w, end, key_of(0, TRANSFER, order_of(v, op), src, 0));
-}
-
-/* Every member's ports of the tier are taken for as long as the collective runs. */
-static void start_collective(struct sfi_worker *w, const struct sfi_wait *wait) {
-    uint32_t i = wait->member >> STREAM_BITS, stream = wait->member & ((1u << STREAM_BITS) - 1);
-    const struct sfi_group *g = &w->table->groups[wait->group];
+static void end_local(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f, struct sfi_act *a) {
     struct sfi_inst *in = &w->inst[i];
-    const struct sfi_variant *v = variant_of(w, in);
-    uint32_t op = sf_interp_in_flight(v->cls->code, &in->st, stream);
-    const struct sfi_vop *f = &v->ops[op];
-    sf_time_ps start = later(wait->ready, atomic_load_explicit(&g->free, memory_order_relaxed));
-    sf_time_ps time = atomic_load_explicit(&g->until, memory_order_relaxed) - wait->ready;
-    sf_time_ps end = sfi_time_add(start, time);
-    if (f->port != SFI_PORT_NONE) {
-        in->sends_free[f->port] = in->receives_free[f->port] = end;
+    if (w->audit) {
+        sfi_audit_end(w, a);
     }
-    settle_op(w, in, f, order_of(v, op), start, end);
-    schedule(w, end, key_of(0, COLLECTIVE, order_of(v, op), i, stream));
+    in->kernels &= (uint8_t) ~(1u << f->stream);
+    in->stretched += w->now - a->began;
+    complete(w, i, op, f->stream, a->began);
 }
 
-/* The collective is ready and everything before it has its ports: say how long they are taken. */
-static void report_ports(struct sfi_worker *w, uint64_t key) {
-    uint32_t member = key_member(key), stream = member & ((1u << STREAM_BITS) - 1);
-    const struct sfi_inst *in = &w->inst[member >> STREAM_BITS];
-    const struct sfi_variant *v = variant_of(w, in);
-    const struct sfi_vop *f = &v->ops[sf_interp_in_flight(v->cls->code, &in->st, stream)];
-    struct sfi_wait wait = {.ready = w->now,
-                            .time = f->time,
-                            .member = member,
-                            .group = w->ways[in->ways + f->way],
-                            .order = key_order(key),
-                            .round = f->partner_at & (UINT32_MAX >> 1),
-                            .reported = 1};
+static void end_transfer(struct sfi_worker *w, uint32_t src, uint32_t op, const struct sfi_vop *f) {
+    const struct sfi_flow flow = sfi_flow_of(w, src, f);
+    sf_time_ps began = flow.act->began;
+    sfi_flow_end(w, &flow, false);
+    complete(w, src, op, f->stream, began);
+    complete(w, flow.dst, f->partner, f->partner_stream, began);
+}
+
+static void end_collective_op(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f,
+                              sf_time_ps began) {
+    struct sfi_inst *in = &w->inst[i];
+    w->table->ends[in->ends + sfi_variant_of(w, in)->cls->code->ops_n + f->partner] = began;
+    complete(w, i, op, f->stream, began);
+}
+
+/* This member's part has moved: say so, and wait for the others; or, expanded, go on. */
+static void end_part(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
+    const struct sfi_flow flow = sfi_flow_of(w, i, f);
+    struct sfi_wait wait = wait_of(w, i, op, f);
     struct sfi_group *g = &w->table->groups[wait.group];
-    sf_time_ps ports = f->port != SFI_PORT_NONE ? later(in->sends_free[f->port], in->receives_free[f->port]) : 0;
-    if (sfi_meet_report(g, f->partner_at, ports, sfi_time_add(w->now, f->time))) {
-        start_collective(w, &wait);
-    } else {
-        await(w, &wait);
+    sfi_flow_end(w, &flow, !g->expansion);
+    if (g->expansion) {
+        end_collective_op(w, i, op, f, flow.act->began);
+        return;
     }
+    wait.reported = 1;
+    sf_time_ps limit = not_done_before(w, g);
+    if (sfi_meet_report(g, f->partner_at, w->now)) {
+        end_collective(w, &wait);
+        promise(w, flow.act->queued);
+    } else {
+        await(w, &wait, later(limit, w->now));
+    }
+}
+
+static void release_part(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
+    const struct sfi_flow flow = sfi_flow_of(w, i, f);
+    sf_time_ps began = flow.act->began;
+    sfi_flow_release(w, &flow);
+    end_collective_op(w, i, op, f, began);
+}
+
+/* What got slower since its event was queued is not over yet. */
+static bool is_over(struct sfi_worker *w, struct sfi_act *a, uint64_t key) {
+    sfi_act_settle(a, w->now);
+    if (a->left > 0) {
+        sfi_queue_act(w, a, sfi_act_end(a), key);
+        return false;
+    }
+    a->queued = -1;
+    return true;
 }
 
 /* ---- one visit ---- */
+
+static void end(struct sfi_worker *w, uint64_t key, uint32_t i, const struct sfi_vop *f, struct sfi_act *a) {
+    uint32_t op = sfi_key_op(key);
+    switch (sfi_key_what(key)) {
+    case SFI_LOCAL_ENDS:
+        end_local(w, i, op, f, a);
+        break;
+    case SFI_TRANSFER_ENDS:
+        end_transfer(w, i, op, f);
+        break;
+    case SFI_PART_ENDS:
+        end_part(w, i, op, f);
+        break;
+    case SFI_COLLECTIVE_ENDS:
+        release_part(w, i, op, f);
+        break;
+    }
+}
+
+/* What is to be moved takes this long undisturbed. */
+static sf_time_ps time_of_flow(const struct sfi_worker *w, uint32_t i, const struct sfi_vop *f) {
+    const struct sfi_group *g = f->kind == SFI_COLL ? &w->table->groups[w->ways[w->inst[i].ways + f->way]] : NULL;
+    return g && g->expansion ? sfi_expansion_end(w, g, i) - w->now : f->time;
+}
+
+static int happen(struct sfi_worker *w, struct sfi_event e) {
+    uint32_t i = sfi_key_instance(e.key);
+    const struct sfi_vop *f = &sfi_variant_of(w, &w->inst[i])->ops[sfi_key_op(e.key)];
+    struct sfi_act *a = sfi_act_of_key(w, e.key);
+    if (a->queued != e.time || a->key != e.key) {
+        return SF_OK;
+    }
+    w->now = e.time;
+    if (e.time >= SFI_TIME_MAX) {
+        return sf_fail(&w->err, SF_E_INPUT, "the step takes more than 26 days of virtual time: check sizes and rates");
+    }
+    if (w->audit) {
+        sfi_audit_event(w, e.time);
+    }
+    if (e.key & SFI_START) {
+        const struct sfi_flow flow = sfi_flow_of(w, i, f);
+        sfi_flow_begin(w, &flow, time_of_flow(w, i, f), e.key & ~SFI_START);
+    } else if (is_over(w, a, e.key)) {
+        end(w, e.key, i, f, a);
+    }
+    return w->rc;
+}
 
 /* See whether the others have come; what still waits sets the limit. */
 static bool look_around(struct sfi_worker *w) {
@@ -250,68 +308,53 @@ static bool look_around(struct sfi_worker *w) {
     uint32_t n = cell->waits_n;
     bool news = false;
     cell->waits_n = 0;
-    w->limit = (struct sfi_event){INT64_MAX, 0};
+    w->limit = INT64_MAX;
     for (uint32_t k = 0; k < n; k++) {
         const struct sfi_wait wait = cell->waits[k];
         const struct sfi_group *g = &w->table->groups[wait.group];
+        sf_time_ps limit = wait.reported ? not_done_before(w, g) : not_before(w, g);
         if (wait.reported && sfi_meet_is_reported(g, wait.round)) {
-            start_collective(w, &wait);
+            end_collective(w, &wait);
             news = true;
         } else if (!wait.reported && sfi_meet_is_ready(g, wait.round)) {
-            request_collective(w, g, wait.member);
+            begin_part(w, &wait);
             news = true;
         } else {
-            await(w, &wait);
+            await(w, &wait, limit);
         }
     }
     return news;
 }
 
-static int happen(struct sfi_worker *w, struct sfi_event e) {
-    w->now = e.time;
-    if (e.time >= SFI_TIME_MAX) {
-        return sf_fail(&w->err, SF_E_INPUT, "the step takes more than 26 days of virtual time: check sizes and rates");
-    }
-    if (!(e.key & REQUEST)) {
-        complete_op(w, e.key);
-    } else if (key_what(e.key) == TRANSFER) {
-        start_transfer(w, key_instance(e.key), key_op(e.key));
-    } else {
-        report_ports(w, e.key);
-    }
-    return SF_OK;
+static sf_time_ps next_event(const struct sfi_worker *w) {
+    const struct sfi_queue *q = &w->cell->queue;
+    return q->n > 0 ? sfi_queue_first(q).time : INT64_MAX;
 }
 
-/* No completion of this cell comes before; `all`: none of those that wait for others either. */
-static sf_time_ps next_completion(const struct sfi_worker *w, bool all) {
-    const struct sfi_cell *cell = w->cell;
-    sf_time_ps t = INT64_MAX;
-    if (cell->queue.n > 0) {
-        struct sfi_event e = sfi_queue_first(&cell->queue);
-        t = e.time + (e.key & REQUEST ? 1 : 0);
-    }
-    for (uint32_t k = 0; k < cell->waits_n; k++) {
-        const struct sfi_wait *wait = &cell->waits[k];
-        if (all || wait->reported) {
-            sf_time_ps from = wait->reported ? wait->ready : not_before(w, &w->table->groups[wait->group]);
-            from = sfi_time_add(from, wait->time);
-            t = from < t ? from : t;
-        }
+/* No completion of this cell comes before, those that wait for others included. */
+static sf_time_ps next_completion(const struct sfi_worker *w) {
+    sf_time_ps t = next_event(w);
+    for (uint32_t k = 0; k < w->cell->waits_n; k++) {
+        const struct sfi_wait *wait = &w->cell->waits[k];
+        const struct sfi_group *g = &w->table->groups[wait->group];
+        sf_time_ps from = wait->reported ? not_done_before(w, g) : sfi_time_add(not_before(w, g), wait->time);
+        t = from < t ? from : t;
     }
     return t;
 }
 
-/* Tell those who wait for members of this cell how long that takes at least. */
+/* Tell those who wait for members of this cell how long that takes at least: members that have not arrived, or still
+ * have events of their part before them. */
 static void raise_bounds(struct sfi_worker *w) {
-    sf_time_ps t = next_completion(w, true);
+    sf_time_ps t = next_completion(w);
     for (uint32_t i = w->cell->first; i < w->cell->first + w->cell->n; i++) {
         const struct sfi_inst *in = &w->inst[i];
-        const struct sfi_variant *v = variant_of(w, in);
+        const struct sfi_variant *v = sfi_variant_of(w, in);
         const struct sfi_class *c = v->cls;
         for (uint32_t l = 0; l < c->lanes_n && in->st.left > 0; l++) {
             struct sfi_group *g = &w->table->groups[w->ways[in->ways + c->ways_n + l]];
             uint32_t op = sf_interp_in_flight(c->code, &in->st, g->stream);
-            if (op == SF_NONE || v->ops[op].way != c->ways_n + l) {
+            if (op == SF_NONE || v->ops[op].way != c->ways_n + l || sfi_act_at(w, i, g->stream)->queued >= 0) {
                 sfi_raise(&g->bound, t);
             }
         }
@@ -320,9 +363,9 @@ static void raise_bounds(struct sfi_worker *w) {
 
 static void start(struct sfi_worker *w) {
     w->now = 0;
-    w->limit = (struct sfi_event){INT64_MAX, 0};
+    w->limit = INT64_MAX;
     for (uint32_t i = w->cell->first; i < w->cell->first + w->cell->n; i++) {
-        advance(w, i, (1u << variant_of(w, &w->inst[i])->cls->code->streams_n) - 1);
+        advance(w, i, (1u << sfi_variant_of(w, &w->inst[i])->cls->code->streams_n) - 1);
     }
 }
 
@@ -336,15 +379,44 @@ void sfi_prepare_lists(const struct sfi_cell *cell) {
     }
 }
 
+static void prepare_member(const struct sfi_worker *w, uint32_t instance, uint32_t stream) {
+    const struct sfi_inst *in = &w->inst[instance];
+    __builtin_prefetch(in);
+    __builtin_prefetch(&in->digest);
+    __builtin_prefetch(sfi_act_at(w, instance, stream));
+}
+
 void sfi_prepare_members(const struct sfi_worker *w, const struct sfi_cell *cell) {
     for (uint32_t k = 0; k < cell->waits_n; k++) {
         const struct sfi_wait *wait = &cell->waits[k];
         const struct sfi_group *g = &w->table->groups[wait->group];
         if (wait->reported ? sfi_meet_is_reported(g, wait->round) : sfi_meet_is_ready(g, wait->round)) {
-            const struct sfi_inst *in = &w->inst[wait->member >> STREAM_BITS];
-            __builtin_prefetch(in);
-            __builtin_prefetch(&in->digest);
+            prepare_member(w, wait->instance, g->stream);
         }
+    }
+    uint32_t n = cell->queue.n < SOON ? cell->queue.n : SOON;
+    for (uint32_t k = cell->queue.n - n; k < cell->queue.n; k++) {
+        uint64_t key = cell->queue.event[k].key;
+        prepare_member(w, sfi_key_instance(key), sfi_key_stream(key));
+    }
+}
+
+/* Have loaded what the event after the next will read and write beyond its own record: where its end is put down, the
+ * time of the kernel behind it, and the kernel that a transfer disturbs. */
+static void prepare_event(const struct sfi_worker *w) {
+    const struct sfi_queue *q = &w->cell->queue;
+    if (q->n < 2) {
+        return;
+    }
+    uint64_t key = q->event[q->n - 2].key;
+    uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
+    const struct sfi_inst *in = &w->inst[i];
+    const struct sfi_vop *f = &sfi_variant_of(w, in)->ops[op];
+    __builtin_prefetch(&w->table->ends[in->ends + op], 1);
+    if (f->kind != SFI_LOCAL) {
+        __builtin_prefetch(sfi_act_at(w, i, (uint32_t)__builtin_ctz(in->kernels | 1u << 7)));
+    } else if (in->own && f->partner != SF_NONE) {
+        __builtin_prefetch(&in->own[f->partner + 1]);
     }
 }
 
@@ -356,9 +428,10 @@ int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first) {
     }
     do {
         news = look_around(w);
-        while (cell->queue.n > 0 && sfi_event_before(sfi_queue_first(&cell->queue), w->limit)) {
+        while (cell->queue.n > 0 && sfi_queue_first(&cell->queue).time <= w->limit) {
             struct sfi_event e = sfi_queue_first(&cell->queue);
             sfi_queue_take(&cell->queue);
+            prepare_event(w);
             SF_TRY(happen(w, e));
             news = true;
         }
@@ -368,7 +441,6 @@ int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first) {
         raise_bounds(w);
     }
     w->moved += any;
-    sf_time_ps next = next_completion(w, false);
-    w->next = next < w->next ? next : w->next;
-    return SF_OK;
+    promise(w, next_event(w));
+    return w->rc;
 }

@@ -6,18 +6,18 @@
  * cells     instances that transfers join; what a cell needs fits in the first caches
  * engine    the loop over the events of one cell, and what happens where cells meet
  * crew      the rounds over all cells, on several threads
+ * expander  collectives chunk by chunk, an end for every member
+ * flow      speeds: who shares a port with whom, and what communication leaves to kernels
  *
- * Why folding is exact. Completions at one time commute: they only raise counts. What does not commute is who gets a
- * port first, so transfers and collectives that became ready at time t are settled after every completion at t, in the
- * order of (class, op) of the sender or lowest member. Two requests with equal (class, op) share no port: the same p2p
- * op of two ranks has two senders and two receivers, and the same collective op has disjoint groups. So the order rests
- * on nothing that folding changes.
+ * Why folding is exact. What happens at one moment commutes: completions raise counts, arrivals raise maxima, and rates
+ * are a function of the set of flows and kernels in flight, sums over whole numbers. So nothing depends on the order of
+ * events at one moment, and equal surroundings see equal times.
  *
  * Why cells are exact. Ports belong to instances and transfers stay inside a cell, so a cell depends on others only
- * through collectives: when each is ready (its last arrival), and when it starts (the last of its members' ports). A
- * cell runs ahead until the earliest moment at which a collective that one of its members waits in could start, and
- * stops there until the others have come as far. Nothing is guessed and nothing is undone, and the events of each cell
- * happen in one order, whatever the other cells and threads do. */
+ * through collectives: when each is ready (its last arrival), and when it ends (the last of its members to have moved
+ * its part). A cell runs ahead until the earliest moment at which a collective that one of its members waits in could
+ * start or end, and stops there until the others have come as far. Nothing is guessed and nothing is undone.
+ */
 #ifndef SF_SIM_ENGINE_H
 #define SF_SIM_ENGINE_H
 
@@ -58,12 +58,16 @@ struct sfi_class {
     uint32_t compute_stream; /* SF_NONE without kernels */
 };
 
+struct sfi_contend; /* contend.h */
+
 struct sfi_classes {
     struct sfi_class *cls;
     uint32_t n;
     struct sfi_lane *lanes;
     uint32_t lanes_n;
     uint32_t spans, meets; /* unions over classes */
+    bool alone;            /* transfers are priced as if nobody else was on the way: contended links are simulated */
+    const struct sfi_contend *contend; /* NULL: no link inside the fabric takes part */
 };
 
 int sfi_classes_create(const struct sf_prog *prog, struct sf_arena *arena, struct sfi_classes **out,
@@ -99,6 +103,7 @@ struct sfi_around {                  /* the conditions a rank works under */
     const struct sf_span *span[SF_MAX_COMMS];
     double rate[SF_MAX_COMMS]; /* what is left of the bandwidth its group has */
     double gpu;                /* and of the speed of its kernels */
+    uint32_t kinds;            /* of GPUs that keep step with it, as a bit set: the slowest counts; 0: all there are */
 };
 /* Price of a recipe. NULL when out of memory. */
 const struct sfi_price *sfi_price_recipe(struct sfi_prices *p, uint32_t recipe, const struct sfi_around *around);
@@ -110,15 +115,26 @@ sf_time_ps sfi_price_collective(const struct sf_cost *cost, int kind, uint64_t b
 
 enum sfi_kind { SFI_LOCAL, SFI_SEND, SFI_RECV, SFI_COLL }; /* LOCAL: kernels, loads, collectives of one member */
 enum sfi_tier_of_port { SFI_PORT_UP, SFI_PORT_OUT, SFI_PORT_NONE };
+enum { SFI_TIERS_N = 2 };
+
+/* What an op asks of its surroundings. Shares are in 2^-16. */
+struct sfi_load {
+    uint64_t cap;        /* flows: bytes per second at most, on every port of theirs */
+    uint32_t cores;      /* flows: share of the cores taken; kernels: share of their time that cores bound */
+    uint32_t memory;     /* flows: share of the memory's rate taken at the full rate; kernels: bound by the memory */
+    uint32_t memory_far; /* transfers: taken at the receiver */
+    uint32_t reserved;
+};
 
 struct sfi_vop {         /* one op of a variant, all the loop needs to know */
-    sf_time_ps time;     /* local: busy time; send: how long it holds its ports; collective: whole */
-    sf_time_ps latency;  /* send: from leaving the ports to arrival */
-    uint32_t partner;    /* p2p: op index in the peer's class, SF_NONE when nothing answers; kernels: their number */
+    sf_time_ps time;     /* local: busy time; send: on the wire; collective: whole; each when nothing is in its way */
+    sf_time_ps latency;  /* send: before its bytes move */
+    uint32_t partner;    /* p2p: op index in the peer's class, SF_NONE when nothing answers; kernels, collectives: their
+                            number */
     uint32_t partner_at; /* its place on its stream; collective: how many its group runs before it */
-    uint32_t record;     /* communication: index of its start time among the instance's; else SF_NONE */
+    uint32_t load;       /* index into the variants' loads */
     uint16_t way;        /* index into the instance's ways */
-    uint8_t kind : 2, port : 2, first : 1, last : 1; /* first, last: of the compute stream */
+    uint8_t kind : 2, port : 2;
     uint8_t stream : 4, partner_stream : 4;
 };
 _Static_assert(sizeof(struct sfi_vop) == 32, "two ops of a variant share a cache line");
@@ -127,15 +143,17 @@ struct sfi_variant {
     struct sfi_vop *ops;
     const struct sfi_price **price; /* [ops_n] NULL unless the op has a recipe */
     const struct sfi_class *cls;
+    uint64_t capacity[SFI_TIERS_N]; /* bytes per second of a port, either way */
     uint32_t class_i;
     uint32_t rank;                 /* lowest rank of this kind */
-    sf_time_ps busy;               /* of the compute stream */
+    sf_time_ps busy;               /* of the compute stream, when nothing is in its way */
     sf_time_ps grade[SF_GRADES_N]; /* kernel time by what it rests on */
 };
 
 struct sfi_variants {
     struct sfi_variant *v;
-    uint32_t n;
+    struct sfi_load *loads; /* different ones; the first asks for nothing */
+    uint32_t n, loads_n;
     uint32_t *of_rank;
 };
 
@@ -154,28 +172,40 @@ int sfi_fold(struct sfi_mesh *mesh, const struct sfi_classes *classes, const uin
 
 struct sfi_inst { /* hot: one per rank or colour */
     struct sf_rank_state st;
-    sf_time_ps sends_free[2], receives_free[2]; /* by enum sfi_tier_of_port */
-    uint64_t digest;                            /* sum over ops, so that their order does not matter */
+    uint64_t demand[SFI_TIERS_N][2]; /* caps of the flows on each port, added up: sending, receiving */
+    uint64_t digest;                 /* sum over ops, so that their order does not matter */
     uint32_t variant;
-    uint32_t ways;                       /* first of its peers and groups in the table's ways */
-    uint64_t records;                    /* first of its start times in the table's starts */
-    sf_time_ps compute_from, compute_to; /* first start and last end on the compute stream */
-    sf_time_ps end;                      /* when its last op completed */
-    const sf_time_ps *own;               /* kernel times of its own, by kernel; NULL: the variant's */
+    uint32_t ways;           /* first of its peers and groups in the table's ways */
+    uint64_t ends;           /* first of its times in the table's ends */
+    const sf_time_ps *own;   /* kernel times of its own, by kernel; NULL: the variant's */
+    sf_time_ps stretched;    /* how much longer local ops took than undisturbed */
+    uint32_t cores, memory;  /* shares that communication takes */
+    uint8_t moving, kernels; /* bit s: a flow, a kernel that can be slowed down, is in flight on stream s */
+    uint8_t reserved[6];
 };
 _Static_assert(sizeof(struct sfi_inst) == 128, "hot state is two cache lines");
+
+struct sfi_act {            /* what is in flight on one stream of an instance; flow.h */
+    unsigned __int128 left; /* of the work, at `since` */
+    sf_time_ps began;       /* as the records say */
+    sf_time_ps since;       /* not before this it moves at `rate` */
+    sf_time_ps queued;      /* time of its event that counts; below 0: none */
+    uint64_t rate;
+    uint64_t key; /* of that event */
+    uint32_t load;
+    uint32_t mark; /* while rates are found: place among the flows, counted from 1 */
+};
+_Static_assert(sizeof(struct sfi_act) == 64, "one cache line");
 
 /* How long an op's kernels keep this instance busy. */
 static inline sf_time_ps sfi_local_time(const struct sfi_inst *in, const struct sfi_vop *f) {
     return in->own && f->partner != SF_NONE ? in->own[f->partner] : f->time;
 }
 
-struct sfi_wait {     /* a member of a collective that cannot go on without the others */
-    sf_time_ps ready; /* once reported: when the collective was ready */
-    sf_time_ps time;  /* it takes at least this long */
-    uint32_t member;  /* instance and stream, as in the keys of engine.c */
+struct sfi_wait {    /* a member of a collective that cannot go on without the others */
+    sf_time_ps time; /* it takes at least this long */
+    uint32_t instance, op;
     uint32_t group;
-    uint32_t order; /* once reported: the collective's */
     uint32_t round : 31, reported : 1;
 };
 
@@ -193,6 +223,20 @@ struct sfi_island {
     uint32_t first, cells_n;
 };
 
+struct sfi_link_user {
+    uint32_t instance, way;
+};
+
+/* Contended links inside the fabric, as the instances use them. Each lies in one cell. */
+struct sfi_fabric_links {
+    uint64_t *capacity, *demand; /* by link: bytes per second; caps of the flows on it, added up */
+    uint32_t *user_first;        /* [links_n + 1] into users */
+    struct sfi_link_user *users;
+    uint32_t *list_first; /* by place in the table's ways, and one more: into list */
+    uint32_t *list;       /* links */
+    uint32_t links_n;
+};
+
 struct sfi_table {
     struct sfi_inst *inst; /* cell by cell */
     uint32_t *rank;        /* lowest rank of each instance; ascending inside a cell */
@@ -201,9 +245,14 @@ struct sfi_table {
     struct sfi_group *groups;
     struct sfi_cell *cells; /* island by island */
     struct sfi_island *islands;
-    sf_time_ps *starts; /* start time of every communication op */
+    struct sfi_fabric_links *fabric; /* NULL: none takes part */
+    struct sfi_act *acts;            /* [n * streams_n] */
+    sf_time_ps *ends; /* of every op of an instance in the order of its class, then the starts of its collectives */
     uint32_t n, groups_n, cells_n, islands_n;
-    uint64_t starts_n;
+    uint32_t streams_n;  /* of the program */
+    uint32_t cell_slots; /* ops in flight at once in the largest cell */
+    uint32_t cell_n;     /* instances of the largest cell */
+    uint64_t ends_n;
     uint64_t ops_n; /* of all instances */
 };
 
@@ -217,14 +266,22 @@ int sfi_replay_apply(const struct sf_prog *prog, const struct sf_trace *measured
 
 /* ---- running ---- */
 
+struct sfi_audit_count {
+    uint64_t checks, violations;
+    char first[160]; /* what the first violation was, of the first cell with one */
+};
+
 struct sfi_run {
     const struct sf_prog *prog;
     const struct sfi_variants *variants;
     struct sfi_table *table;
     sf_time_ps dispatch;
-    bool jittered;    /* kernels are stretched, collectives inside recipes are not */
+    bool replayed;    /* busy times were measured: the parts of a recipe share them in proportion */
+    bool audit;       /* check while running: sf_sim_options.audit */
+    bool expand;      /* groups have expansions: expander.h */
     uint32_t threads; /* at least 1 */
-    uint64_t events;
+    uint64_t events, chunks;
+    struct sfi_audit_count audited;
     void (*progress)(void *self, double fraction);
     void *progress_self;
 };
@@ -232,6 +289,14 @@ struct sfi_run {
 int sfi_run(struct sfi_run *run, struct sf_arena *arena, struct sf_err *err);
 
 /* ---- reading ---- */
+
+static inline const sf_time_ps *sfi_ends(const struct sfi_run *run, uint32_t instance) {
+    return &run->table->ends[run->table->inst[instance].ends];
+}
+/* When an op was issued: when the last thing it waited for ended. */
+sf_time_ps sfi_issue_time(const struct sf_iclass *code, const sf_time_ps *ends, uint32_t op);
+/* When the last op of an instance ended. */
+sf_time_ps sfi_last_end(const struct sf_iclass *code, const sf_time_ps *ends);
 
 struct sfi_times {
     sf_time_ps issue, start, end;

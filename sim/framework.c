@@ -15,6 +15,8 @@
  *   gemm_share       of the rate that a product reaches alone: clocks under load, other layouts
  *   gemm_share_fp8   optional: likewise in fp8, where casts may be fused into the kernel before
  *   moe              optional: traffic of routing, sorting and merging tokens, as pointwise
+ *   attention_share  optional: of the rate that fused attention reaches alone: kernels of another make
+ *   tp_hidden        optional: share of the tensor parallel collectives that run under the products beside them
  *   gather_hidden    optional: share of the gathering of updated weights that runs under the next step's forward */
 #include <stdio.h>
 #include <string.h>
@@ -46,8 +48,9 @@ static int read_words(const struct sf_node *root, const char *key, char *out, si
 }
 
 static int read_device(const struct sf_node *map, struct sf_framework *f, struct sf_err *err) {
-    static const char *const keys[] = {"host_call",      "step",          "pointwise", "loss", "gemm_share",
-                                       "gemm_share_fp8", "gather_hidden", "moe",       NULL};
+    static const char *const keys[] = {
+        "host_call",     "step", "pointwise",       "loss",      "gemm_share", "gemm_share_fp8",
+        "gather_hidden", "moe",  "attention_share", "tp_hidden", NULL};
     const struct sf_node *n;
     SF_TRY(sf_map_only(map, keys, err));
     SF_TRY(sf_map_need(map, "host_call", &n, err));
@@ -67,6 +70,14 @@ static int read_device(const struct sf_node *map, struct sf_framework *f, struct
     n = sf_map_find(map, "moe");
     if (n != NULL) {
         SF_TRY(sf_node_f64(n, 0.1, 100, &f->moe, err));
+    }
+    n = sf_map_find(map, "attention_share");
+    if (n != NULL) {
+        SF_TRY(sf_node_f64(n, 0.05, 2, &f->attention_share, err));
+    }
+    n = sf_map_find(map, "tp_hidden");
+    if (n != NULL) {
+        SF_TRY(sf_node_f64(n, 0, 1, &f->tp_hidden, err));
     }
     n = sf_map_find(map, "gather_hidden");
     return n == NULL ? 0 : sf_node_f64(n, 0, 1, &f->gather_hidden, err);

@@ -1,16 +1,14 @@
 #include "sim/mesh.h"
 
-static int check_seats(const struct sf_prog *prog, const struct sf_topo *topo, struct sf_err *err) {
-    uint32_t gpus = sf_topo_gpus(topo), last = sf_prog_gpu(prog, sf_prog_ranks(prog) - 1);
+#include "sim/cost_internal.h"
+#include "sim/seats.h"
+
+static int check_domains(const struct sf_prog *prog, const struct sf_topo *topo, struct sf_err *err) {
     if (prog->domain_gpus != sf_topo_domain_gpus(topo)) {
         return sf_fail(err, SF_E_INPUT,
                        "the program was placed on domains of %u devices, the cluster %s has domains of %u: compile the "
                        "plan for this cluster",
                        prog->domain_gpus, sf_topo_name(topo), sf_topo_domain_gpus(topo));
-    }
-    if (last >= gpus) {
-        return sf_fail(err, SF_E_INPUT, "the program needs %u seats, the cluster %s has %u", last + 1,
-                       sf_topo_name(topo), gpus);
     }
     return SF_OK;
 }
@@ -36,24 +34,50 @@ static void find_classes(struct sfi_mesh *m) {
     }
 }
 
-/* sf_prog_gpu of all ranks, and what follows from it. */
-static void find_seats(struct sfi_mesh *m) {
-    uint32_t rails = sf_topo_rails(m->topo), domain = 0, slot = 0, rail = 0;
+/* Seats, and what follows from them. */
+static int find_seats(struct sfi_mesh *m, struct sf_err *err) {
+    uint32_t rails = sf_topo_rails(m->topo), gpus = sf_topo_domain_gpus(m->topo);
+    SF_TRY(sf_seats_fill(m->topo, m->ranks_n, m->prog->ranks_per_domain, m->gpu, NULL, err));
     for (uint32_t r = 0; r < m->ranks_n; r++) {
-        m->gpu[r] = domain * m->prog->domain_gpus + slot;
-        m->domain[r] = domain;
-        m->rail[r] = rail;
-        rail = rail + 1 < rails ? rail + 1 : 0;
-        if (++slot == m->prog->ranks_per_domain) {
-            slot = rail = 0;
-            domain++;
-        }
+        uint32_t slot = m->gpu[r] % gpus;
+        m->domain[r] = m->gpu[r] / gpus;
+        m->rail[r] = slot % rails;
     }
+    return SF_OK;
+}
+
+static int find_kinds(struct sfi_mesh *m, struct sf_arena *arena, struct sf_err *err) {
+    uint8_t kind_of_stock[SF_KINDS_MAX];
+    if (sf_kinds_of(m->topo, kind_of_stock) < 2) {
+        return SF_OK;
+    }
+    m->kind = sf_arena_alloc(arena, m->ranks_n, sizeof *m->kind);
+    if (!m->kind) {
+        return sf_fail_memory(err, "kinds of GPUs");
+    }
+    for (uint32_t r = 0; r < m->ranks_n; r++) {
+        m->kind[r] = kind_of_stock[sf_topo_stock_of(m->topo, m->gpu[r])];
+    }
+    return SF_OK;
+}
+
+int sfi_mesh_teams(struct sfi_mesh *m, const uint32_t *leader, struct sf_arena *arena, struct sf_err *err) {
+    m->kinds = sf_arena_alloc(arena, m->ranks_n, sizeof *m->kinds);
+    if (!m->kinds) {
+        return sf_fail_memory(err, "kinds of GPUs");
+    }
+    for (uint32_t r = 0; r < m->ranks_n; r++) {
+        m->kinds[leader[r]] |= 1u << m->kind[r];
+    }
+    for (uint32_t r = 0; r < m->ranks_n; r++) {
+        m->kinds[r] = m->kinds[leader[r]];
+    }
+    return SF_OK;
 }
 
 int sfi_mesh_create(const struct sf_prog *prog, const struct sf_topo *topo, struct sf_arena *arena,
                     struct sfi_mesh **out, struct sf_err *err) {
-    SF_TRY(check_seats(prog, topo, err));
+    SF_TRY(check_domains(prog, topo, err));
     struct sfi_mesh *m = sf_arena_alloc(arena, 1, sizeof *m);
     uint32_t n = sf_prog_ranks(prog);
     if (!m) {
@@ -68,9 +92,12 @@ int sfi_mesh_create(const struct sf_prog *prog, const struct sf_topo *topo, stru
         return sf_fail_memory(err, "ranks of the mesh");
     }
     find_classes(m);
-    find_seats(m);
     *out = m;
-    return SF_OK;
+    struct sf_topo_counts counts;
+    sf_topo_count(topo, &counts);
+    m->hurt = sfi_is_hurt(&counts);
+    SF_TRY(find_seats(m, err));
+    return find_kinds(m, arena, err);
 }
 
 /* All ranks whose coordinates are zero outside `axes`, ascending. */
@@ -142,10 +169,15 @@ struct span_walk {
     struct sf_span *span;
 };
 
+/* Where these two do not meet, because their rails do not, the ring changes rails inside a domain. */
 static void see_neighbours(struct span_walk *w, uint32_t a, uint32_t b) {
     struct sf_route route;
     if (w->span->kind < SF_ROUTE_CORE) {
+        uint32_t gpus = sf_topo_domain_gpus(w->topo);
         sf_topo_route(w->topo, a, b, &route);
+        if (route.bytes_per_s == 0) {
+            sf_topo_route(w->topo, a, b / gpus * gpus + a % gpus, &route);
+        }
         w->span->kind = route.kind > w->span->kind ? route.kind : w->span->kind;
     }
 }
@@ -156,8 +188,9 @@ static void close_run(struct span_walk *w) {
     s->min_per_domain = s->domains == 1 || w->run < s->min_per_domain ? w->run : s->min_per_domain;
 }
 
-static void span_add(struct span_walk *w, uint32_t gpu, uint32_t domain) {
+static void span_add(struct span_walk *w, uint32_t gpu, uint32_t domain, uint32_t kinds) {
     struct sf_span *s = w->span;
+    s->kinds |= kinds;
     if (s->members == 0) {
         w->first_gpu = gpu;
         w->domain = domain;
@@ -186,7 +219,7 @@ void sfi_mesh_span(const struct sfi_mesh *m, const struct sfi_comm *c, uint32_t 
     struct span_walk w = {.topo = m->topo, .span = out};
     for (uint32_t i = 0; i < c->members_n; i++) {
         uint32_t rank = c->base[group] + c->offset[i];
-        span_add(&w, m->gpu[rank], m->domain[rank]);
+        span_add(&w, m->gpu[rank], m->domain[rank], m->kind ? 1u << m->kind[rank] : 0);
     }
     span_end(&w);
 }
@@ -195,10 +228,14 @@ void sf_span_of(const struct sf_prog *prog, const struct sf_topo *topo, uint32_t
                 struct sf_span *out) {
     *out = (struct sf_span){.kind = SF_ROUTE_SELF};
     struct span_walk w = {.topo = topo, .span = out};
+    uint8_t kind_of_stock[SF_KINDS_MAX];
     uint32_t n = sf_prog_comm_size(prog, comm);
+    bool mixed = sf_kinds_of(topo, kind_of_stock) > 1;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t gpu = sf_prog_gpu(prog, sf_prog_comm_member(prog, rank, comm, i));
-        span_add(&w, gpu, sf_topo_domain(topo, gpu));
+        uint32_t member = sf_prog_comm_member(prog, rank, comm, i);
+        uint32_t gpu = sf_seats_of(topo, prog->ranks_per_domain, member);
+        gpu = gpu == SF_NONE ? sf_topo_gpus(topo) - 1 : gpu; /* on spares, wherever those are */
+        span_add(&w, gpu, sf_topo_domain(topo, gpu), mixed ? 1u << kind_of_stock[sf_topo_stock_of(topo, gpu)] : 0);
     }
     span_end(&w);
 }

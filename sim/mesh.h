@@ -29,6 +29,9 @@ struct sfi_mesh {
     uint32_t *gpu;
     uint32_t *domain;
     uint32_t *rail;                      /* of its NIC */
+    uint8_t *kind;                       /* of GPU; NULL: all are alike */
+    uint32_t *kinds;                     /* bit set: kinds of GPUs of its team; NULL likewise */
+    bool hurt;                           /* routes may be slower than their tier, or missing */
     struct sfi_comm comms[SF_MAX_COMMS]; /* filled on demand */
 };
 
@@ -39,6 +42,10 @@ int sfi_mesh_comm(struct sfi_mesh *m, uint32_t comm, struct sf_arena *arena, str
 /* The groups of ranks that agree on all coordinates outside `axes`. */
 int sfi_mesh_groups(const struct sfi_mesh *m, uint32_t axes, struct sf_arena *arena, struct sfi_comm *out,
                     struct sf_err *err);
+
+/* Where all ranks of a team wait for each other, the team goes at the pace of its slowest kind. leader[rank] is the
+ * lowest rank of its team. Only where GPUs are of several kinds. */
+int sfi_mesh_teams(struct sfi_mesh *m, const uint32_t *leader, struct sf_arena *arena, struct sf_err *err);
 
 int sfi_mesh_places(struct sfi_mesh *m, uint32_t comm, struct sf_arena *arena, struct sf_err *err);
 

@@ -12,7 +12,7 @@ struct sfi_prices {
     struct sfi_ids ids;       /* of (recipe, spans) */
     struct sfi_price **price; /* by id */
     uint32_t price_size;
-    bool is_ep[SF_MAX_COMMS];
+    bool is_ep[SF_MAX_COMMS], is_tp[SF_MAX_COMMS];
 };
 
 struct sfi_prices *sfi_prices_create(const struct sf_prog *prog, const struct sf_cost *cost, struct sf_arena *arena) {
@@ -33,6 +33,7 @@ struct sfi_prices *sfi_prices_create(const struct sf_prog *prog, const struct sf
     }
     for (uint32_t c = 0; c < prog->comms_n; c++) {
         p->is_ep[c] = strcmp(prog->comms[c].name, "ep") == 0;
+        p->is_tp[c] = strcmp(prog->comms[c].name, "tp") == 0;
     }
     return p;
 }
@@ -45,17 +46,21 @@ uint64_t sfi_pace_bits(double pace) {
 
 static uint64_t key_of(const struct sfi_prices *p, uint32_t recipe, const struct sfi_around *around) {
     uint64_t key = sf_mix64(sf_mix64(UINT64_C(0x7072696365), recipe), sfi_pace_bits(around->gpu));
+    key = sf_mix64(key, around->kinds);
     for (uint32_t left = p->comms[recipe]; left; left &= left - 1) {
         const struct sf_span *s = around->span[__builtin_ctz(left)];
         key = sf_mix64(sf_mix64(key, s->members), s->domains);
-        key = sf_mix64(sf_mix64(key, s->min_per_domain), s->kind);
+        key = sf_mix64(sf_mix64(sf_mix64(key, s->min_per_domain), s->kind), s->kinds);
         key = sf_mix64(key, sfi_pace_bits(around->rate[__builtin_ctz(left)]));
     }
     return key;
 }
 
-/* A collective rests on the link's grade, which a topology states per class. */
-static enum sf_grade link_grade(const struct sf_topo *topo, const struct sf_span *span) {
+static enum sf_grade collective_grade(const struct sf_cost *cost, const struct sf_span *span) {
+    if (cost->coll && !cost->collectives_measured) {
+        return sf_coll_grade(cost->coll, span);
+    }
+    const struct sf_topo *topo = cost->topo;
     const struct sf_link_class *l = span->domains > 1 ? sf_topo_scale_out(topo) : sf_topo_scale_up(topo);
     return l ? l->grade : SF_GRADE_EXTRAPOLATED;
 }
@@ -71,8 +76,39 @@ sf_time_ps sfi_price_collective(const struct sf_cost *cost, int kind, uint64_t b
     return t;
 }
 
-static void price_call(const struct sfi_prices *p, const struct sf_call *call, const struct sfi_around *around,
-                       struct sfi_price *out) {
+/* Collectives beside attention: time that they still need, and time of the attention before that none has taken. */
+struct beside {
+    sf_time_ps owed, slack;
+    enum sf_grade grade;
+};
+
+static void add_time(struct sfi_price *out, enum sfi_part part, enum sf_grade grade, sf_time_ps t) {
+    out->part[part] = sfi_time_add(out->part[part], t);
+    out->grade[grade] = sfi_time_add(out->grade[grade], t);
+    out->total = sfi_time_add(out->total, t);
+}
+
+/* Runs beside what is left of the attention before it, and then beside the next. */
+static void run_beside(struct beside *b, enum sf_grade grade, sf_time_ps t) {
+    sf_time_ps hidden = t < b->slack ? t : b->slack;
+    b->slack -= hidden;
+    b->owed = sfi_time_add(b->owed, t - hidden);
+    b->grade = grade;
+}
+
+/* Whatever attention of t does not hide holds up what comes after it. */
+static void end_beside(struct beside *b, sf_time_ps t, struct sfi_price *out) {
+    sf_time_ps hidden = b->owed < t ? b->owed : t;
+    add_time(out, SFI_PART_TP, b->grade, b->owed - hidden);
+    *b = (struct beside){.slack = t - hidden};
+}
+
+static bool is_attention(const struct sf_call *call) {
+    return call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+}
+
+static void price_call(const struct sfi_prices *p, const struct sf_cost *own, const struct sf_call *call,
+                       const struct sfi_around *around, struct beside *beside, struct sfi_price *out) {
     enum sf_grade grade = SF_GRADE_CALIBRATED;
     enum sfi_part part;
     sf_time_ps t;
@@ -80,16 +116,20 @@ static void price_call(const struct sfi_prices *p, const struct sf_call *call, c
         part = p->is_ep[call->comm] ? SFI_PART_EP : SFI_PART_TP;
         const struct sf_span *span = around->span[call->comm];
         t = sfi_price_collective(p->cost, call->kind, (uint64_t)call->dims[0], span, around->rate[call->comm]);
-        t = sf_s_to_ps(sf_ps_to_s(t) * sfi_call_fill(call));
-        grade = link_grade(sf_cost_topo(p->cost), span);
+        double shown = p->is_tp[call->comm] ? sf_cost_tp_share(p->cost) : 1.0;
+        t = sf_s_to_ps(sf_ps_to_s(t) * sfi_call_fill(call) * shown);
+        grade = collective_grade(p->cost, span);
+        if (call->flags & SF_CALL_BESIDE_FLAG) {
+            run_beside(beside, grade, t);
+            return;
+        }
     } else {
         part = call->flags & SF_CALL_RECOMPUTE_FLAG ? SFI_PART_RECOMPUTE : SFI_PART_COMPUTE;
-        t = sf_cost_call(p->cost, call, &grade);
+        t = sf_cost_call(own, call, &grade);
         t = around->gpu < 1.0 ? sf_s_to_ps(sf_ps_to_s(t) / around->gpu) : t;
     }
-    out->part[part] = sfi_time_add(out->part[part], t);
-    out->grade[grade] = sfi_time_add(out->grade[grade], t);
-    out->total = sfi_time_add(out->total, t);
+    end_beside(beside, is_attention(call) ? t : 0, out);
+    add_time(out, part, grade, t);
 }
 
 /* A kernel starts when the one before it has ended and the host has issued it. `issued` is the host's clock within the
@@ -101,6 +141,20 @@ static void wait_for_host(const struct sfi_prices *p, sf_time_ps *issued, struct
         out->part[SFI_PART_HOST] = sfi_time_add(out->part[SFI_PART_HOST], late);
         out->total = sfi_time_add(out->total, late);
     }
+}
+
+static struct sfi_price price_on(const struct sfi_prices *p, const struct sf_cost *cost, uint32_t recipe,
+                                 const struct sfi_around *around) {
+    const struct sf_recipe *r = &p->prog->recipes[recipe];
+    struct sfi_price price = {0};
+    struct beside beside = {0};
+    sf_time_ps issued = 0;
+    for (uint32_t i = 0; i < r->calls_n; i++) {
+        wait_for_host(p, &issued, &price);
+        price_call(p, cost, &r->calls[i], around, &beside, &price);
+    }
+    end_beside(&beside, 0, &price);
+    return price;
 }
 
 static bool make_room(struct sfi_prices *p, uint32_t id) {
@@ -132,11 +186,11 @@ const struct sfi_price *sfi_price_recipe(struct sfi_prices *p, uint32_t recipe, 
     if (!price) {
         return NULL;
     }
-    const struct sf_recipe *r = &p->prog->recipes[recipe];
-    sf_time_ps issued = 0;
-    for (uint32_t i = 0; i < r->calls_n; i++) {
-        wait_for_host(p, &issued, price);
-        price_call(p, &r->calls[i], around, price);
+    for (uint32_t kind = 0; kind < sf_cost_kinds(p->cost); kind++) {
+        if (around->kinds == 0 || (around->kinds >> kind & 1) != 0) {
+            struct sfi_price own = price_on(p, sf_cost_of(p->cost, kind), recipe, around);
+            *price = own.total > price->total ? own : *price;
+        }
     }
     p->price[id] = price;
     return price;

@@ -19,7 +19,7 @@ struct sfi_queue {
 };
 
 /* Up to this size: latest first, so that taking is free and an early event moves few others. */
-#define SFI_QUEUE_SORTED 128
+#define SFI_QUEUE_SORTED 256
 
 static inline bool sfi_event_before(struct sfi_event a, struct sfi_event b) {
     return a.time < b.time || (a.time == b.time && a.key < b.key);

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "sim/contend.h"
+#include "sim/expander.h"
 #include "sim/parallel.h"
 #include "sim/slow.h"
 
@@ -16,7 +18,9 @@ struct job {
     struct sfi_mesh *mesh;
     struct sfi_classes *classes;
     struct sfi_variants *variants;
-    struct sfi_noise *noise; /* NULL without jitter */
+    struct sfi_noise *noise;     /* NULL without jitter */
+    struct sfi_contend *contend; /* NULL unless asked for */
+    bool unfolded;
     struct sfi_run run;
 };
 
@@ -41,20 +45,31 @@ static int sort_ranks(struct job *j, struct sf_err *err) {
     const struct sf_sim_options *o = j->options;
     uint32_t *leader = NULL;
     SF_TRY(sfi_slow_apply(j->mesh, o->slow, o->slow_n, o->seed, j->arena, &j->mesh->pace, err));
-    if (j->mesh->pace && !(o->jitter > 0.0)) {
+    bool stretched = j->mesh->pace && !(o->jitter > 0.0);
+    if (stretched || j->mesh->kind) {
         SF_TRY(sfi_teams(j->mesh, j->classes, j->arena, &leader, err));
     }
+    if (j->mesh->kind) {
+        SF_TRY(sfi_mesh_teams(j->mesh, leader, j->arena, err));
+    }
+    leader = stretched ? leader : NULL;
     SF_TRY(sfi_variants_create(j->mesh, j->cost, j->classes, leader, j->arena, &j->variants, err));
     return o->jitter > 0.0
                ? sfi_noise_create(j->mesh, j->classes, j->variants, o, j->run.threads, j->arena, &j->noise, err)
                : SF_OK;
 }
 
+/* Which links inside the fabric can be contended. Simulating them takes every rank by itself. */
+static int find_links(struct job *j, struct sf_err *err) {
+    SF_TRY(sfi_contend_create(j->mesh, j->classes, j->variants, j->arena, &j->contend, err));
+    j->classes->contend = j->contend->links_n > 0 ? j->contend : NULL;
+    return SF_OK;
+}
+
 static void set_own_times(struct job *j) {
     for (uint32_t i = 0; i < j->run.table->n; i++) {
         j->run.table->inst[i].own = j->noise->times[j->noise->table_of[j->run.table->rank[i]]];
     }
-    j->run.jittered = true;
 }
 
 static int build(struct job *j, struct sf_err *err) {
@@ -63,20 +78,31 @@ static int build(struct job *j, struct sf_err *err) {
     j->run.threads = threads_of(j->options);
     SF_TRY(sfi_mesh_create(j->prog, sf_cost_topo(j->cost), j->arena, &j->mesh, err));
     SF_TRY(sfi_classes_create(j->prog, j->arena, &j->classes, err));
+    j->classes->alone = j->options->links;
     SF_TRY(sort_ranks(j, err));
-    if (!j->options->unfolded) {
+    if (j->options->links) {
+        SF_TRY(find_links(j, err));
+    }
+    j->unfolded = j->options->unfolded || j->options->expand || j->classes->contend;
+    if (!j->unfolded) {
         const uint32_t *kind_of = j->noise ? j->noise->table_of : j->variants->of_rank;
         uint32_t kinds_n = j->noise ? j->noise->tables_n : j->variants->n;
         SF_TRY(sfi_fold(j->mesh, j->classes, kind_of, kinds_n, j->arena, &colour_of, &colours_n, err));
     }
     struct sfi_run *run = &j->run;
     SF_TRY(sfi_table_create(j->mesh, j->classes, j->variants, colour_of, colours_n, j->arena, &run->table, err));
+    if (j->options->expand) {
+        SF_TRY(sfi_expansions_create(j->mesh, j->classes, j->cost, run->table, j->arena, err));
+    }
     if (j->noise) {
         set_own_times(j);
     }
     if (j->options->replay) {
         SF_TRY(sfi_replay_apply(j->prog, j->options->replay, j->variants, run->table, j->arena, err));
+        run->replayed = true;
     }
+    run->audit = j->options->audit;
+    run->expand = j->options->expand;
     run->prog = j->prog;
     run->variants = j->variants;
     run->dispatch = sf_cost_dispatch(j->cost);
@@ -88,15 +114,26 @@ static int build(struct job *j, struct sf_err *err) {
 /* Kernels of the compute stream. */
 static sf_time_ps busy_of(const struct sfi_inst *in, const struct sfi_variant *v) {
     const struct sfi_class *c = v->cls;
-    if (!in->own || c->compute_stream == SF_NONE) {
-        return v->busy;
+    sf_time_ps busy = v->busy;
+    if (in->own && c->compute_stream != SF_NONE) {
+        busy = 0;
+        for (uint32_t i = 0; i < c->kernels_n; i++) {
+            bool counts = c->code->cls->ops[c->kernel_ops[i]].stream == c->compute_stream;
+            busy = counts ? sfi_time_add(busy, in->own[i]) : busy;
+        }
     }
-    sf_time_ps busy = 0;
-    for (uint32_t i = 0; i < c->kernels_n; i++) {
-        bool counts = c->code->cls->ops[c->kernel_ops[i]].stream == c->compute_stream;
-        busy = counts ? sfi_time_add(busy, in->own[i]) : busy;
+    return sfi_time_add(busy, in->stretched);
+}
+
+/* From the first start to the last end on the compute stream. */
+static sf_time_ps span_of(const struct sfi_run *run, uint32_t i, const struct sfi_class *c) {
+    if (c->compute_stream == SF_NONE) {
+        return 0;
     }
-    return busy;
+    const sf_time_ps *ends = sfi_ends(run, i);
+    const uint32_t *ops = c->code->stream_ops[c->compute_stream];
+    sf_time_ps from = sfi_issue_time(c->code, ends, ops[0]) + run->dispatch;
+    return ends[ops[c->code->stream_n[c->compute_stream] - 1]] - from;
 }
 
 static void add_instance(const struct job *j, uint32_t i, struct sf_sim_result *out) {
@@ -104,11 +141,13 @@ static void add_instance(const struct job *j, uint32_t i, struct sf_sim_result *
     const struct sfi_variant *v = &j->variants->v[in->variant];
     uint64_t count = j->run.table->count[i];
     uint64_t whole = sf_mix64(sf_mix64(UINT64_C(0x72616e6b), v->class_i), in->digest);
-    sf_time_ps span = in->compute_to - in->compute_from, busy = busy_of(in, v);
+    sf_time_ps span = span_of(&j->run, i, v->cls), busy = busy_of(in, v);
+    sf_time_ps end = sfi_last_end(v->cls->code, sfi_ends(&j->run, i));
     out->digest.lo += count * whole;
     out->digest.hi += count * sf_mix64(UINT64_C(0x6869), whole);
-    out->step_time = in->end > out->step_time ? in->end : out->step_time;
+    out->step_time = end > out->step_time ? end : out->step_time;
     out->busy_s += (double)count * sf_ps_to_s(busy);
+    out->slowed_s += (double)count * sf_ps_to_s(in->stretched);
     if (span > 0) {
         double bubble = 1.0 - (double)busy / (double)span;
         out->bubble_span = bubble > out->bubble_span ? bubble : out->bubble_span;
@@ -132,11 +171,15 @@ static void add_grades(const struct job *j, struct sf_sim_result *out) {
     }
 }
 
-static uint32_t slowest(const struct sfi_table *t) {
-    uint32_t last = 0;
-    for (uint32_t i = 1; i < t->n; i++) {
-        sf_time_ps later = t->inst[i].end - t->inst[last].end;
-        last = later > 0 || (later == 0 && t->rank[i] < t->rank[last]) ? i : last;
+/* Of equally slow instances that of the lowest rank. `end` is when it ends. */
+static uint32_t slowest(const struct sfi_run *run, sf_time_ps end) {
+    const struct sfi_table *t = run->table;
+    uint32_t last = SF_NONE;
+    for (uint32_t i = 0; i < t->n; i++) {
+        const struct sf_iclass *code = run->variants->v[t->inst[i].variant].cls->code;
+        if ((last == SF_NONE || t->rank[i] < t->rank[last]) && sfi_last_end(code, sfi_ends(run, i)) == end) {
+            last = i;
+        }
     }
     return last;
 }
@@ -179,9 +222,9 @@ static int write_trace(const struct job *j, struct sfi_times *times, struct sf_e
                                      .seed = j->options->seed,
                                      .ranks = j->mesh->ranks_n,
                                      .iterations = 1};
-    snprintf(t->meta.origin, sizeof t->meta.origin, "%s", j->options->unfolded ? "sim-unfolded" : "sim");
+    snprintf(t->meta.origin, sizeof t->meta.origin, "%s", j->unfolded ? "sim-unfolded" : "sim");
     for (uint32_t i = 0; i < j->run.table->n; i++) {
-        if (!j->options->unfolded || j->run.table->rank[i] < j->options->trace_ranks) {
+        if (!j->unfolded || j->run.table->rank[i] < j->options->trace_ranks) {
             SF_TRY(trace_instance(j, i, times, err));
         }
     }
@@ -204,12 +247,19 @@ static int read_result(const struct job *j, struct sf_sim_result *out, struct sf
         uint64_t bytes = j->prog->classes[i].arena_bytes;
         out->peak_memory_bytes = bytes > out->peak_memory_bytes ? bytes : out->peak_memory_bytes;
     }
-    uint32_t last = slowest(j->run.table);
+    uint32_t last = slowest(&j->run, out->step_time);
     sfi_timeline(&j->run, last, times);
     sfi_breakdown(&j->run, last, times, &out->breakdown);
     out->step_time = sfi_time_add(out->step_time, sf_cost_step(j->cost));
     out->breakdown.other = sfi_time_add(out->breakdown.other, sf_cost_step(j->cost));
     out->events = j->run.events;
+    out->unfolded = j->unfolded;
+    out->links_certified = j->contend && j->contend->certified;
+    out->contended_links = j->contend ? j->contend->links_n : 0;
+    out->chunks = j->run.chunks;
+    out->audited = j->run.audited.checks;
+    out->violations = j->run.audited.violations;
+    memcpy(out->violation, j->run.audited.first, sizeof out->violation);
     out->instances = j->run.table->n;
     return j->options->trace ? write_trace(j, times, err) : SF_OK;
 }

@@ -1,4 +1,5 @@
-/* Virtual time: the interpreter driven by an event queue, with transfers that occupy the links of their route.
+/* Virtual time: the interpreter driven by an event queue. Transfers and collectives share ports, and contended links,
+ * max-min fairly; kernels run slower while communication on their GPU takes cores and memory.
  *
  * One engine, two instance tables. Unfolded: an instance is a rank. Folded: an instance is a colour of the coarsest
  * equitable partition of ranks (same class, same routes, peers and group members of the same colours), and simulating
@@ -65,6 +66,17 @@ struct sf_sim_options {
     /* Take compute times from this measured trace (mean of busy over its iterations) instead of the cost model. Folded:
      * every colour takes those of its lowest rank. A compute op without a record is an error. */
     const struct sf_trace *replay;
+    /* Simulate every link inside the fabric that can be contended, by the routes that messages take; transfers are then
+     * priced as if alone. Else a route's rate is that of a busy network, oversubscription and collisions averaged in.
+     * Where there are such links every rank is simulated. */
+    bool links;
+    /* Run the collectives between ops chunk by chunk, from the arrivals of their members, who then end one by one: by
+     * algorithm and protocol (sim/expand.h), so the devices need collective models. A member's place in its ring
+     * counts, so every rank is simulated. Those inside recipes, whose members keep step, stay whole. */
+    bool expand;
+    /* Check while running that bytes are conserved, nothing starts before its causes and no port carries more than it
+     * can; the result counts. */
+    bool audit;
     void (*progress)(void *self, double fraction); /* may be NULL */
     void *progress_self;
 };
@@ -90,13 +102,20 @@ struct sf_sim_result {
     double bubble_makespan;     /* idle share of the compute stream over the whole step, mean over stages */
     uint64_t peak_memory_bytes; /* largest arena */
     double busy_s;              /* compute-stream busy time, summed over all ranks */
+    double slowed_s;            /* of it, what communication on the same GPU cost kernels */
     uint64_t events;            /* op completions processed */
     uint64_t instances;         /* ranks or colours simulated */
     double wall_s;              /* how long simulating took */
     double fold_s, run_s;       /* of that: sorting and folding ranks; the events */
     struct sf_hash digest; /* of (class, op, start, end) over all ranks, each rank counted: equal folded and unfolded */
     enum sf_grade grade;   /* the worst grade that carries at least 1 % of the compute time */
-    double extrapolated_share; /* of compute time priced without a table or catalog measurement */
+    double extrapolated_share;    /* of compute time priced without a table or catalog measurement */
+    bool unfolded;                /* every rank was simulated by itself */
+    bool links_certified;         /* the topology alone shows that no link inside the fabric is ever contended */
+    uint32_t contended_links;     /* that took part; 0 without sf_sim_options.links */
+    uint64_t chunks;              /* transfers of expanded collectives; 0 without sf_sim_options.expand */
+    uint64_t audited, violations; /* checks made and failed; 0 without sf_sim_options.audit */
+    char violation[160];          /* the first */
 };
 
 /* Step times over several seeds. */

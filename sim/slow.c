@@ -98,9 +98,11 @@ static void slow_down(struct sfi_pace *pace, const struct sf_slow *slow) {
 }
 
 static int slow_one(const struct sfi_mesh *m, const struct sf_slow *slow, struct sfi_pace *pace, struct sf_err *err) {
-    uint32_t domain = slow->gpu / m->prog->domain_gpus, slot = slow->gpu % m->prog->domain_gpus;
-    uint64_t rank = (uint64_t)domain * m->prog->ranks_per_domain + slot;
-    if (slot >= m->prog->ranks_per_domain || rank >= m->ranks_n) {
+    uint32_t rank = 0;
+    while (rank < m->ranks_n && m->gpu[rank] != slow->gpu) {
+        rank++;
+    }
+    if (rank == m->ranks_n) {
         return sf_fail(err, SF_E_INPUT, "%s:%u is slow, but no rank runs there: %u ranks, %u on each domain of %u",
                        ones[slow->kind], slow->gpu, m->ranks_n, m->prog->ranks_per_domain, m->prog->domain_gpus);
     }

@@ -1,7 +1,7 @@
 /* The instance table: ranks or colours, with peers and groups as indices of each other. */
 #include <string.h>
 
-#include "sim/engine.h"
+#include "sim/contend.h"
 
 struct filler {
     struct sfi_mesh *mesh;
@@ -15,6 +15,7 @@ struct filler {
     uint32_t *cell, *island; /* by colour: trees whose roots are the lowest colours of a cell, of an island */
     uint32_t *number;        /* by island's root: how many cells, then the next number to give */
     uint32_t *stamp;         /* [n] last group an instance was added to */
+    uint32_t ways_n;         /* of all instances */
 };
 
 static uint32_t colour(const struct filler *f, uint32_t rank) {
@@ -72,6 +73,27 @@ static void join_peers(struct filler *f) {
             join(f->cell, c, colour(f, sfi_way_peer(f->mesh, &cls->ways[w], r)));
         }
     }
+}
+
+/* Ranks whose traffic meets on a contended link are in one cell. Only without folding: a colour is a rank. */
+static int join_links(struct filler *f, struct sf_err *err) {
+    const struct sfi_contend *x = f->classes->contend;
+    uint32_t *first = x ? sf_arena_alloc(f->arena, x->links_n, sizeof *first) : NULL; /* rank + 1 */
+    if (x && !first) {
+        return sf_fail_memory(err, "cells");
+    }
+    for (uint32_t r = 0; x && r < f->t->n; r++) {
+        const struct sfi_class *c = &f->classes->cls[f->mesh->class_of[r]];
+        uint32_t link[SFI_FLOW_LINKS];
+        for (uint32_t w = 0; w < c->ways_n + c->lanes_n; w++) {
+            uint32_t n = w >= c->ways_n || c->ways[w].send ? sfi_contend_links(x, r, w, link) : 0;
+            for (uint32_t k = 0; k < n; k++) {
+                first[link[k]] = first[link[k]] > 0 ? first[link[k]] : r + 1;
+                join(f->cell, first[link[k]] - 1, r);
+            }
+        }
+    }
+    return SF_OK;
 }
 
 static void join_groups(struct filler *f) {
@@ -142,6 +164,14 @@ static int number_all(struct filler *f, struct sf_err *err) {
     return SF_OK;
 }
 
+static uint32_t collectives_of(const struct sfi_class *c) {
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < c->lanes_n; l++) {
+        n += c->lane_ops[l];
+    }
+    return n;
+}
+
 /* Places in the shared arrays; also the totals. */
 static int lay_out(struct filler *f, struct sf_err *err) {
     struct sfi_table *t = f->t;
@@ -151,46 +181,55 @@ static int lay_out(struct filler *f, struct sf_err *err) {
         in->variant = f->variants->of_rank[t->rank[i]];
         const struct sfi_class *c = class_of(f, i);
         in->ways = (uint32_t)ways;
-        in->records = t->starts_n;
+        in->ends = t->ends_n;
         ways += c->ways_n + c->lanes_n;
-        t->starts_n += c->records_n;
+        t->ends_n += c->code->ops_n + collectives_of(c);
         t->ops_n += c->code->ops_n;
         sf_rank_state_start(c->code, &in->st);
         if (ways >= SF_NONE) {
             return sf_fail(err, SF_E_INPUT, "more than %u peers of all ranks together", SF_NONE);
         }
     }
+    f->ways_n = (uint32_t)ways;
     t->ways = sf_arena_alloc(f->arena, ways, sizeof *t->ways);
-    t->starts = sf_arena_alloc(f->arena, t->starts_n, sizeof *t->starts);
-    if (!t->ways || !t->starts) {
+    t->ends = sf_arena_alloc(f->arena, t->ends_n, sizeof *t->ends);
+    t->acts = sf_arena_alloc(f->arena, (size_t)t->n * t->streams_n, sizeof *t->acts);
+    if (!t->ways || !t->ends || !t->acts) {
         return sf_fail_memory(err, "instances");
+    }
+    for (size_t i = 0; i < (size_t)t->n * t->streams_n; i++) {
+        t->acts[i].queued = -1;
     }
     memset(t->ways, 0xff, ways * sizeof *t->ways);
     return SF_OK;
 }
 
-/* Room for what can be in flight, or wait, at once in each cell. */
+/* Room for what can be in flight, or wait, at once in each cell; and for as many events that count no more. */
 static int furnish_cells(struct filler *f, struct sf_err *err) {
     struct sfi_table *t = f->t;
     size_t slots = 0;
     for (uint32_t i = 0; i < t->n; i++) {
         slots += class_of(f, i)->streams_n;
     }
-    struct sfi_event *events = sf_arena_alloc(f->arena, slots, sizeof *events);
+    struct sfi_event *events = sf_arena_alloc(f->arena, slots, 2 * sizeof *events);
     struct sfi_wait *waits = sf_arena_alloc(f->arena, slots, sizeof *waits);
     if (!events || !waits) {
         return sf_fail_memory(err, "event queues");
     }
     for (uint32_t c = 0; c < t->cells_n; c++) {
         struct sfi_cell *cell = &t->cells[c];
+        uint32_t own = 0;
         cell->queue.event = events;
         cell->waits = waits;
         for (uint32_t i = cell->first; i < cell->first + cell->n; i++) {
-            cell->queue.size += class_of(f, i)->streams_n;
+            own += class_of(f, i)->streams_n;
             cell->left += t->inst[i].st.left > 0;
         }
+        cell->queue.size = 2 * own;
+        t->cell_slots = own > t->cell_slots ? own : t->cell_slots;
+        t->cell_n = cell->n > t->cell_n ? cell->n : t->cell_n;
         events += cell->queue.size;
-        waits += cell->queue.size;
+        waits += own;
     }
     return SF_OK;
 }
@@ -218,9 +257,10 @@ static uint32_t *group_place(const struct filler *f, uint32_t instance, uint32_t
 
 /* One group of ranks becomes one group of instances, unless instances like its own have it already. Members that never
  * call the collective still count, so that such a program stops instead of passing. */
-static void add_group(struct filler *f, uint32_t lane, const struct sfi_comm *c, uint32_t base) {
+static void add_group(struct filler *f, uint32_t lane, const struct sfi_comm *c, uint32_t number) {
     struct sfi_table *t = f->t;
     struct sfi_group *g = &t->groups[t->groups_n];
+    uint32_t base = c->base[number];
     uint32_t *first = group_place(f, instance_of(f, base + c->offset[0]), lane), members_n = 0;
     if (first && *first != SF_NONE) {
         return;
@@ -242,6 +282,8 @@ static void add_group(struct filler *f, uint32_t lane, const struct sfi_comm *c,
     if (used) {
         g->members_n = members_n;
         g->stream = f->classes->lanes[lane].stream;
+        g->lane = lane;
+        g->number = number;
         t->groups_n++;
         return;
     }
@@ -265,9 +307,54 @@ static int find_groups(struct filler *f, struct sf_err *err) {
     for (uint32_t l = 0; l < all->lanes_n; l++) {
         const struct sfi_comm *c = &f->mesh->comms[all->lanes[l].comm];
         for (uint32_t g = 0; g < c->groups_n; g++) {
-            add_group(f, l, c, c->base[g]);
+            add_group(f, l, c, g);
         }
     }
+    return SF_OK;
+}
+
+/* Who uses which contended link. */
+static int list_links(struct filler *f, struct sf_err *err) {
+    const struct sfi_contend *x = f->classes->contend;
+    struct sfi_table *t = f->t;
+    struct sfi_fabric_links *l = sf_arena_alloc(f->arena, 1, sizeof *l);
+    size_t most = (size_t)f->ways_n * SFI_FLOW_LINKS;
+    uint32_t at = 0;
+    if (!l) {
+        return sf_fail_memory(err, "contended links");
+    }
+    *l = (struct sfi_fabric_links){.capacity = x->capacity, .links_n = x->links_n};
+    l->demand = sf_arena_alloc(f->arena, x->links_n, sizeof *l->demand);
+    l->user_first = sf_arena_alloc(f->arena, (size_t)x->links_n + 2, sizeof *l->user_first);
+    l->list_first = sf_arena_alloc(f->arena, (size_t)f->ways_n + 1, sizeof *l->list_first);
+    l->list = sf_arena_alloc(f->arena, most, sizeof *l->list);
+    l->users = sf_arena_alloc(f->arena, most, sizeof *l->users);
+    if (!l->demand || !l->user_first || !l->list_first || !l->list || !l->users || most >= SF_NONE) {
+        return sf_fail_memory(err, "contended links");
+    }
+    for (uint32_t i = 0; i < t->n; i++) {
+        const struct sfi_class *c = class_of(f, i);
+        for (uint32_t w = 0; w < c->ways_n + c->lanes_n; w++) {
+            l->list_first[t->inst[i].ways + w] = at;
+            at += w >= c->ways_n || c->ways[w].send ? sfi_contend_links(x, t->rank[i], w, &l->list[at]) : 0;
+        }
+    }
+    l->list_first[f->ways_n] = at;
+    for (uint32_t k = 0; k < at; k++) {
+        l->user_first[l->list[k] + 2]++;
+    }
+    for (uint32_t k = 0; k < x->links_n; k++) {
+        l->user_first[k + 2] += l->user_first[k + 1];
+    }
+    for (uint32_t i = 0; i < t->n; i++) {
+        uint32_t n = class_of(f, i)->ways_n + class_of(f, i)->lanes_n, first = t->inst[i].ways;
+        for (uint32_t w = 0; w < n; w++) {
+            for (uint32_t k = l->list_first[first + w]; k < l->list_first[first + w + 1]; k++) {
+                l->users[l->user_first[l->list[k] + 1]++] = (struct sfi_link_user){i, w};
+            }
+        }
+    }
+    t->fabric = l;
     return SF_OK;
 }
 
@@ -279,14 +366,19 @@ int sfi_table_create(struct sfi_mesh *mesh, const struct sfi_classes *classes, s
     if (!f.t) {
         return sf_fail_memory(err, "instances");
     }
+    f.t->streams_n = mesh->prog->streams_n;
     SF_TRY(allocate(&f, colour_of ? colours_n : mesh->ranks_n, err));
     join_peers(&f);
+    SF_TRY(join_links(&f, err));
     join_groups(&f);
     SF_TRY(number_all(&f, err));
     SF_TRY(lay_out(&f, err));
     SF_TRY(furnish_cells(&f, err));
     find_peers(&f);
     SF_TRY(find_groups(&f, err));
+    if (classes->contend) {
+        SF_TRY(list_links(&f, err));
+    }
     *out = f.t;
     return SF_OK;
 }

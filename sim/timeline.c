@@ -1,38 +1,49 @@
-/* Reading one instance's step back from a finished run. Only communication left a start time; an op was issued when the
- * last thing it waited for ended, and everything else follows from its duration. */
+/* Reading one instance's step back from a finished run. Ends are on record, and the starts of collectives; an op was
+ * issued when the last thing it waited for ended, and a transfer starts when both of its sides have been issued. */
 #include "sim/engine.h"
 
-static sf_time_ps turn_of(const struct sf_iclass *code, uint32_t op, const struct sfi_times *times) {
+sf_time_ps sfi_issue_time(const struct sf_iclass *code, const sf_time_ps *ends, uint32_t op) {
     uint32_t stream = code->cls->ops[op].stream, at = code->position[op];
-    sf_time_ps t = at > 0 ? times[code->stream_ops[stream][at - 1]].end : 0;
+    sf_time_ps t = at > 0 ? ends[code->stream_ops[stream][at - 1]] : 0;
     for (uint32_t n = code->need_first[op]; n < code->need_first[op + 1]; n++) {
         const struct sf_need *need = &code->needs[n];
-        sf_time_ps end = times[code->stream_ops[need->stream][need->count - 1]].end;
+        sf_time_ps end = ends[code->stream_ops[need->stream][need->count - 1]];
         t = end > t ? end : t;
     }
     return t;
 }
 
-/* How long an op takes from its start; a receive takes what its sender takes. */
-static sf_time_ps duration(const struct sfi_run *run, const struct sfi_inst *in, const struct sfi_vop *f) {
-    if (f->kind == SFI_LOCAL) {
-        return sfi_local_time(in, f);
+sf_time_ps sfi_last_end(const struct sf_iclass *code, const sf_time_ps *ends) {
+    sf_time_ps t = 0;
+    for (uint32_t s = 0; s < code->streams_n; s++) {
+        sf_time_ps end = code->stream_n[s] > 0 ? ends[code->stream_ops[s][code->stream_n[s] - 1]] : 0;
+        t = end > t ? end : t;
     }
-    if (f->kind == SFI_RECV) {
-        const struct sfi_inst *src = &run->table->inst[run->table->ways[in->ways + f->way]];
-        f = &run->variants->v[src->variant].ops[f->partner];
+    return t;
+}
+
+static sf_time_ps start_of(const struct sfi_run *run, uint32_t instance, const struct sfi_vop *f, sf_time_ps issue) {
+    const struct sfi_table *t = run->table;
+    const struct sfi_inst *in = &t->inst[instance];
+    if (f->kind == SFI_COLL) {
+        return sfi_ends(run, instance)[run->variants->v[in->variant].cls->code->ops_n + f->partner];
     }
-    return f->time + f->latency;
+    if (f->kind == SFI_SEND || f->kind == SFI_RECV) {
+        uint32_t peer = t->ways[in->ways + f->way];
+        const struct sf_iclass *code = run->variants->v[t->inst[peer].variant].cls->code;
+        sf_time_ps other = sfi_issue_time(code, sfi_ends(run, peer), f->partner);
+        issue = other > issue ? other : issue;
+    }
+    return issue + run->dispatch;
 }
 
 void sfi_timeline(const struct sfi_run *run, uint32_t instance, struct sfi_times *out) {
-    const struct sfi_inst *in = &run->table->inst[instance];
-    const struct sfi_variant *v = &run->variants->v[in->variant];
+    const struct sfi_variant *v = &run->variants->v[run->table->inst[instance].variant];
+    const sf_time_ps *ends = sfi_ends(run, instance);
     for (uint32_t i = 0; i < v->cls->code->ops_n; i++) {
-        const struct sfi_vop *f = &v->ops[i];
         struct sfi_times *t = &out[i];
-        t->issue = turn_of(v->cls->code, i, out);
-        t->start = f->record == SF_NONE ? t->issue + run->dispatch : run->table->starts[in->records + f->record];
-        t->end = t->start + duration(run, in, f);
+        t->issue = sfi_issue_time(v->cls->code, ends, i);
+        t->start = start_of(run, instance, &v->ops[i], t->issue);
+        t->end = ends[i];
     }
 }

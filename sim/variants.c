@@ -1,6 +1,6 @@
 /* Sorting ranks by the conditions that decide how long their ops take, and pricing each kind once. */
 #include "sim/cost_internal.h"
-#include "sim/engine.h"
+#include "sim/flow_load.h"
 
 struct maker {
     struct sfi_mesh *mesh;
@@ -8,6 +8,7 @@ struct maker {
     const struct sfi_classes *classes;
     struct sf_arena *arena;
     struct sfi_prices *prices;
+    struct sfi_loader loader;
     struct sf_span *span[SF_MAX_COMMS]; /* by group */
     uint32_t *group_of[SF_MAX_COMMS];   /* by rank */
     double *rate[SF_MAX_COMMS];         /* by group; NULL: nothing is slow */
@@ -23,11 +24,34 @@ static double lesser(double a, double b) {
     return a < b ? a : b;
 }
 
+/* What is left of the way between two ranks; says which where there is none. */
+static int see_way(const struct maker *k, uint32_t a, uint32_t b, double *left, struct sf_err *err) {
+    const struct sfi_mesh *m = k->mesh;
+    return sf_cost_way_left(k->cost, m->gpu[a], m->gpu[b], left, err)
+               ? sf_err_wrap(err, "rank %u (gpu %u) does not reach rank %u (gpu %u)", a, m->gpu[a], b, m->gpu[b])
+               : SF_OK;
+}
+
+/* From one member to the next inside its domain, and to the same place in the next domain. */
+static int hurt_member(const struct maker *k, const struct sfi_comm *c, const struct sf_span *span, uint32_t group,
+                       uint32_t member, double *rate, struct sf_err *err) {
+    const uint32_t steps[] = {1, span->min_per_domain}, *domain = k->mesh->domain;
+    uint32_t a = c->base[group] + c->offset[member];
+    for (int i = 0; i < 2; i++) {
+        uint32_t b = c->base[group] + c->offset[(member + steps[i]) % c->members_n];
+        bool inside = domain[a] == domain[b];
+        if (a != b && inside == (i == 0)) {
+            SF_TRY(see_way(k, a, b, rate, err));
+        }
+    }
+    return SF_OK;
+}
+
 /* A ring goes at the pace of its narrowest port. Across domains it uses both kinds of ports. */
 static int find_rates(struct maker *k, uint32_t comm, struct sf_err *err) {
     const struct sfi_mesh *m = k->mesh;
     const struct sfi_comm *c = &m->comms[comm];
-    if (!m->pace) {
+    if (!m->pace && !m->hurt) {
         return SF_OK;
     }
     k->rate[comm] = sf_arena_alloc(k->arena, c->groups_n, sizeof *k->rate[comm]);
@@ -37,8 +61,9 @@ static int find_rates(struct maker *k, uint32_t comm, struct sf_err *err) {
     for (uint32_t g = 0; g < c->groups_n; g++) {
         double rate = 1.0;
         for (uint32_t i = 0; i < c->members_n; i++) {
-            const struct sfi_pace *p = &m->pace[c->base[g] + c->offset[i]];
-            rate = lesser(rate, k->span[comm][g].domains > 1 ? lesser(p->up, p->out) : p->up);
+            const struct sfi_pace *p = m->pace ? &m->pace[c->base[g] + c->offset[i]] : NULL;
+            rate = p ? lesser(rate, k->span[comm][g].domains > 1 ? lesser(p->up, p->out) : p->up) : rate;
+            SF_TRY(m->hurt ? hurt_member(k, c, &k->span[comm][g], g, i, &rate, err) : SF_OK);
         }
         k->rate[comm][g] = rate;
     }
@@ -85,11 +110,21 @@ static int find_spans(struct maker *k, uint32_t comm, struct sf_err *err) {
     }
     for (uint32_t g = 0; g < c->groups_n; g++) {
         sfi_mesh_span(m, c, g, &k->span[comm][g]);
+        k->span[comm][g].alone = k->classes->alone;
         for (uint32_t i = 0; i < c->members_n; i++) {
             k->group_of[comm][c->base[g] + c->offset[i]] = g;
         }
     }
     return find_rates(k, comm, err);
+}
+
+/* Rate and latency of one message. Where contended links are simulated it is priced as if alone. */
+static struct sfi_tier link_between(const struct maker *k, uint32_t a, uint32_t b, struct sf_route *route) {
+    sf_topo_route(k->mesh->topo, k->mesh->gpu[a], k->mesh->gpu[b], route);
+    if (k->classes->alone) {
+        route->bytes_per_s = route->alone_bytes_per_s;
+    }
+    return sfi_cost_link(k->cost, route);
 }
 
 /* The route of a transfer last seen on a way. What a route costs depends on the two domains and on whether the rails
@@ -102,17 +137,28 @@ struct seen {
 
 static uint64_t link_word(const struct maker *k, uint32_t a, uint32_t b, struct seen *seen) {
     const struct sfi_mesh *m = k->mesh;
-    bool same_rail = m->rail[a] == m->rail[b], slow = m->pace != NULL;
+    bool same_rail = m->rail[a] == m->rail[b], slow = m->pace || m->hurt;
     if (slow || a == b || seen->src_domain != m->domain[a] || seen->dst_domain != m->domain[b] ||
         seen->same_rail != same_rail) {
         struct sf_route route;
-        sf_topo_route(m->topo, m->gpu[a], m->gpu[b], &route);
-        struct sfi_tier link = sfi_cost_link(k->cost, &route);
+        struct sfi_tier link = link_between(k, a, b, &route);
         uint64_t h = sf_mix64(sf_mix64(route.kind, link.bytes_per_s), (uint64_t)link.latency_ps);
         h = sf_mix64(h, sfi_pace_bits(way_pace(m, a, b, route.kind)));
         *seen = (struct seen){a == b ? SF_NONE : m->domain[a], m->domain[b], same_rail, h};
     }
     return seen->word;
+}
+
+/* What its own cables to the leaves are good for, in the worse direction. */
+static uint64_t nic_rate(const struct sfi_mesh *m, uint32_t rank) {
+    uint32_t planes = sf_topo_planes(m->topo);
+    uint64_t up = 0, down = 0;
+    for (uint32_t p = 0; p < planes && sf_topo_scale_out(m->topo); p++) {
+        uint64_t nic = (uint64_t)m->gpu[rank] * planes + p;
+        up += sf_topo_link_rate(m->topo, SF_LINK(SF_LINK_NIC_UP, nic));
+        down += sf_topo_link_rate(m->topo, SF_LINK(SF_LINK_NIC_DOWN, nic));
+    }
+    return up < down ? up : down;
 }
 
 /* Everything a rank's durations and partners depend on. */
@@ -131,6 +177,13 @@ static uint64_t signature(const struct maker *k, uint32_t rank, struct seen *see
         uint32_t comm = (uint32_t)__builtin_ctz(left);
         h += *factor++ * k->span_word[comm][k->group_of[comm][rank]];
     }
+    if (m->pace) { /* its own ports, and its team's kernels */
+        h = sf_mix64(sf_mix64(h, sfi_pace_bits(m->pace[rank].up)), sfi_pace_bits(m->pace[rank].out));
+    }
+    if (m->kind) { /* its own ports, and what its team's kernels run on */
+        h = sf_mix64(sf_mix64(h, m->kind[rank]), m->kinds[rank]);
+    }
+    h = m->hurt ? sf_mix64(h, nic_rate(m, rank)) : h;
     return k->gpu ? sf_mix64(h, sfi_pace_bits(gpu_pace(k, rank))) : h;
 }
 
@@ -157,6 +210,7 @@ static int find_words(struct maker *k, uint32_t *ways_n, struct sf_err *err) {
         for (uint32_t g = 0; g < groups_n; g++) {
             const struct sf_span *s = &k->span[comm][g];
             uint64_t h = sf_mix64(sf_mix64(sf_mix64(comm, s->domains), s->min_per_domain), s->kind);
+            h = m->kind ? sf_mix64(h, s->kinds) : h;
             k->span_word[comm][g] = sf_mix64(h, sfi_pace_bits(k->rate[comm] ? k->rate[comm][g] : 1.0));
         }
     }
@@ -199,12 +253,25 @@ static enum sfi_tier_of_port port_of(uint32_t route_kind) {
     return route_kind == SF_ROUTE_SELF ? SFI_PORT_NONE : route_kind == SF_ROUTE_DOMAIN ? SFI_PORT_UP : SFI_PORT_OUT;
 }
 
-/* Nothing that takes ports may take no time at all: see engine.h on order. */
+/* A flow has something to move. */
 static sf_time_ps at_least_one(sf_time_ps t) {
     return t > 1 ? t : 1;
 }
 
-static void meet_partner(const struct maker *k, const struct sfi_variant *v, uint32_t op, struct sfi_vop *f) {
+static uint64_t slowed(uint64_t rate, double pace) {
+    return pace < 1.0 ? (uint64_t)((double)rate * pace) : rate;
+}
+
+/* A port carries at least what the only flow on it would ask for. */
+static uint64_t flow_cap(struct sfi_variant *v, uint32_t tier, uint64_t rate) {
+    rate = rate > 0 ? rate : 1;
+    if (tier < SFI_TIERS_N && rate > v->capacity[tier]) {
+        v->capacity[tier] = rate;
+    }
+    return rate;
+}
+
+static int meet_partner(struct maker *k, struct sfi_variant *v, uint32_t op, struct sfi_vop *f, struct sf_err *err) {
     const struct sfi_way *way = &v->cls->ways[v->cls->way_of[op]];
     uint32_t peer = sfi_way_peer(k->mesh, way, v->rank);
     const struct sfi_class *other = &k->classes->cls[k->mesh->class_of[peer]];
@@ -218,15 +285,20 @@ static void meet_partner(const struct maker *k, const struct sfi_variant *v, uin
     f->kind = way->send ? SFI_SEND : SFI_RECV;
     if (way->send) {
         struct sf_route route;
-        sf_topo_route(k->mesh->topo, k->mesh->gpu[v->rank], k->mesh->gpu[peer], &route);
-        struct sfi_tier link = sfi_cost_link(k->cost, &route);
+        struct sfi_tier link = link_between(k, v->rank, peer, &route);
+        if (route.bytes_per_s == 0) {
+            double left = 1.0;
+            return see_way(k, v->rank, peer, &left, err);
+        }
         uint64_t bytes = v->cls->code->cls->ops[op].bytes;
         sf_time_ps time = link.bytes_per_s > 0 ? sf_transfer_ps(bytes, link.bytes_per_s) : 0;
         double pace = way_pace(k->mesh, v->rank, peer, route.kind);
         f->time = at_least_one(pace < 1.0 ? sf_s_to_ps(sf_ps_to_s(time) / pace) : time);
         f->latency = link.latency_ps;
         f->port = port_of(route.kind) & 3u;
+        f->load = sfi_load_transfer(&k->loader, f->port, flow_cap(v, f->port, slowed(link.bytes_per_s, pace)));
     }
+    return SF_OK;
 }
 
 static int collective_call(int op_kind) {
@@ -247,12 +319,19 @@ static sf_time_ps collective_time(const struct sf_cost *cost, const struct sf_op
     return op->kind == SF_OP_ALL_GATHER ? sf_s_to_ps(sf_ps_to_s(t) * sf_cost_gather_share(cost)) : t;
 }
 
-static int price_op(const struct maker *k, struct sfi_variant *v, uint32_t op_i, const struct sfi_around *around,
+static void price_collective(struct maker *k, struct sfi_variant *v, const struct sf_op *op, const struct sf_span *s,
+                             double rate, struct sfi_vop *f) {
+    f->kind = SFI_COLL;
+    f->port = port_of(s->kind) & 3u;
+    f->time = at_least_one(collective_time(k->cost, op, s, rate));
+    f->load = sfi_load_collective(&k->loader, collective_call(op->kind), op->bytes, s, f->time, v->capacity[f->port]);
+}
+
+static int price_op(struct maker *k, struct sfi_variant *v, uint32_t op_i, const struct sfi_around *around,
                     struct sf_err *err) {
     const struct sf_op *op = &v->cls->code->cls->ops[op_i];
     struct sfi_vop *f = &v->ops[op_i];
-    *f = (struct sfi_vop){
-        .partner = SF_NONE, .record = v->cls->record[op_i], .kind = SFI_LOCAL, .stream = op->stream & 15u};
+    *f = (struct sfi_vop){.partner = SF_NONE, .kind = SFI_LOCAL, .stream = op->stream & 15u};
     f->way = (uint16_t)v->cls->way_of[op_i];
     switch (sf_op_group(op->kind)) {
     case SF_OP_IS_COMPUTE:
@@ -261,21 +340,22 @@ static int price_op(const struct maker *k, struct sfi_variant *v, uint32_t op_i,
             return sf_fail_memory(err, "prices of recipes");
         }
         f->time = v->price[op_i]->total;
+        f->load = sfi_load_kernel(&k->loader, op->recipe, v->price[op_i]);
         break;
     case SF_OP_IS_P2P:
-        meet_partner(k, v, op_i, f);
+        SF_TRY(meet_partner(k, v, op_i, f, err));
         break;
     case SF_OP_IS_COLL:
-        if (f->record != SF_NONE) {
-            const struct sf_span *s = around->span[op->comm];
-            f->kind = SFI_COLL;
+        if (v->cls->record[op_i] != SF_NONE) {
             f->partner_at = v->cls->turn[op_i];
-            f->port = port_of(s->kind) & 3u;
-            f->time = at_least_one(collective_time(k->cost, op, s, around->rate[op->comm]));
+            price_collective(k, v, op, around->span[op->comm], around->rate[op->comm], f);
         }
         break;
     case SF_OP_IS_DATA:
         break;
+    }
+    if (f->load == SF_NONE) {
+        return sf_fail_memory(err, "loads of ops");
     }
     if (f->time >= SFI_TIME_MAX || f->latency >= SFI_TIME_MAX) {
         return sf_fail(err, SF_E_INPUT, "op %u of class %s (%s) would take more than 26 days: check its sizes", op_i,
@@ -293,10 +373,35 @@ static void add_kernels(struct sfi_variant *v, uint32_t op) {
     }
 }
 
-static int price_variant(const struct maker *k, struct sfi_variant *v, struct sf_err *err) {
+static void number_ops(struct sfi_variant *v) {
+    uint32_t collectives = 0;
+    for (uint32_t i = 0; i < v->cls->kernels_n; i++) {
+        v->ops[v->cls->kernel_ops[i]].partner = i;
+    }
+    for (uint32_t i = 0; i < v->cls->code->ops_n; i++) {
+        if (v->ops[i].kind == SFI_COLL) {
+            v->ops[i].partner = collectives++;
+        }
+    }
+}
+
+static void set_capacity(const struct maker *k, struct sfi_variant *v) {
+    const struct sfi_mesh *m = k->mesh;
+    const struct sfi_pace *pace = m->pace ? &m->pace[v->rank] : NULL;
+    uint64_t up = sfi_port_rate(k->loader.cost, SFI_PORT_UP), out = sfi_port_rate(k->loader.cost, SFI_PORT_OUT);
+    uint64_t nic = m->hurt ? nic_rate(m, v->rank) : out;
+    v->capacity[SFI_PORT_UP] = slowed(up, pace ? pace->up : 1.0);
+    v->capacity[SFI_PORT_OUT] = slowed(nic < out ? nic : out, pace ? pace->out : 1.0);
+}
+
+static int price_variant(struct maker *k, struct sfi_variant *v, struct sf_err *err) {
     struct sfi_around around = {.gpu = gpu_pace(k, v->rank)};
+    uint32_t kind = k->mesh->kind ? k->mesh->kind[v->rank] : 0;
     const struct sfi_class *c = v->cls;
     uint32_t n = c->code->ops_n;
+    around.kinds = k->mesh->kinds ? k->mesh->kinds[v->rank] : 0;
+    sfi_loader_use(&k->loader, k->cost, kind);
+    set_capacity(k, v);
     v->ops = sf_arena_alloc(k->arena, n, sizeof *v->ops);
     v->price = sf_arena_alloc(k->arena, n, sizeof *v->price);
     if (!v->ops || !v->price) {
@@ -314,14 +419,7 @@ static int price_variant(const struct maker *k, struct sfi_variant *v, struct sf
             add_kernels(v, i);
         }
     }
-    for (uint32_t i = 0; i < c->kernels_n; i++) {
-        v->ops[c->kernel_ops[i]].partner = i;
-    }
-    if (c->compute_stream != SF_NONE) {
-        const uint32_t *ops = c->code->stream_ops[c->compute_stream];
-        v->ops[ops[0]].first = 1;
-        v->ops[ops[c->code->stream_n[c->compute_stream] - 1]].last = 1;
-    }
+    number_ops(v);
     return SF_OK;
 }
 
@@ -348,6 +446,7 @@ int sfi_variants_create(struct sfi_mesh *mesh, const struct sf_cost *cost, const
     if (!k.out || !k.prices) {
         return sf_fail_memory(err, "kinds of ranks");
     }
+    SF_TRY(sfi_loader_init(&k.loader, mesh->prog, cost, arena, err));
     SF_TRY(gather(&k, err));
     SF_TRY(sort_ranks(&k, &first_rank, err));
     k.out->v = sf_arena_alloc(arena, k.out->n, sizeof *k.out->v);
@@ -359,6 +458,8 @@ int sfi_variants_create(struct sfi_mesh *mesh, const struct sf_cost *cost, const
         k.out->v[i] = (struct sfi_variant){.cls = &classes->cls[class_i], .class_i = class_i, .rank = rank};
         SF_TRY(price_variant(&k, &k.out->v[i], err));
     }
+    k.out->loads = k.loader.loads;
+    k.out->loads_n = k.loader.ids.n;
     *out = k.out;
     return SF_OK;
 }

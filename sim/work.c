@@ -3,11 +3,22 @@
 
 /* Arithmetic per element of the cheap kernels. An exponential counts as one operation; memory traffic decides their
  * time, so these only need the right size. */
-enum { RMS_FWD = 4, RMS_BWD = 8, ROPE = 3, SILU = 5, GELU = 10, XENT = 5, ADAMW = 12 };
+enum {
+    RMS_FWD = 4,
+    RMS_BWD = 8,
+    LAYER_FWD = 7,
+    LAYER_BWD = 11,
+    ROPE = 3,
+    SILU = 5,
+    GELU = 10,
+    XENT = 5,
+    XENT_STATS = 3,
+    ADAMW = 12
+};
 
 /* Bytes per parameter of one Adam update. f32: read weight, gradient and both moments, write all but the gradient.
  * bf16 and fp8 come to the same: gradient 2, f32 master 8, f32 moments 16, bf16 weight 2. */
-enum { ADAMW_BYTES = 28 };
+enum { ADAMW_BYTES = 28, ADAMW_LEAN_BYTES = 20 /* moments in bf16 */ };
 
 static double dim(const struct sf_call *call, int i) {
     return (double)call->dims[i];
@@ -30,6 +41,28 @@ static struct sf_work norm(const struct sf_call *call, double e, bool backward) 
     }
     double dx = n * (1.0 + flag(call, SF_CALL_ACC_FLAG)), dw = cols * (1.0 + flag(call, SF_CALL_ACC2_FLAG));
     return (struct sf_work){RMS_BWD * n, e * (2.0 * n + cols + dx + dw) + 4.0 * rows};
+}
+
+/* Two statistics and a bias more than RMS norm; adding the residual in the same pass reads and writes it once. */
+static struct sf_work wide_norm(const struct sf_call *call, double e) {
+    double rows = dim(call, 0), cols = dim(call, 1), n = rows * cols;
+    bool layer = call->kind != SF_CALL_RMSNORM_ADD_FWD, adds = layer ? call->kind == SF_CALL_LAYERNORM_ADD_FWD : true;
+    double statistics = layer ? 8.0 * rows : 4.0 * rows, weights = layer ? 2.0 * cols : cols;
+    if (call->kind == SF_CALL_LAYERNORM_BWD) {
+        double dx = n * (1.0 + flag(call, SF_CALL_ACC_FLAG)), dw = weights * (1.0 + flag(call, SF_CALL_ACC2_FLAG));
+        return (struct sf_work){LAYER_BWD * n, e * (2.0 * n + cols + dx + dw) + statistics};
+    }
+    double flops = (layer ? LAYER_FWD : RMS_FWD) + (adds ? 1.0 : 0.0);
+    return (struct sf_work){flops * n, e * ((adds ? 4.0 : 2.0) * n + weights) + statistics};
+}
+
+static struct sf_work bias(const struct sf_call *call, double e) {
+    double cols = dim(call, 1), n = dim(call, 0) * cols;
+    if (call->kind == SF_CALL_BIAS_BWD) {
+        return (struct sf_work){n, e * (n + cols * (1.0 + flag(call, SF_CALL_ACC_FLAG)))};
+    }
+    double adds = call->operand[2] == SF_REF_NONE ? 1.0 : 2.0;
+    return (struct sf_work){adds * n, e * ((1.0 + adds) * n + cols)};
 }
 
 /* The causal mask leaves half of the score matrix; the backward pass does five matrix products for the forward's two.
@@ -82,8 +115,19 @@ static struct sf_work small(const struct sf_call *call, double e) {
         return (struct sf_work){a * b, 3.0 * e * a * b + 4.0 * a};
     case SF_CALL_XENT:
         return (struct sf_work){XENT * a * b, 2.0 * e * a * b + 4.0 * a + 4.0};
+    case SF_CALL_XENT_STATS:
+        return (struct sf_work){XENT_STATS * a * b, e * a * b + 12.0 * a};
+    case SF_CALL_XENT_PART:
+        return (struct sf_work){(XENT - XENT_STATS) * a * b, 2.0 * e * a * b + 4.0 * a * (1.0 + 2.0 * dim(call, 2))};
     case SF_CALL_ADAMW:
-        return (struct sf_work){ADAMW * a, ADAMW_BYTES * a};
+        return (struct sf_work){ADAMW * a, (call->flags & SF_CALL_LEAN_FLAG ? ADAMW_LEAN_BYTES : ADAMW_BYTES) * a};
+    case SF_CALL_SUMSQ:
+        return (struct sf_work){2.0 * a, e * a + 4.0};
+    case SF_CALL_CLIP:
+        return (struct sf_work){a, 4.0 * a + 12.0};
+    case SF_CALL_CAST_DOWN:
+    case SF_CALL_CAST_UP:
+        return (struct sf_work){0.0, (4.0 + e) * a};
     case SF_CALL_ALL_REDUCE:
     case SF_CALL_ALL_TO_ALL:
         return (struct sf_work){0.0, 2.0 * a};
@@ -100,6 +144,14 @@ static struct sf_work full_work(const struct sf_call *call) {
     case SF_CALL_RMSNORM_FWD:
     case SF_CALL_RMSNORM_BWD:
         return norm(call, e, call->kind == SF_CALL_RMSNORM_BWD);
+    case SF_CALL_LAYERNORM_FWD:
+    case SF_CALL_LAYERNORM_BWD:
+    case SF_CALL_RMSNORM_ADD_FWD:
+    case SF_CALL_LAYERNORM_ADD_FWD:
+        return wide_norm(call, e);
+    case SF_CALL_BIAS_FWD:
+    case SF_CALL_BIAS_BWD:
+        return bias(call, e);
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
         return attention(call, e, call->kind == SF_CALL_ATTN_BWD);

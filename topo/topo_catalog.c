@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/arena.h"
 #include "topo/topo_state.h"
 
 enum quantity { BYTES, RATE, FLOPS, TIME, POWER, SHARE, COUNT };
@@ -71,27 +72,45 @@ static int read_text(const struct sf_node *n, char *out, size_t size, struct sf_
     return 0;
 }
 
+/* Stocks may name one file several times: its numbers are kept once. */
+static int keep_source(struct sf_topo *t, const struct sf_source *s, const struct sf_node *map, struct sf_err *err) {
+    for (size_t i = 0; i < t->sources_n; i++) {
+        const struct sf_source *k = &t->sources[i];
+        if (strcmp(k->item, s->item) == 0 && strcmp(k->value, s->value) == 0 && strcmp(k->source, s->source) == 0) {
+            return 0;
+        }
+    }
+    if (t->sources_n == SFI_MAX_SOURCES) {
+        return sf_node_fail(map, err, "more than %d numbers", SFI_MAX_SOURCES);
+    }
+    if (t->sources_n % 64 == 0) {
+        struct sf_source *more = sf_realloc(t->sources, t->sources_n + 64, sizeof *more);
+        if (more == NULL) {
+            return sf_fail_memory(err, "the sources of a topology");
+        }
+        t->sources = more;
+    }
+    t->sources[t->sources_n++] = *s;
+    return 0;
+}
+
 int sfi_catalog_note(struct sf_topo *t, const char *owner, const char *key, const struct sf_node *map,
                      const char *value, enum sf_grade *grade_out, struct sf_err *err) {
     static const char *const grades[] = {"calibrated", "measured", "datasheet", "extrapolated", NULL};
     const struct sf_node *source, *grade;
     SF_TRY(sf_map_need(map, "source", &source, err));
     SF_TRY(sf_map_need(map, "grade", &grade, err));
-    if (t->sources_n == SFI_MAX_SOURCES) {
-        return sf_node_fail(map, err, "more than %d numbers", SFI_MAX_SOURCES);
-    }
-    struct sf_source *s = &t->sources[t->sources_n];
+    struct sf_source s = {0};
     int word;
     SF_TRY(sf_node_word(grade, grades, &word, err));
-    SF_TRY(read_text(source, s->source, sizeof s->source, err));
-    s->grade = (enum sf_grade)word;
-    snprintf(s->item, sizeof s->item, "%s.%s", owner, key);
-    snprintf(s->value, sizeof s->value, "%s", value);
-    t->sources_n++;
-    if (grade_out != NULL && s->grade > *grade_out) {
-        *grade_out = s->grade;
+    SF_TRY(read_text(source, s.source, sizeof s.source, err));
+    s.grade = (enum sf_grade)word;
+    snprintf(s.item, sizeof s.item, "%s.%s", owner, key);
+    snprintf(s.value, sizeof s.value, "%s", value);
+    if (grade_out != NULL && s.grade > *grade_out) {
+        *grade_out = s.grade;
     }
-    return 0;
+    return keep_source(t, &s, map, err);
 }
 
 static int read_field(struct sf_topo *t, const char *owner, const struct sf_node *map, const struct field *f,
@@ -132,22 +151,29 @@ static bool is_plain_name(const char *ref) {
     return ref[0] != '.' && ref[0] != '\0';
 }
 
+static int check_length(int n, size_t size, const struct sf_node *ref, struct sf_err *err) {
+    return n > 0 && (size_t)n < size ? 0 : sf_node_fail(ref, err, "path is longer than %zu bytes", size - 1);
+}
+
+int sfi_beside(const char *base, const struct sf_node *ref, const char *name, char *path, size_t size,
+               struct sf_err *err) {
+    const char *slash = strrchr(base, '/');
+    int folder = name[0] == '/' || slash == NULL ? 0 : (int)(slash - base + 1);
+    return check_length(snprintf(path, size, "%.*s%s", folder, base, name), size, ref, err);
+}
+
 static int resolve(const struct sfi_catalog *c, const char *folder, const struct sf_node *ref, char *path, size_t size,
                    struct sf_err *err) {
     const char *name;
     SF_TRY(sf_node_str(ref, &name, err));
-    int n;
     if (is_path(name)) {
-        const char *slash = strrchr(c->base, '/');
-        int base = name[0] == '/' || slash == NULL ? 0 : (int)(slash - c->base + 1);
-        n = snprintf(path, size, "%.*s%s", base, c->base, name);
-    } else if (is_plain_name(name)) {
-        n = snprintf(path, size, "%s/%s/%s.yaml", c->dir, folder, name);
-    } else {
-        return sf_node_fail(
-            ref, err, "expected a name from the catalog's %s or a path ending in .yaml, found \"%.80s\"", folder, name);
+        return sfi_beside(c->base, ref, name, path, size, err);
     }
-    return n > 0 && (size_t)n < size ? 0 : sf_node_fail(ref, err, "path is longer than %zu bytes", size - 1);
+    if (is_plain_name(name)) {
+        return check_length(snprintf(path, size, "%s/%s/%s.yaml", c->dir, folder, name), size, ref, err);
+    }
+    return sf_node_fail(ref, err, "expected a name from the catalog's %s or a path ending in .yaml, found \"%.80s\"",
+                        folder, name);
 }
 
 /* Open the file that `ref` names. A file that is not there is a fault of the cluster file. */
@@ -259,29 +285,35 @@ static int read_link(struct sf_topo *t, const struct sf_node *ref, const struct 
     return 0;
 }
 
-static int read_switch(struct sf_topo *t, const struct sf_node *ref, const struct sf_node *root, struct sfi_switch *s,
-                       struct sf_err *err) {
-    static const char *const keys[] = {"name", "ports", "port_rate", "hop_latency", "cable_latency_per_m", NULL};
+static int read_switch(struct sf_topo *t, const struct sf_node *ref, const struct sf_node *root,
+                       struct sf_switch_class *s, struct sf_err *err) {
+    static const char *const keys[] = {"name",       "ports",        "split",
+                                       "port_rate",  "hop_latency",  "cable_latency_per_m",
+                                       "ecmp_share", "incast_share", NULL};
     const struct field fields[] = {
         {"ports", COUNT, false, &s->ports, &s->grade},
+        {"split", COUNT, true, &s->split, &s->grade},
         {"port_rate", RATE, false, &s->port_bytes_per_s, &s->grade},
         {"hop_latency", TIME, false, &s->hop_ps, &s->grade},
         {"cable_latency_per_m", TIME, false, &s->cable_ps_per_m, &s->grade},
+        {"ecmp_share", SHARE, true, &s->ecmp_share, NULL},
+        {"incast_share", SHARE, true, &s->incast_share, NULL},
     };
+    *s = (struct sf_switch_class){.split = 1, .ecmp_share = 1, .incast_share = 1};
     SF_TRY(sf_map_only(root, keys, err));
     SF_TRY(read_name(ref, root, s->name, sizeof s->name, err));
     return read_fields(t, s->name, root, fields, sizeof fields / sizeof *fields, err);
 }
 
-int sfi_catalog_device(const struct sfi_catalog *c, const struct sf_node *ref, struct sf_device_class *out,
+int sfi_catalog_device(const struct sfi_catalog *c, const struct sf_node *ref, struct sfi_stock *out,
                        struct sf_err *err) {
     struct sf_doc *doc = NULL;
     SF_TRY(sfi_catalog_open(c, "devices", ref, &doc, err));
-    int rc = read_device(c->t, ref, sf_doc_root(doc), out, err);
+    int rc = read_device(c->t, ref, sf_doc_root(doc), &out->device, err);
     const struct sf_node *kernels = rc == 0 ? sf_map_find(sf_doc_root(doc), "kernels") : NULL;
-    rc = kernels != NULL ? sfi_catalog_kernels(c, kernels, &out->kernels, err) : rc;
+    rc = kernels != NULL ? sfi_catalog_kernels(c, kernels, &out->device.kernels, err) : rc;
     const struct sf_node *coll = rc == 0 ? sf_map_find(sf_doc_root(doc), "collectives") : NULL;
-    rc = coll != NULL ? sfi_catalog_collectives(c, coll, err) : rc;
+    rc = coll != NULL ? sfi_catalog_collectives(c, coll, out, err) : rc;
     sf_doc_free(doc);
     return rc;
 }
@@ -295,7 +327,7 @@ int sfi_catalog_link(const struct sfi_catalog *c, const struct sf_node *ref, str
     return rc;
 }
 
-int sfi_catalog_switch(const struct sfi_catalog *c, const struct sf_node *ref, struct sfi_switch *out,
+int sfi_catalog_switch(const struct sfi_catalog *c, const struct sf_node *ref, struct sf_switch_class *out,
                        struct sf_err *err) {
     struct sf_doc *doc = NULL;
     SF_TRY(sfi_catalog_open(c, "switches", ref, &doc, err));

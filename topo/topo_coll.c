@@ -5,14 +5,15 @@
 
 #include "topo/topo_state.h"
 
-int sfi_catalog_collectives(const struct sfi_catalog *c, const struct sf_node *ref, struct sf_err *err) {
+int sfi_catalog_collectives(const struct sfi_catalog *c, const struct sf_node *ref, struct sfi_stock *out,
+                            struct sf_err *err) {
     struct sf_doc *doc = NULL;
     SF_TRY(sfi_catalog_open(c, "nccl", ref, &doc, err));
-    int n = snprintf(c->t->coll.model, sizeof c->t->coll.model, "%s", sf_doc_name(doc));
+    int n = snprintf(out->coll_model, sizeof out->coll_model, "%s", sf_doc_name(doc));
     sf_doc_free(doc);
-    return n > 0 && (size_t)n < sizeof c->t->coll.model
+    return n > 0 && (size_t)n < sizeof out->coll_model
                ? 0
-               : sf_node_fail(ref, err, "path is longer than %zu bytes", sizeof c->t->coll.model - 1);
+               : sf_node_fail(ref, err, "path is longer than %zu bytes", sizeof out->coll_model - 1);
 }
 
 static int read_word(const struct sf_node *map, const char *key, const char *const words[], char *out, size_t size,

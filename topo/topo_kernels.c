@@ -19,6 +19,11 @@ static int read_numbers(const struct sf_node *map, const struct number *numbers,
     return 0;
 }
 
+static int read_p90(const struct sf_node *map, double *out, struct sf_err *err) {
+    const struct sf_node *v = sf_map_find(map, "p90");
+    return v ? sf_node_f64(v, 0, 10, out, err) : 0;
+}
+
 static int read_time(const struct sf_node *map, const char *key, sf_time_ps *out, struct sf_err *err) {
     const struct sf_node *v;
     SF_TRY(sf_map_need(map, key, &v, err));
@@ -42,31 +47,32 @@ static int read_gemm(const struct sfi_catalog *c, const char *owner, const struc
                      struct sf_gemm_model *g, struct sf_err *err) {
     static const char *const keys[] = {"peak_share",   "tile_loss",  "k_prologue", "wave", "launch",
                                        "memory_share", "cast_share", "m",          "n",    "k",
-                                       "source",       "grade",      NULL};
+                                       "p90",          "source",     "grade",      NULL};
     const struct number numbers[] = {
         {"peak_share", 0.01, 1, &g->peak_share},     {"tile_loss", 0, 1000, &g->tile_loss},
         {"k_prologue", 0, 100000, &g->k_prologue},   {"wave", 0, 1, &g->wave},
         {"memory_share", 0.01, 1, &g->memory_share}, {"cast_share", 0.01, 1, &g->cast_share}};
-    char key[16];
+    char key[24];
     snprintf(key, sizeof key, "gemm_%s", sf_dtype_name(dtype));
     const struct sf_node *map = sf_map_find(root, key);
     if (map == NULL) {
         return 0;
     }
-    bool casts = dtype == SF_FP8; /* inputs arrive in bf16 and are quantised first */
+    bool casts = dtype >= SF_FP8; /* inputs arrive in bf16 and are quantised first */
     SF_TRY(sf_map_only(map, keys, err));
     SF_TRY(read_numbers(map, numbers, casts ? 6 : 5, err));
     SF_TRY(read_time(map, "launch", &g->launch_ps, err));
     SF_TRY(read_range(map, "m", &g->m, err));
     SF_TRY(read_range(map, "n", &g->n, err));
     SF_TRY(read_range(map, "k", &g->k, err));
+    SF_TRY(read_p90(map, &g->p90, err));
     return sfi_catalog_note(c->t, owner, key, map, "fitted", &g->grade, err);
 }
 
 static int read_attention(const struct sfi_catalog *c, const char *owner, const struct sf_node *root, const char *key,
                           struct sf_attn_model *a, struct sf_err *err) {
-    static const char *const keys[] = {"peak_share", "softmax_dim", "seq_prologue", "seq",
-                                       "head_dim",   "source",      "grade",        NULL};
+    static const char *const keys[] = {"peak_share", "softmax_dim", "seq_prologue", "seq", "head_dim",
+                                       "p90",        "source",      "grade",        NULL};
     const struct number numbers[] = {{"peak_share", 0.01, 1, &a->peak_share},
                                      {"softmax_dim", 0, 10000, &a->softmax_dim},
                                      {"seq_prologue", 0, 100000, &a->seq_prologue}};
@@ -76,18 +82,20 @@ static int read_attention(const struct sfi_catalog *c, const char *owner, const 
     SF_TRY(read_numbers(map, numbers, 3, err));
     SF_TRY(read_range(map, "seq", &a->seq, err));
     SF_TRY(read_range(map, "head_dim", &a->head_dim, err));
+    SF_TRY(read_p90(map, &a->p90, err));
     return sfi_catalog_note(c->t, owner, key, map, "fitted", &a->grade, err);
 }
 
 static int read_memory(const struct sfi_catalog *c, const char *owner, const struct sf_node *root,
                        struct sf_kernel_model *k, struct sf_err *err) {
-    static const char *const keys[] = {"launch", "share", "source", "grade", NULL};
+    static const char *const keys[] = {"launch", "share", "p90", "source", "grade", NULL};
     const struct number share = {"share", 0.01, 1, &k->memory_share};
     const struct sf_node *map;
     SF_TRY(sf_map_need(root, "memory", &map, err));
     SF_TRY(sf_map_only(map, keys, err));
     SF_TRY(read_numbers(map, &share, 1, err));
     SF_TRY(read_time(map, "launch", &k->memory_launch_ps, err));
+    SF_TRY(read_p90(map, &k->memory_p90, err));
     return sfi_catalog_note(c->t, owner, "memory", map, "fitted", &k->memory_grade, err);
 }
 
@@ -108,8 +116,17 @@ static int read_cores(const struct sfi_catalog *c, const char *owner, const stru
 
 static int read_kernels(const struct sfi_catalog *c, const struct sf_node *root, struct sf_kernel_model *k,
                         struct sf_err *err) {
-    static const char *const keys[] = {
-        "name", "cores", "gemm_bf16", "gemm_fp8", "attention_forward", "attention_backward", "memory", NULL};
+    static const char *const keys[] = {"name",
+                                       "cores",
+                                       "gemm_bf16",
+                                       "gemm_fp8",
+                                       "gemm_mxfp8",
+                                       "gemm_fp8_block",
+                                       "gemm_nvfp4",
+                                       "attention_forward",
+                                       "attention_backward",
+                                       "memory",
+                                       NULL};
     const struct sf_node *name;
     const char *text;
     char owner[48];
@@ -119,7 +136,9 @@ static int read_kernels(const struct sfi_catalog *c, const struct sf_node *root,
     snprintf(owner, sizeof owner, "%.30s.kernels", text);
     SF_TRY(read_cores(c, owner, root, k, err));
     SF_TRY(read_gemm(c, owner, root, SF_BF16, &k->gemm[SF_BF16], err));
-    SF_TRY(read_gemm(c, owner, root, SF_FP8, &k->gemm[SF_FP8], err));
+    for (int dtype = SF_FP8; dtype < SF_DTYPES_N; dtype++) {
+        SF_TRY(read_gemm(c, owner, root, dtype, &k->gemm[dtype], err));
+    }
     SF_TRY(read_attention(c, owner, root, "attention_forward", &k->attn_fwd, err));
     SF_TRY(read_attention(c, owner, root, "attention_backward", &k->attn_bwd, err));
     return read_memory(c, owner, root, k, err);

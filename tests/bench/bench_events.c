@@ -1,10 +1,12 @@
 /* Event rate of the simulator: a 1F1B step on GB300 racks, every rank by itself, from one rack to the whole cluster.
  *
  *     bench_events [--threads N] [GPUS ...]        default: 72 576 4608 36864 220032, on all cores
+ *     bench_events --audit SEEDS [GPUS]            default: 220032 GPUs
  *
  * Plain: all ranks of a stage are alike, so that events coincide. Jitter: every kernel of every rank has a time of its
  * own. Times are those of the best of several runs; cycles are of the time stamp counter. Exits 1 when the folded run
- * of the plain step differs. */
+ * of the plain step differs. --audit runs the jittered step once per seed with every checker on, and exits 1 when one
+ * of them objects. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,34 +188,67 @@ static void print_row(const char *name, const struct sf_prog *prog, const struct
     fflush(stdout);
 }
 
-/* One size in a process of its own, so that peak memory is its own. */
-static int bench(uint32_t gpus, uint32_t threads) {
+struct setting {
+    struct sf_topo *topo;
+    struct sf_cost *cost;
+    struct sf_prog *prog;
+};
+
+static struct setting set_up(uint32_t gpus) {
     struct bench x = {.pp = PP, .dp = gpus / PP, .m = MICROBATCHES};
-    struct sf_topo *topo = NULL;
-    struct sf_cost *cost = NULL;
+    struct setting s = {0};
     struct sf_err err = {0};
-    check(sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/gb300-nvl72-220k.yaml", SF_CATALOG_DIR, &topo,
+    check(sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/gb300-nvl72-220k.yaml", SF_CATALOG_DIR, &s.topo,
                        &err),
           &err);
-    check(sf_cost_create(topo, &sf_io_posix, NULL, &cost, &err), &err);
-    struct sf_prog *prog = build(&x, topo);
+    check(sf_cost_create(s.topo, &sf_io_posix, NULL, &s.cost, &err), &err);
+    s.prog = build(&x, s.topo);
+    return s;
+}
+
+static void take_down(struct setting *s) {
+    sf_prog_free(s->prog);
+    sf_cost_free(s->cost);
+    sf_topo_free(s->topo);
+}
+
+/* One size in a process of its own, so that peak memory is its own. */
+static int bench(uint32_t gpus, uint32_t threads) {
+    struct setting s = set_up(gpus);
     struct sf_sim_options o = {.unfolded = true, .seed = 1, .threads = threads};
-    struct row plain = measure(prog, cost, &o);
-    print_row("plain", prog, &plain);
+    struct row plain = measure(s.prog, s.cost, &o);
+    print_row("plain", s.prog, &plain);
     o.jitter = 0.02;
-    struct row jitter = measure(prog, cost, &o);
-    print_row("jitter", prog, &jitter);
+    struct row jitter = measure(s.prog, s.cost, &o);
+    print_row("jitter", s.prog, &jitter);
     o = (struct sf_sim_options){.seed = 1};
-    struct row folded = measure(prog, cost, &o);
-    print_row("folded", prog, &folded);
+    struct row folded = measure(s.prog, s.cost, &o);
+    print_row("folded", s.prog, &folded);
     bool same = sf_hash_equal(folded.best.digest, plain.best.digest);
-    sf_prog_free(prog);
-    sf_cost_free(cost);
-    sf_topo_free(topo);
+    take_down(&s);
     if (!same) {
         printf("the folded step is ANOTHER\n");
     }
     return same ? 0 : 1;
+}
+
+static int audit(uint32_t seeds, uint32_t gpus) {
+    struct setting s = set_up(gpus);
+    uint64_t events = 0, checks = 0, violations = 0;
+    for (uint32_t seed = 1; seed <= seeds; seed++) {
+        struct sf_sim_options o = {.unfolded = true, .seed = seed, .jitter = 0.02, .audit = true};
+        struct sf_sim_result r;
+        struct sf_err err = {0};
+        check(sf_sim_run(s.prog, s.cost, &o, &r, &err), &err);
+        events += r.events;
+        checks += r.audited;
+        violations += r.violations;
+        printf("seed %u: %llu events, %llu checks, %llu violations in all%s%s\n", seed, (unsigned long long)events,
+               (unsigned long long)checks, (unsigned long long)violations, r.violations ? ": " : "", r.violation);
+        fflush(stdout);
+    }
+    take_down(&s);
+    return violations ? 1 : 0;
 }
 
 static int bench_apart(uint32_t gpus, uint32_t threads) {
@@ -229,6 +264,9 @@ int main(int argc, char **argv) {
     static char *sizes[] = {"72", "576", "4608", "36864", "220032"};
     uint32_t threads = 0;
     int first = 1, n = argc - 1, failed = 0;
+    if (argc > 2 && strcmp(argv[1], "--audit") == 0) {
+        return audit((uint32_t)strtoul(argv[2], NULL, 10), argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 220032);
+    }
     if (argc > 2 && strcmp(argv[1], "--threads") == 0) {
         threads = (uint32_t)strtoul(argv[2], NULL, 10);
         first = 3;

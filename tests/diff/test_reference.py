@@ -97,17 +97,18 @@ def run(*command):
 
 def train_one_step(folder, config, seq, batch, plan):
     (folder / "config.json").write_text(json.dumps(config))
+    ranks = plan["pp"] * plan["dp"] * plan.get("tp", 1)
     text = (ROOT / "scenarios/data/shakespeare.txt").read_bytes()[:seq * batch + 1]
     (folder / "text.txt").write_bytes(text)
     scenario = {
         "name": "reference", "cluster": "machine.yaml", "model": "config.json", "plan": plan,
-        "job": {"seq_len": seq, "global_batch": batch, "precision": "f32", "gpus": plan["pp"] * plan["dp"], "steps": 1,
+        "job": {"seq_len": seq, "global_batch": batch, "precision": "f32", "gpus": ranks, "steps": 1,
                 "seed": 3, "data": "text.txt", "canonical": True,
                 "optimizer": {"kind": "adamw", "lr": 0.0, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
                               "weight_decay": 0.1, "warmup_steps": 0}},
     }
     (folder / "scenario.yaml").write_text(json.dumps(scenario))
-    run(BUILD / "staticfire", "topo", "probe", "-o", folder, "--ranks", plan["pp"] * plan["dp"])
+    run(BUILD / "staticfire", "topo", "probe", "-o", folder, "--ranks", ranks)
     run(BUILD / "staticfire", "plan", folder / "scenario.yaml", "-o", folder / "plan.yaml")
     run(BUILD / "staticfire", "compile", folder / "plan.yaml", "-o", folder / "p.sfprog")
     run(BUILD / "staticfire-run", folder / "p.sfprog", "--data", folder / "text.txt", "--steps", 1,
@@ -141,6 +142,16 @@ BASE = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num
 ok = [
     compare("grouped heads, 2 stages", BASE, 48, 8, {"pp": 2, "dp": 1, "micro_batch": 1}),
     compare("tied embedding, 2 stages", BASE | {"tie_word_embeddings": True}, 48, 8, {"pp": 2, "dp": 1, "micro_batch": 2}),
+    compare("split backwards on a V, tied, recomputed", BASE | {"tie_word_embeddings": True, "num_hidden_layers": 4}, 48, 8,
+            {"pp": 2, "dp": 1, "micro_batch": 1, "schedule": "zb-v", "recompute": "full"}),
+    compare("two copies, opposite ways", BASE | {"num_hidden_layers": 2}, 48, 8,
+            {"pp": 2, "dp": 1, "micro_batch": 1, "schedule": "dualpipe"}),
+    compare("tensor parallel, tied, 2 stages", BASE | {"tie_word_embeddings": True}, 48, 8,
+            {"pp": 2, "dp": 1, "tp": 2, "micro_batch": 1}),
+    compare("tensor parallel over 4", BASE | {"num_key_value_heads": 4}, 48, 8,
+            {"pp": 1, "dp": 1, "tp": 4, "micro_batch": 2}),
+    compare("tensor parallel, 2 replicas, split backwards", BASE | {"num_hidden_layers": 2}, 48, 8,
+            {"pp": 2, "dp": 2, "tp": 2, "micro_batch": 1, "schedule": "zb-h1", "zero": 1}),
     compare("2 replicas", BASE | {"num_key_value_heads": 4, "num_hidden_layers": 2}, 33, 8, {"pp": 1, "dp": 2, "micro_batch": 1}),
 ]
 sys.exit(not all(ok))

@@ -394,6 +394,60 @@ case("cluster: cable without a unit", INPUT, r'fabric.yaml:12:23: expected a len
      fabric_yaml=edit("fabric.yaml", ("nic_leaf: 5m", "nic_leaf: 5")))
 case("cluster: missing", IO, r"cluster.yaml: .*No such file", TOPO, cluster_yaml=None)
 
+# Planes, routing, groups, overlays: in the cluster file, or in a file of their own.
+FAB = "fabric.yaml"
+BIG = "9223372036854775808"
+
+
+def bad_fabric(name, pattern, *changes, command="staticfire topo check fabric.yaml --svg out.svg"):
+    case("fabric: " + name, INPUT, pattern, command, fabric_yaml=edit(FAB, *changes))
+
+
+def bad_overlay(name, pattern, text):
+    case("overlay: " + name, INPUT, r"fabric.yaml:13:" + pattern, "staticfire topo check fabric.yaml --svg out.svg",
+         fabric_yaml=append(FAB, f"overlay: {text}\n".encode()))
+
+
+bad_fabric("three planes", r"fabric.yaml:6:9: expected 1, 2 or 4 planes", ("rails: 8", "planes: 3\nrails: 8"))
+bad_fabric("no planes", r"fabric.yaml:6:9: .*whole number from 1", ("rails: 8", "planes: 0\nrails: 8"))
+bad_fabric("planes without end", r"fabric.yaml:6:9: .*whole number", ("rails: 8", f"planes: {BIG}\nrails: 8"))
+bad_fabric("ports over-used by a plane", r"fabric.yaml:10:14: a leaf needs 128 ports \(64 down, 64 up\), but .* has 64",
+           ("rails: 8", "planes: 2\nrails: 8"), ("leaf_down: 32", "leaf_down: 64"))
+bad_fabric("unknown routing", r'fabric.yaml:11:12: .*unknown word "shortest"',
+           ("  tiers: 2", "  tiers: 2\n  routing: shortest"))
+bad_fabric("seed without a hash", r"fabric.yaml:11:9: a seed belongs to routing: ecmp",
+           ("  tiers: 2", "  tiers: 2\n  seed: 3"))
+bad_fabric("routing of rails where there is one", r"fabric.yaml:11:12: .*one rail, so pxn would be the same",
+           ("rails: 8", "rails: 1"), ("  tiers: 2", "  tiers: 2\n  routing: pxn"))
+bad_fabric("groups beside a device", r"fabric.yaml:2:9: device stands in each of the groups",
+           ("rails: 8", "groups: []\nrails: 8"))
+bad_fabric("more in use than a domain has", r"fabric.yaml:4:\d+: .*whole number from 1 to 8",
+           ("links_per_gpu: 18 }", "links_per_gpu: 18, gpus_in_use: 9 }"))
+GROUP = ("  - { device: h100, domains: 2, nic: connectx7-400g, domain: { kind: a, trays: 1, gpus_per_tray: %d, "
+         "cpus_per_tray: 1, nvswitches: 1, link: nvlink4, links_per_gpu: 18 } }\n")
+case("fabric: groups of unequal domains", INPUT, r"groups.yaml:4:\d+: domains of 4 GPUs beside domains of 8",
+     "staticfire topo check groups.yaml", groups_yaml=raw("name: mixed\ngroups:\n" + GROUP % 8 + GROUP % 4))
+bad_overlay("unknown key", r'12: unknown key "deed"', "{ deed: {} }")
+bad_overlay("GPU that is not there", r"27: gpu 32 is out of range: there are 32", '{ dead: { gpus: ["32"] } }')
+bad_overlay("GPU without end", r"27: expected a number or a range", '{ dead: { gpus: ["%s"] } }' % BIG)
+bad_overlay("switch that is not there", r"31: core 0 is out of range: there are 0", "{ dead: { switches: [core 0] } }")
+bad_overlay("port that is not there", r"28: port 32 is out of range", '{ dead: { links: ["leaf-up 3:32"] } }')
+bad_overlay("named twice", r"43: named twice", '{ dead: { links: ["leaf-up 3:1", "leaf-down 3:0..4"] } }')
+bad_overlay("faster than it is", r"\d+: expected a number from", '{ degraded: [{ nics: ["1"], rate: 2 }] }')
+case("overlay: all spare", INPUT, r"fabric.yaml:1:1: 1 GPUs in use, but of 32 seats only 0",
+     "staticfire topo check fabric.yaml", fabric_yaml=append(FAB, b'overlay: { spare: { domains: ["0..3"] } }\n'))
+case("overlay: a file that is not there", INPUT, r"fabric.yaml:13:10: cannot read the overlay gone.yaml",
+     "staticfire topo check fabric.yaml", fabric_yaml=append(FAB, b"overlay: gone.yaml\n"))
+case("overlay: aliases", INPUT, r"today.yaml:1:\d+: .*alias|today.yaml:1:\d+: .*anchor",
+     "staticfire topo check fabric.yaml --overlay today.yaml",
+     today_yaml=raw("dead: { gpus: [&a \"1\", " + "*a, " * 1000 + "*a] }\n"))
+case("overlay: a file of its own", INPUT, r"today.yaml:2:\d+: leaf 8 is out of range: there are 8",
+     "staticfire topo check fabric.yaml --overlay today.yaml", today_yaml=raw("dead:\n  switches: [leaf 8]\n"))
+case("overlay: a route to what is dead", INPUT, r"today.yaml:1:16: gpu 9 is dead",
+     "staticfire topo show fabric.yaml --overlay today.yaml --route 0:9", today_yaml=raw('dead: { gpus: ["9"] }\n'))
+case("routing: rails apart", INPUT, r"gpu 0 is on rail 0 and gpu 9 on rail 1: choose pxn",
+     "staticfire topo show fabric.yaml --routing rail-local --route 0:9")
+
 OWN = {"cluster_yaml": edit(K, ("device: cpu-core", "device: device.yaml"))}
 
 
@@ -447,12 +501,12 @@ def bad_text(name, pattern, start, change, command=ASM, code=INPUT):
     case("program text: " + name, code, pattern, command, p_txt=text_op("p.txt", start, change))
 
 
-bad_text("dependency on a later op", r"p.txt:234:1: .*op 3 .*depends on op 5, which does not come before it",
+bad_text("dependency on a later op", r"p.txt:233:1: .*op 3 .*depends on op 5, which does not come before it",
          "  op 3 send",
          lambda s: s.replace("deps=2", "deps=5"))
-bad_text("dependency on itself", r"p.txt:234:1: .*op 3 .*depends on op 3, which does not come before it", "  op 3 send",
+bad_text("dependency on itself", r"p.txt:233:1: .*op 3 .*depends on op 3, which does not come before it", "  op 3 send",
          lambda s: s.replace("deps=2", "deps=3"))
-bad_text("dependency on no op", r"p.txt:234:1: .*op 3 .*depends on op 9999", "  op 3 send",
+bad_text("dependency on no op", r"p.txt:233:1: .*op 3 .*depends on op 9999", "  op 3 send",
          lambda s: s.replace("deps=2", "deps=9999"))
 bad_text("dependency left out", r"p.txt.*op \d+ .*same time as op \d+", "  op 3 send",
          lambda s: s.replace(" deps=2", ""))
@@ -461,9 +515,9 @@ bad_text("send without its receive", r"p.txt.*(no receive matches this send|no s
          lambda s: s.replace("comm=pp.fwd", "comm=pp.bwd"))
 bad_text("send of another size", r"p.txt.*op \d+ .*its send has another size", "  op 3 send",
          lambda s: s.replace("bytes=2048", "bytes=1024").replace("0+2048", "0+1024"))
-bad_text("peer off the axis", r"p.txt:234:1: .*op 3 .*peer offset 7 on an axis of size 2", "  op 3 send",
+bad_text("peer off the axis", r"p.txt:233:1: .*op 3 .*peer offset 7 on an axis of size 2", "  op 3 send",
          lambda s: s.replace("peer=+1", "peer=+7"))
-bad_text("argument outside its buffer", r"p.txt:234:1: .*op 3 .*argument 0 is not a range of a buffer", "  op 3 send",
+bad_text("argument outside its buffer", r"p.txt:233:1: .*op 3 .*argument 0 is not a range of a buffer", "  op 3 send",
          lambda s: s.replace("0+2048", "64+2048"))
 bad_text("unknown stream", r'p.txt:\d+:\d+: .*"fwd.sent"', "  op 3 send", lambda s: s.replace("fwd.send", "fwd.sent"))
 bad_text("unknown kind of op", r'p.txt:\d+:8: .*"sendd"', "  op 3 send", lambda s: s.replace("send ", "sendd ", 1))
@@ -479,13 +533,13 @@ bad_text("operand outside its argument", r"p.txt.*operand \d+ lies outside argum
          lambda s: s.replace("y=2+0", "y=2+999999"))
 bad_text("negative dimension", r"p.txt.*(dimension 0 is -16|expected)", "  call embed_fwd",
          lambda s: s.replace("rows=16", "rows=-16"))
-bad_text("arena over the device", r"p.txt: class 0 .* needs 589.8 kB but its device has 1.000 kB: 588.8 kB .*too much",
+bad_text("arena over the device", r"p.txt: class 0 .* needs 587.8 kB but its device has 1.000 kB: 586.8 kB .*too much",
          "placement", lambda s: s.replace("device_memory_bytes=2000000000", "device_memory_bytes=1000"),
          code=NOPLAN)
-bad_text("other version", r'p.txt:1:\d+: expected .*1.*found "?2', "staticfire program",
-         lambda s: "staticfire program 2")
+bad_text("other version", r'p.txt:1:\d+: expected .*2.*found "?1', "staticfire program",
+         lambda s: "staticfire program 1")
 bad_text("not UTF-8 but a name", r"p.txt:2:\d+: ", "title", lambda s: s[:-1])
-bad_text("through prog check", r"p.txt:234:1: .*op 3 .*depends on op 5", "  op 3 send",
+bad_text("through prog check", r"p.txt:233:1: .*op 3 .*depends on op 5", "  op 3 send",
          lambda s: s.replace("deps=2", "deps=5"),
          command="staticfire prog check p.txt")
 case("program text: a cycle over two streams", INPUT, r"p.txt.*depends on op \d+, which does not come before it", ASM,
@@ -495,7 +549,7 @@ case("program text: empty", INPUT, r'p.txt:1:1: expected .*"staticfire program',
 for command in ("staticfire-run p.txt --data text.txt --trace out.sftrace", "staticfire compile p.txt -o out.sfprog",
                 "staticfire sim p.txt --cluster cluster.yaml --trace out.sftrace", "staticfire plan p.txt -o out.plan"):
     case("program text: " + command.split(" p.txt")[0], INPUT,
-         r"p.txt:234:1: class 0 .*op 3 .*backwards|p.txt: expected a scenario", command,
+         r"p.txt:233:1: class 0 .*op 3 .*backwards|p.txt: expected a scenario", command,
          p_txt=text_op("p.txt", "  op 3 send", lambda s: s.replace("deps=2", "deps=5")))
 
 for at, what in ((0, "magic"), (9, "version"), (17, "length"), (30, "digest"), (40, "payload"), (20000, "middle")):
@@ -634,6 +688,16 @@ case("usage: unknown transport", USAGE, r'--transport expects threads or mpi, fo
      "staticfire run p.sfprog --transport pigeon")
 case("usage: unknown topo action", USAGE, r'expected show, check or probe, found "draw"',
      "staticfire topo draw cluster.yaml --svg out.svg")
+case("usage: route of one GPU", USAGE, r'--route expects two GPUs like 0:73, found "3"',
+     "staticfire topo show fabric.yaml --route 3")
+case("usage: route out of the cluster", USAGE, r"--route 0:32: the GPUs of four-nodes are 0 to 31",
+     "staticfire topo show fabric.yaml --route 0:32")
+case("usage: unknown routing", USAGE, r'--routing expects adaptive, ecmp, rail-local or pxn, found "ospf"',
+     "staticfire topo show fabric.yaml --routing ospf")
+case("usage: routing in one domain", USAGE, r"one domain and no fabric",
+     "staticfire topo show cluster.yaml --routing pxn")
+case("usage: seed without ecmp", USAGE, r"--seed changes nothing without --routing ecmp",
+     "staticfire topo show fabric.yaml --seed 3")
 case("usage: probe with a file", USAGE, r"topo probe reads no file", "staticfire topo probe cluster.yaml")
 case("usage: unknown prog action", USAGE, r'expected dump, check, hash or asm, found "link"',
      "staticfire prog link p.sfprog")

@@ -10,7 +10,8 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(sys.argv[1]).resolve()
 TINY = "scenarios/tiny-llama-cpu/scenario.yaml"
-VERBS = ["topo", "plan", "sim", "compile", "prog", "trace", "run", "compare", "doctor"]
+VERBS = ["topo", "plan", "schedule", "sim", "compile", "prog", "coll", "net", "trace", "run", "compare", "calibrate", "validate",
+         "doctor"]
 os.environ["OMPI_ALLOW_RUN_AS_ROOT"] = os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
 bad = []
 
@@ -160,6 +161,30 @@ def test_compare(folder, program):
     expect(2, "run", program, "--transport", "carrier-pigeon", says="threads or mpi")
 
 
+def test_overlay_and_routing(folder):
+    """A rack is lost: the plan made before says who lost what, a new plan steps over it, spare racks step in."""
+    cluster = ROOT / "scenarios/clusters/gb300-nvl72-4rack.yaml"
+    job, lost, spare = folder / "racks.yaml", folder / "lost.yaml", folder / "spare.yaml"
+    job.write_text(f"name: racks\ncluster: {cluster}\nmodel: {ROOT}/scenarios/models/llama-3.1-8b/config.json\n"
+                   "job: { seq_len: 2048, global_batch: 288, precision: bf16 }\nplan: { tp: 8, pp: [1, 2, 4] }\n")
+    lost.write_text('dead: { gpus: ["72..143"] }\n')
+    spare.write_text('spare: { domains: [3] }\ndead: { gpus: ["72..143"] }\n')
+    whole, rest = folder / "whole.plan.yaml", folder / "rest.plan.yaml"
+    check(expect_json("plan", job, "-o", whole)["gpus"] == 288, "all GPUs without an overlay")
+    expect(3, "sim", whole, "--overlay", lost, says="ranks 72 to 143 find no seats: domain 1 has 0 of the 72")
+    doc = expect_json("plan", job, "--overlay", lost, "-o", rest)
+    check(0 < doc["gpus"] <= 216 and doc["gpus_in_use"] == 216, f"a plan for what is left: {doc['gpus']}")
+    check(expect_json("sim", rest)["seats"]["ranks_lost"] > 0, "the plan remembers its overlay")
+    check(expect_json("sim", rest, "--overlay", spare)["seats"]["ranks_on_spares"] > 0, "spare seats step in")
+    expect(0, "compile", rest, "-o", folder / "rest.sfprog")
+    expect(3, "plan", job, "--overlay", job, says="unknown key")
+    expect(2, "plan", job, "--routing", "sideways", says="--routing expects adaptive, ecmp, rail-local or pxn")
+    expect(2, "plan", TINY, "--cluster", "scenarios/clusters/cpu-8.yaml", "--routing", "ecmp")
+    expect(2, "sim", whole, "--routing-seed", "3", says="--routing ecmp and --links")
+    expect(2, "sim", whole, "--overlay", spare, "--forecast", folder / "f.json", says="leave out --overlay")
+    check(expect_json("sim", whole, "--audit")["violations"] == 0, "the checks of the simulation")
+
+
 with tempfile.TemporaryDirectory() as name:
     where = pathlib.Path(name)
     test_help_and_usage()
@@ -168,5 +193,6 @@ with tempfile.TemporaryDirectory() as name:
     plan_file, program_file = test_plan_and_programs(where, machine_file)
     test_sim_and_forecast(where, machine_file, plan_file, program_file)
     test_compare(where, program_file)
+    test_overlay_and_routing(where)
 print("\n".join(bad) or "the command line behaves")
 sys.exit(bool(bad))

@@ -32,13 +32,16 @@ if result.returncode:
     sys.exit(f"exit {result.returncode}\n{result.stderr}")
 document = json.loads(result.stdout)
 rows = document["rows"]
-found = {f"{s['source_file']} {s['tier']}": {
+found = {f"{s['source_file']} {s['tier']}{' assumed' if s['assumed'] else ''}": {
     k: s[k] for k in ("rows", "n", "refused", "calibration", "mean_abs_error", "max_abs_error", "spearman")}
     for s in document["summaries"]}
 check(any(row["case_id"] == "vtrain-0000" for row in rows), "the second published table was not read")
 seconds = time.monotonic() - start
 check(seconds < SECONDS, f"both tables took {seconds:.0f} s, at most {SECONDS}")
 
+check(document["coverage"] >= 0.85, f"90 % intervals hold {document['coverage']:.0%} of the test rows, at least 85 %")
+peaks = document["peak_memory"]
+check(peaks["n"] >= 12 and peaks["mean_abs_error"] <= 0.01 and peaks["max_abs_error"] <= 0.03, f"peak memory: {peaks}")
 for row in rows:
     ran = row["refused"] is None
     check(ran == (row["predicted_s"] is not None), f"{row['case_id']}: a refused row has a prediction, or the reverse")

@@ -105,6 +105,7 @@ static struct sf_prog *compile_program(void) {
         sf_plan_load(&io, "plan.yaml", &plan, &hash, &err) != 0 || sf_compile(&scenario, &plan, &prog, &err) != 0) {
         fuzz_fail("the good inputs are not good: %s:%u: %s", err.file, err.line, err.msg);
     }
+    sf_plan_clear(&plan);
     sf_scenario_clear(&scenario);
     return prog;
 }

@@ -56,6 +56,7 @@ static void try_compile(const struct sf_io *io, const struct sf_scenario *scenar
         fuzz_check_result(rc, &err, prog != NULL);
         sf_prog_free(prog);
     }
+    sf_plan_clear(&plan);
 }
 
 static void try_scenario(const struct sf_io *io) {

@@ -67,22 +67,35 @@ static void forwards(struct maker *m, uint32_t out[MICROBATCHES], uint32_t param
     }
 }
 
+static void add_up(struct maker *m, uint16_t mb, uint32_t dx, uint32_t grad) {
+    struct sf_op sum = {.kind = SF_OP_ACCUMULATE, .recipe = RECIPE_PLAIN, .microbatch = mb};
+    m->last = append(m, sum, dx, SF_READ, grad, SF_NONE);
+}
+
+/* The second microbatch's backward is split, and its weight half comes last. */
 static void backwards(struct maker *m, const uint32_t out[MICROBATCHES], uint32_t grad) {
+    enum { SPLIT = 1 };
+    uint32_t kept = buffer(m, SF_BUF_ACTIVATION), dw = buffer(m, SF_BUF_ACTIVATION);
     for (uint16_t mb = 0; mb < MICROBATCHES; mb++) {
         uint32_t in = out[mb], arrived = SF_NONE;
         if (m->stage < STAGES - 1) {
             in = buffer(m, SF_BUF_COMM);
             arrived = transfer(m, SF_OP_RECV, BWD, BRECV, 1, mb, in, SF_NONE);
         }
-        uint32_t dx = buffer(m, SF_BUF_ACTIVATION);
-        struct sf_op op = {.kind = SF_OP_BACKWARD, .recipe = RECIPE_TENSOR, .microbatch = mb};
+        uint32_t dx = mb == SPLIT ? kept : buffer(m, SF_BUF_ACTIVATION);
+        struct sf_op op = {.recipe = RECIPE_TENSOR, .microbatch = mb};
+        op.kind = mb == SPLIT ? SF_OP_BACKWARD_INPUT : SF_OP_BACKWARD;
         uint32_t done = append(m, op, in, SF_READ, dx, arrived);
-        struct sf_op sum = {.kind = SF_OP_ACCUMULATE, .recipe = RECIPE_PLAIN, .microbatch = mb};
-        m->last = append(m, sum, dx, SF_READ, grad, SF_NONE);
+        if (mb != SPLIT) {
+            add_up(m, mb, dx, grad);
+        }
         if (m->stage > 0) {
             transfer(m, SF_OP_SEND, BWD, BSEND, -1, mb, dx, done);
         }
     }
+    struct sf_op op = {.kind = SF_OP_BACKWARD_WEIGHT, .recipe = RECIPE_PLAIN, .microbatch = SPLIT};
+    append(m, op, kept, SF_READ, dw, SF_NONE);
+    add_up(m, SPLIT, dw, grad);
 }
 
 static void update(struct maker *m, uint32_t grad, uint32_t param) {
@@ -294,8 +307,8 @@ static uint32_t nth_of_kind(const struct mutant *m, uint32_t c, int kind, uint32
 
 /* The same change in every class: what a wrong compiler would do, and harder to notice than a change in one. */
 static void everywhere(struct mutant *m, struct sf_rng *r) {
-    static const int kinds[] = {SF_OP_SEND,           SF_OP_RECV,       SF_OP_ALL_REDUCE,
-                                SF_OP_REDUCE_SCATTER, SF_OP_ALL_GATHER, SF_OP_FORWARD};
+    static const int kinds[] = {SF_OP_SEND,       SF_OP_RECV,    SF_OP_ALL_REDUCE,     SF_OP_REDUCE_SCATTER,
+                                SF_OP_ALL_GATHER, SF_OP_FORWARD, SF_OP_BACKWARD_INPUT, SF_OP_BACKWARD_WEIGHT};
     int kind = kinds[below(r, sizeof kinds / sizeof *kinds)];
     uint32_t n = below(r, MICROBATCHES), what = below(r, 4), value = below(r, STREAMS), distance = below(r, 4);
     for (uint32_t c = 0; c < STAGES; c++) {

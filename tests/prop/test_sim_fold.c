@@ -17,6 +17,33 @@ static void expect_same(const struct pipe *p, const struct sf_sim_result *a, con
     assert_int_equal(breakdown_sum(&a->breakdown), a->step_time);
 }
 
+static void test_folded_equals_unfolded_on_gpus(void **state) {
+    (void)state;
+    struct sf_rng rng = sf_rng_seed(5);
+    uint64_t saved = 0, slowed = 0;
+    for (int i = 0; i < 400; i++) {
+        struct pipe p;
+        struct toy t = {0};
+        struct sf_sim_result folded, unfolded;
+        random_pipe(&rng, &p);
+        enlarge(&p);
+        open_gpus(&t, &p);
+        struct sf_prog *prog = pipe_build(&p);
+        must_run(prog, &t, &(struct sf_sim_options){.audit = true}, &folded);
+        must_run(prog, &t, &(struct sf_sim_options){.unfolded = true, .audit = true, .threads = i % 2 ? 1 : 2},
+                 &unfolded);
+        expect_same(&p, &folded, &unfolded);
+        if (unfolded.violations > 0 || folded.violations > 0) {
+            fail_msg("%s%s", folded.violation, unfolded.violation);
+        }
+        saved += folded.instances < unfolded.instances;
+        slowed += unfolded.slowed_s > 0.0;
+        sf_prog_free(prog);
+        toy_close(&t);
+    }
+    assert_true(saved > 100 && slowed > 100);
+}
+
 static void test_folded_equals_unfolded(void **state) {
     (void)state;
     struct sf_rng rng = sf_rng_seed(20240607);
@@ -107,6 +134,7 @@ static void test_traces_agree(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_folded_equals_unfolded),
+        cmocka_unit_test(test_folded_equals_unfolded_on_gpus),
         cmocka_unit_test(test_folded_equals_unfolded_with_noise),
         cmocka_unit_test(test_traces_agree),
     };

@@ -118,6 +118,17 @@ static void stage1(struct pipe *p, uint32_t m_n) {
     finish_stage(p, 1, grad, param, last);
 }
 
+/* Reads argument 0 and writes argument 1. */
+static void make_recipe(struct pipe *p) {
+    struct sf_call call = {.kind = SF_CALL_COPY, .comm = SF_NONE, .dims = {64}};
+    for (int i = 0; i < SF_CALL_OPERANDS; i++) {
+        call.operand[i] = i < 2 ? SF_REF(i, 0) : SF_REF_NONE;
+    }
+    sf_build_recipe_begin(p->b, "step", 2);
+    sf_build_call(p->b, &call);
+    p->recipe = sf_build_recipe_end(p->b);
+}
+
 /* Two stages, two replicas, three microbatches. */
 static int build_pipe(enum fault fault, struct sf_prog **out, struct sf_err *err) {
     struct pipe p = {.b = sf_build_create(), .fault = fault};
@@ -135,13 +146,7 @@ static int build_pipe(enum fault fault, struct sf_prog **out, struct sf_err *err
     prog->class_axes = 1u << pp;
     prog->job = (struct sf_prog_job){.microbatches = 3, .chunks = 1};
     prog->device_memory_bytes = fault == TOO_LARGE ? 2048 : 1 << 20;
-    sf_build_recipe_begin(p.b, "step", 2);
-    sf_build_call(p.b, &(struct sf_call){.kind = SF_CALL_COPY,
-                                         .comm = SF_NONE,
-                                         .dims = {64},
-                                         .operand = {SF_REF(0, 0), SF_REF(1, 0), SF_REF_NONE, SF_REF_NONE, SF_REF_NONE,
-                                                     SF_REF_NONE, SF_REF_NONE, SF_REF_NONE, SF_REF_NONE, SF_REF_NONE}});
-    p.recipe = sf_build_recipe_end(p.b);
+    make_recipe(&p);
     sf_build_class_begin(p.b, "first", 0);
     stage0(&p, 3);
     sf_build_class_end(p.b);
@@ -268,6 +273,138 @@ static void test_structure(void **state) {
     sf_prog_free(prog);
 }
 
+/* ---- split backwards and copies of the model --------------------------------------------------------------------- */
+
+struct pass {
+    int kind;
+    uint16_t chunk, microbatch;
+};
+
+/* One rank, two microbatches of one chunk; passes in the order given, weight gradients added into one buffer. */
+static int build_passes(const struct pass *passes, uint32_t n, struct sf_err *err) {
+    struct pipe p = {.b = sf_build_create()};
+    struct sf_prog *prog = NULL;
+    uint32_t class_of[] = {0}, last = 0;
+    sf_build_axis(p.b, "dp", 1);
+    sf_build_stream(p.b, "compute");
+    sf_build_prog(p.b)->job = (struct sf_prog_job){.microbatches = 2, .chunks = 1};
+    make_recipe(&p);
+    sf_build_class_begin(p.b, "only", 0);
+    uint32_t param = sf_build_buffer(p.b, "param", SF_BUF_PARAM, 256, true);
+    uint32_t grad = sf_build_buffer(p.b, "grad", SF_BUF_GRAD, 256, true);
+    uint32_t acts = sf_build_buffer(p.b, "acts", SF_BUF_ACTIVATION, 1024, true);
+    for (uint32_t i = 0; i < n; i++) {
+        bool adds = passes[i].kind == SF_OP_BACKWARD || passes[i].kind == SF_OP_BACKWARD_WEIGHT;
+        last = compute(&p, passes[i].kind, passes[i].microbatch, arg(param, SF_READ, 256),
+                       adds ? arg(grad, SF_READ_WRITE, 256) : arg(acts, SF_READ_WRITE, 1024), NULL, 0);
+    }
+    compute(&p, SF_OP_OPTIMIZER, 0, arg(grad, SF_READ, 256), arg(param, SF_READ_WRITE, 256), &last, 1);
+    sf_build_class_end(p.b);
+    int rc = sf_build_finish(p.b, class_of, 1, &prog, err);
+    sf_build_free(p.b);
+    sf_prog_free(prog);
+    return rc;
+}
+
+#define F(m)                                                                                                           \
+    { SF_OP_FORWARD, 0, m }
+#define B(m)                                                                                                           \
+    { SF_OP_BACKWARD, 0, m }
+#define I(m)                                                                                                           \
+    { SF_OP_BACKWARD_INPUT, 0, m }
+#define W(m)                                                                                                           \
+    { SF_OP_BACKWARD_WEIGHT, 0, m }
+
+static void passes_are(const char *says, const struct pass *passes, uint32_t n) {
+    struct sf_err err = {0};
+    int rc = build_passes(passes, n, &err);
+    if ((rc == SF_OK) != (says[0] == '\0') || !strstr(err.msg, says)) {
+        fail_msg("expected \"%s\", found %d: %s", says, rc, err.msg);
+    }
+}
+#define PASSES(says, ...)                                                                                              \
+    passes_are(says, (const struct pass[]){__VA_ARGS__},                                                               \
+               sizeof((const struct pass[]){__VA_ARGS__}) / sizeof(struct pass))
+
+static void test_split_backwards(void **state) {
+    (void)state;
+    PASSES("", F(0), F(1), B(0), B(1));
+    PASSES("", F(0), F(1), I(0), I(1), W(1), W(0));
+    PASSES("", F(0), I(0), F(1), B(1), W(0));
+    PASSES("1 of 2 passes", F(0), I(0), W(0), F(1), I(1));
+    PASSES("after its backward_input", F(0), F(1), I(0), W(1), I(1), W(0));
+    PASSES("after its backward_input", F(0), F(1), B(0), I(1), W(1), W(0));
+    PASSES("second backward", F(0), F(1), B(0), I(1), W(1), I(0));
+    PASSES("second backward", F(0), F(1), I(0), B(0), B(1));
+    PASSES("after its forward", F(0), I(1), F(1), W(1), B(0));
+    PASSES("was there already", F(0), F(1), I(0), F(0), W(0), B(1));
+}
+
+enum copies_fault { BOTH_ADDED, NOT_ADDED, ADDED_TOO_LATE, PART_ADDED, OTHER_SHARE, ODD_SHARE };
+
+/* Two ranks with a copy of the same layer each, a microbatch each; they swap gradients and add them. */
+static int build_copies(enum copies_fault fault, struct sf_err *err) {
+    struct pipe p = {.b = sf_build_create()};
+    struct sf_prog *prog = NULL;
+    uint32_t class_of[] = {0};
+    static const char *const streams[] = {"compute", "send", "recv"};
+    enum { MAIN, OUT, IN };
+    uint32_t pp = sf_build_axis(p.b, "pp", 2), swap = sf_build_comm(p.b, "pp.swap", 1u << pp);
+    for (int s = 0; s < 3; s++) {
+        sf_build_stream(p.b, streams[s]);
+    }
+    sf_build_prog(p.b)->job = (struct sf_prog_job){.microbatches = fault == ODD_SHARE ? 3 : 2, .chunks = 2};
+    sf_build_prog(p.b)->job.extra_copies = 1;
+    make_recipe(&p);
+    sf_build_class_begin(p.b, "twin", 0);
+    uint32_t param = sf_build_buffer(p.b, "param", SF_BUF_PARAM, 256, true), last = 0;
+    uint32_t grad = sf_build_buffer(p.b, "grad", SF_BUF_GRAD, 256, true);
+    uint32_t other = sf_build_buffer(p.b, "other", SF_BUF_COMM, 256, true);
+    uint32_t acts = sf_build_buffer(p.b, "acts", SF_BUF_ACTIVATION, 256, true);
+    for (uint16_t chunk = 0; chunk < 2; chunk++) {
+        for (int k = 0; k < 2; k++) {
+            struct sf_op o = {.kind = k == 0 ? SF_OP_FORWARD : SF_OP_BACKWARD, .recipe = 0, .comm = SF_NONE};
+            struct sf_arg args[] = {arg(param, SF_READ, 256), arg(k == 0 ? acts : grad, SF_READ_WRITE, 256)};
+            o.chunk = chunk;
+            o.microbatch = fault == OTHER_SHARE ? 0 : chunk;
+            last = sf_build_op(p.b, &o, args, 2, NULL, 0);
+        }
+    }
+    uint32_t sent = transfer(&p, SF_OP_SEND, OUT, swap, 1, 0, grad, 256, last);
+    uint32_t deps[] = {sent, transfer(&p, SF_OP_RECV, IN, swap, -1, 0, other, 256, last)};
+    if (fault == ADDED_TOO_LATE) {
+        compute(&p, SF_OP_OPTIMIZER, 0, arg(grad, SF_READ, 256), arg(param, SF_READ_WRITE, 256), NULL, 0);
+    }
+    uint64_t part = fault == PART_ADDED ? 128 : 256;
+    if (fault != NOT_ADDED) {
+        compute(&p, SF_OP_ACCUMULATE, 0, arg(other, SF_READ, part), arg(grad, SF_READ_WRITE, part), deps, 2);
+    }
+    compute(&p, SF_OP_OPTIMIZER, 0, arg(grad, SF_READ, 256), arg(param, SF_READ_WRITE, 256), deps, 2);
+    sf_build_class_end(p.b);
+    int rc = sf_build_finish(p.b, class_of, 1, &prog, err);
+    sf_build_free(p.b);
+    sf_prog_free(prog);
+    return rc;
+}
+
+static void copies_are(enum copies_fault fault, const char *says) {
+    struct sf_err err = {0};
+    int rc = build_copies(fault, &err);
+    if ((rc == SF_OK) != (says[0] == '\0') || !strstr(err.msg, says)) {
+        fail_msg("expected \"%s\", found %d: %s", says, rc, err.msg);
+    }
+}
+
+static void test_copies_of_the_model(void **state) {
+    (void)state;
+    copies_are(BOTH_ADDED, "");
+    copies_are(NOT_ADDED, "before those of the other copy");
+    copies_are(ADDED_TOO_LATE, "add a dependency");
+    copies_are(PART_ADDED, "before those of the other copy");
+    copies_are(OTHER_SHARE, "another of the 2 copies");
+    copies_are(ODD_SHARE, "do not divide 3 microbatches");
+}
+
 static void test_out_of_memory(void **state) {
     (void)state;
     int rc = SF_E_INTERNAL;
@@ -295,9 +432,14 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mesh),      cmocka_unit_test(test_placement_reuses_memory),
-        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_sends_that_wait_for_later_receives_are_sound),
-        cmocka_unit_test(test_structure), cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_mesh),
+        cmocka_unit_test(test_placement_reuses_memory),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_sends_that_wait_for_later_receives_are_sound),
+        cmocka_unit_test(test_structure),
+        cmocka_unit_test(test_split_backwards),
+        cmocka_unit_test(test_copies_of_the_model),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

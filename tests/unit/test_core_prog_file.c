@@ -72,6 +72,9 @@ static void build_stage(struct sf_build *b, uint32_t stage, uint32_t recipe) {
     uint32_t landing = sf_build_buffer(b, "landing", SF_BUF_COMM, 256, false);
     struct sf_tensor t = {.name = "model.layers.0.weight", .buf = param, .rows = 8, .cols = 8, .init = SF_INIT_NORMAL};
     t.init_std = 0.02f;
+    t.comm = TP;
+    t.first_row = 4;
+    t.whole_rows = 20; /* two members: rows 4 to 11 and 12 to 19 */
     sf_build_tensor(b, &t);
     struct sf_arg x = {.buf = here, .access = SF_WRITE, .bytes = 256}, in = {landing, SF_WRITE, 0, 256};
     struct sf_arg g = {grad, SF_READ_WRITE, 0, 256}, w = {param, SF_READ_WRITE, 0, 256};
@@ -199,7 +202,8 @@ static void test_text_round_trip(void **state) {
         "  call rmsnorm_fwd f32 rows=8 cols=8 imm0=9.99999975e-06 imm1=-0\n",
         "  buffer 0 param param bytes=256 offset=0 live=0..end\n",
         "  buffer 2 \"act \\xc3\\xa9\\x0a\" activation bytes=256 offset=",
-        "  tensor model.layers.0.weight buffer=0 offset=0 rows=8 cols=8 dtype=f32 init=normal std=0.0199999996\n",
+        ("  tensor model.layers.0.weight buffer=0 offset=0 rows=8 cols=8 dtype=f32 init=normal std=0.0199999996 "
+         "comm=#2 first_row=4 whole_rows=20\n"),
         "  op 1 send stream=sends comm=pp peer=+1 bytes=256 mb=0 group=3 args=2:r:0+256 deps=0\n",
         "  op 4 all_reduce stream=#3 comm=same bytes=256 mb=0 flags=sum_f32 args=1:rw:0+256 deps=3\n",
     };
@@ -382,7 +386,7 @@ static void test_text_complaints(void **state) {
     (void)state;
     expect_complaint("staticfire", "other", 1,
                      "expected a program: \"staticfire program\" and its version, found \"other\"");
-    expect_complaint("program 1", "program 2", 0, "expected version 1, found 2");
+    expect_complaint("program 2", "program 1", 0, "expected version 2, found 1");
     expect_complaint("axis 1", "axis 2", 6, "expected the number 1, found \"2\"");
     expect_complaint("axis 1 dp size=2", "axis 1 dp", 10, "size= is missing");
     expect_complaint("axis 1 dp size=2", "axis 1 dp size=2 size=2", 18, "size= is given twice");
@@ -398,6 +402,9 @@ static void test_text_complaints(void **state) {
     expect_complaint("  op 0 forward", "  op 0 foreward", 8, "expected a kind of op");
     expect_complaint("args=2:r:0+256", "args=2:q:0+256", 0, "expected \":r:\", \":w:\" or \":rw:\"");
     expect_complaint("deps=0", "deps=70000", 0, "");
+    expect_complaint("whole_rows=20", "whole_rows=19", 0, "its blocks do not lie inside the whole");
+    expect_complaint("whole_rows=20", "whole_rows=20 whole_cols=16", 0, "its blocks do not lie inside the whole");
+    expect_complaint("first_row=4 whole_rows=20", "whole_cols=15", 0, "its blocks do not lie inside the whole");
     expect_complaint("\nend", "", 0, "found the end of the text");
     expect_complaint("\nend\n", "\nend\nend\n", 0, "nothing behind \"end\"");
 }

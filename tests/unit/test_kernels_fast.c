@@ -18,7 +18,8 @@ static double largest(const float *x, size_t n) {
 
 static bool is_ids(const struct sf_call *call, int operand) {
     return (operand == 0 && (call->kind == SF_CALL_EMBED_FWD || call->kind == SF_CALL_EMBED_BWD)) ||
-           (operand == 1 && call->kind == SF_CALL_XENT);
+           (operand == 1 &&
+            (call->kind == SF_CALL_XENT || call->kind == SF_CALL_XENT_STATS || call->kind == SF_CALL_XENT_PART));
 }
 
 /* Largest difference relative to the largest value of the operand; NaN counts as infinite. */

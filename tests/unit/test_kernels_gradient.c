@@ -11,11 +11,13 @@ struct pair {
     int y, dy; /* the result in the forward call, its gradient in the backward call */
     int inputs_n;
     int input[3], gradient[3];
-    int shared[3][2], shared_n; /* {backward operand, forward operand} that hold the same values */
+    int shared[4][2], shared_n; /* {backward operand, forward operand} that hold the same values */
 };
 
 static const struct pair pairs[] = {
     {SF_CALL_RMSNORM_FWD, SF_CALL_RMSNORM_BWD, 2, 0, 2, {0, 1}, {4, 5}, {{1, 0}, {2, 1}, {3, 3}}, 3},
+    {SF_CALL_LAYERNORM_FWD, SF_CALL_LAYERNORM_BWD, 3, 0, 3, {0, 1, 2}, {5, 6, 7}, {{1, 0}, {2, 1}, {3, 4}, {4, 5}}, 4},
+    {SF_CALL_BIAS_FWD, SF_CALL_BIAS_BWD, 3, 0, 1, {1}, {1}, {{0, 0}}, 0},
     {SF_CALL_GLU_FWD, SF_CALL_GLU_BWD, 1, 0, 1, {0}, {2}, {{1, 0}}, 1},
     {SF_CALL_EMBED_FWD, SF_CALL_EMBED_BWD, 2, 1, 1, {1}, {2}, {{0, 0}}, 1},
     {SF_CALL_ATTN_FWD, SF_CALL_ATTN_BWD, 3, 5, 3, {0, 1, 2}, {6, 7, 8}, {{0, 0}, {1, 1}, {2, 2}}, 3},

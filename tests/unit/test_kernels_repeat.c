@@ -7,7 +7,7 @@
 
 #include "kernels/kern.h"
 
-enum { SHAPES = 6, CALLS = 16 * SHAPES + 4 };
+enum { SHAPES = 6, CALLS = SF_CALL_KINDS * SHAPES + 4 };
 
 struct job {
     const struct sf_call *call;
@@ -157,15 +157,18 @@ static void test_find(void **unused) {
     assert_null(sf_kern_find(SF_KERN_FAST, &call));
     call.kind = SF_CALL_KINDS;
     assert_null(sf_kern_find(SF_KERN_FAST, &call));
-    for (uint8_t kind = SF_CALL_MOE_ROUTE_FWD; kind < SF_CALL_KINDS; kind++) {
+    for (uint8_t kind = SF_CALL_MOE_ROUTE_FWD; kind <= SF_CALL_ALL_TO_ALL; kind++) {
         call = (struct sf_call){.kind = kind, .dims = {1, 1, 1, 1}};
         assert_null(sf_kern_find(SF_KERN_FAST, &call));
         assert_null(sf_kern_find(SF_KERN_REFERENCE, &call));
     }
-    call = (struct sf_call){.kind = SF_CALL_ATTN_FWD, .dims = {1, 8, 3, 2, 8, 24}};
+    call = (struct sf_call){.kind = SF_CALL_ATTN_FWD, .imm = {0, 1}, .dims = {1, 8, 3, 2, 8, 24}};
     assert_null(sf_kern_find(SF_KERN_FAST, &call));
-    call = (struct sf_call){.kind = SF_CALL_ATTN_FWD, .dims = {1, 8, 1, 1, 1000, 1000}};
+    call = (struct sf_call){.kind = SF_CALL_ATTN_FWD, .imm = {0, 1}, .dims = {1, 8, 1, 1, 1000, 1000}};
     assert_ptr_equal(sf_kern_find(SF_KERN_FAST, &call), sfi_kern_reference.kern[SF_CALL_ATTN_FWD]);
+    call.imm[1] = 0.5f; /* a part of the keys */
+    assert_null(sf_kern_find(SF_KERN_FAST, &call));
+    assert_null(sf_kern_find(SF_KERN_REFERENCE, &call));
 }
 
 static void check_bad_id(uint8_t kind, int operand, int32_t id) {

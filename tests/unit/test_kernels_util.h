@@ -2,6 +2,7 @@
 #ifndef SF_TEST_KERNELS_UTIL_H
 #define SF_TEST_KERNELS_UTIL_H
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -59,7 +60,7 @@ static inline void operand_counts(const struct sf_call *call, size_t n[SF_CALL_O
         d[i] = (size_t)call->dims[i];
     }
     memset(n, 0, SF_CALL_OPERANDS * sizeof(*n));
-    size_t all = d[0] * d[1];
+    size_t all = d[0] * d[1], halves = call->flags & SF_CALL_PLAIN_FLAG ? 1 : 2;
 #define COUNTS(...) memcpy(n, (size_t[]){__VA_ARGS__}, sizeof((size_t[]){__VA_ARGS__}))
     switch (call->kind) {
     case SF_CALL_GEMM:
@@ -80,10 +81,38 @@ static inline void operand_counts(const struct sf_call *call, size_t n[SF_CALL_O
         attn_counts(call, n);
         break;
     case SF_CALL_GLU_FWD:
-        COUNTS(2 * all, all);
+        COUNTS(halves * all, all);
         break;
     case SF_CALL_GLU_BWD:
-        COUNTS(all, 2 * all, 2 * all);
+        COUNTS(all, halves * all, halves * all);
+        break;
+    case SF_CALL_LAYERNORM_FWD:
+        COUNTS(all, d[1], d[1], all, d[0], d[0]);
+        break;
+    case SF_CALL_LAYERNORM_BWD:
+        COUNTS(all, all, d[1], d[0], d[0], all, d[1], d[1]);
+        break;
+    case SF_CALL_RMSNORM_ADD_FWD:
+        COUNTS(all, all, d[1], all, all, d[0]);
+        break;
+    case SF_CALL_LAYERNORM_ADD_FWD:
+        COUNTS(all, all, d[1], d[1], all, all, d[0], d[0]);
+        break;
+    case SF_CALL_BIAS_FWD:
+        COUNTS(all, d[1], all, all);
+        break;
+    case SF_CALL_BIAS_BWD:
+        COUNTS(all, d[1]);
+        break;
+    case SF_CALL_SUMSQ:
+        COUNTS(d[0], 1);
+        break;
+    case SF_CALL_CLIP:
+        COUNTS(d[0], 1, 8);
+        break;
+    case SF_CALL_CAST_DOWN:
+    case SF_CALL_CAST_UP:
+        COUNTS(d[0], d[0]);
         break;
     case SF_CALL_EMBED_FWD:
         COUNTS(d[0], d[2] * d[1], all);
@@ -93,6 +122,12 @@ static inline void operand_counts(const struct sf_call *call, size_t n[SF_CALL_O
         break;
     case SF_CALL_XENT:
         COUNTS(all, d[0], 1);
+        break;
+    case SF_CALL_XENT_STATS:
+        COUNTS(all, d[0], 2 * d[0]);
+        break;
+    case SF_CALL_XENT_PART:
+        COUNTS(all, d[0], 2 * d[0] * d[2], 1);
         break;
     case SF_CALL_ADAMW:
         COUNTS(d[0], d[0], d[0], d[0], 8);
@@ -135,9 +170,9 @@ static inline void operands_copy(const struct operands *from, struct operands *t
     }
 }
 
-static inline void fill_ids(int32_t *ids, size_t n, int64_t vocab, uint64_t *state) {
+static inline void fill_ids(int32_t *ids, size_t n, int64_t low, int64_t high, uint64_t *state) {
     for (size_t i = 0; i < n; i++) {
-        ids[i] = (int32_t)random_int(state, 0, vocab - 1);
+        ids[i] = (int32_t)random_int(state, low, high);
     }
 }
 
@@ -149,9 +184,16 @@ static inline void operands_fill(const struct sf_call *call, struct operands *op
         }
     }
     if (call->kind == SF_CALL_EMBED_FWD || call->kind == SF_CALL_EMBED_BWD) {
-        fill_ids(ops->at[0], ops->count[0], call->dims[2], state);
+        bool part = (call->flags & SF_CALL_PART_FLAG) != 0;
+        fill_ids(ops->at[0], ops->count[0], part ? -call->dims[2] : 0, call->dims[2] * (part ? 2 : 1) - 1, state);
     } else if (call->kind == SF_CALL_XENT) {
-        fill_ids(ops->at[1], ops->count[1], call->dims[1], state);
+        fill_ids(ops->at[1], ops->count[1], 0, call->dims[1] - 1, state);
+    } else if (call->kind == SF_CALL_XENT_STATS || call->kind == SF_CALL_XENT_PART) {
+        fill_ids(ops->at[1], ops->count[1], -call->dims[1], 2 * call->dims[1], state);
+    } else if (call->kind == SF_CALL_CLIP) {
+        for (size_t e = 0; e < ops->count[0]; e++) {
+            ((float *)ops->at[0])[e] = fabsf(((float *)ops->at[0])[e]);
+        }
     } else if (call->kind == SF_CALL_ADAMW) {
         const float hyper[8] = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.19f, 0.0975f, 0.5f};
         memcpy(ops->at[4], hyper, sizeof(hyper));
@@ -179,7 +221,12 @@ static inline struct sf_call random_call(uint8_t kind, uint64_t *state) {
         call.flags = (uint16_t)random_int(state, 0, 7);
         break;
     case SF_CALL_RMSNORM_BWD:
+    case SF_CALL_LAYERNORM_BWD:
         call.flags = (uint16_t)(4 * random_int(state, 0, 3));
+        break;
+    case SF_CALL_BIAS_BWD:
+    case SF_CALL_SUMSQ:
+        call.flags = random_int(state, 0, 1) ? SF_CALL_ACC_FLAG : 0;
         break;
     case SF_CALL_ROPE_FWD:
     case SF_CALL_ROPE_BWD:

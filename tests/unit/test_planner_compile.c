@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
+#include "core/rng.h"
 #include "planner/compile.h"
 #include "planner/schedule.h"
 
@@ -109,9 +110,9 @@ static struct sf_plan plan_for(struct sf_scenario *s, uint32_t tp, uint32_t ep, 
     return p;
 }
 
-static void set_interleaved(const struct sf_scenario *s, struct sf_plan *p, uint32_t vpp) {
+static void set_schedule(const struct sf_scenario *s, struct sf_plan *p, int schedule, uint32_t vpp) {
     uint32_t n = p->pp * vpp;
-    p->schedule = SF_SCHEDULE_INTERLEAVED;
+    p->schedule = schedule;
     p->vpp = vpp;
     for (uint32_t i = 0; i < n; i++) {
         p->layers[i] = (i + 1) * s->model.layers / n - i * s->model.layers / n;
@@ -165,8 +166,9 @@ static double prog_flops(const struct sf_prog *p) {
     return sum;
 }
 
-/* Weights of the model: shards added up, replicas and the copy of a tied table counted once. */
+/* Weights of the model: shards added up, replicas, copies of the model and the copy of a tied table counted once. */
 static uint64_t prog_params(const struct sf_prog *p, uint32_t tp, uint32_t ep) {
+    uint32_t copies = p->job.extra_copies + 1;
     uint64_t sum = 0, tables = 0;
     for (uint32_t c = 0; c < p->classes_n; c++) {
         for (uint32_t i = 0; i < p->classes[c].tensors_n; i++) {
@@ -175,10 +177,11 @@ static uint64_t prog_params(const struct sf_prog *p, uint32_t tp, uint32_t ep) {
             bool table = strcmp(t->name, "model.embed_tokens.weight") == 0;
             uint64_t n = t->rows * t->cols * (whole ? 1 : tp) * (strstr(t->name, "experts") ? ep : 1);
             tables += table;
-            sum += table && tables > 1 ? 0 : n;
+            sum += table && tables > 1 ? 0 : n * (table ? copies : 1);
         }
     }
-    return sum;
+    assert_int_equal(sum % copies, 0);
+    return sum / copies;
 }
 
 static uint64_t op_bytes(const struct sf_class *c, int kind) {
@@ -238,10 +241,7 @@ static void check_choices(uint32_t dp, uint32_t pp, uint32_t microbatches, uint3
         p.recompute = bits & 1 ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_NONE;
         p.canonical = bits & 2;
         p.zero = bits & 4 ? 1 : 0;
-        p.schedule = schedule;
-        if (vpp > 1) {
-            set_interleaved(&s, &p, vpp);
-        }
+        set_schedule(&s, &p, schedule, vpp);
         if ((microbatches & (microbatches - 1)) == 0 || !p.canonical) {
             check_program(&s, &p);
         }
@@ -263,12 +263,238 @@ static void test_all_choices(void **state) {
     }
 }
 
+/* Every family of the pipeline tables, as far as its rules allow. */
+static void test_all_families(void **state) {
+    (void)state;
+    for (int kind = SF_SCHEDULE_BREADTH_FIRST; kind < SF_SCHEDULE_TABLE; kind++) {
+        uint32_t chunks = sf_pipe_family_chunks(kind), compiled = 0;
+        for (uint32_t pp = 1; pp <= 4; pp++) {
+            for (uint32_t m = 1; m <= 8; m++) {
+                struct sf_plan p = {.schedule = kind, .pp = pp, .microbatches = m};
+                p.vpp = kind == SF_SCHEDULE_DUALPIPE ? 1 : chunks == 0 ? 2 : chunks;
+                if (sf_schedule_check(&p, NULL) == 0) {
+                    check_choices(1 + m % 2, pp, m, p.vpp, kind);
+                    compiled++;
+                }
+            }
+        }
+        assert_true(compiled >= 3);
+    }
+}
+
+static uint32_t ops_of(const struct sf_prog *p, int kind) {
+    uint32_t n = 0;
+    for (uint32_t c = 0; c < p->classes_n; c++) {
+        for (uint32_t i = 0; i < p->classes[c].ops_n; i++) {
+            n += p->classes[c].ops[i].kind == kind;
+        }
+    }
+    return n;
+}
+
+static uint64_t bytes_named(const struct sf_class *c, const char *name) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < c->bufs_n; i++) {
+        sum += strncmp(c->bufs[i].name, name, strlen(name)) == 0 ? c->bufs[i].bytes : 0;
+    }
+    return sum;
+}
+
+/* Both halves of a backward instead of the whole, and no more activations than 1F1B keeps: what the weight half needs
+ * is kept where activations were. */
+static void test_split_backward(void **state) {
+    (void)state;
+    struct sf_scenario s = tiny_scenario();
+    struct sf_plan p = plan_for(&s, 1, 1, 1, 4, 8);
+    struct sf_prog *whole = compile(&s, &p);
+    p.schedule = SF_SCHEDULE_ZB_H1;
+    struct sf_prog *split = compile(&s, &p);
+    assert_int_equal(ops_of(whole, SF_OP_BACKWARD), 4 * 8);
+    assert_int_equal(ops_of(split, SF_OP_BACKWARD), 0);
+    assert_int_equal(ops_of(split, SF_OP_BACKWARD_INPUT), 4 * 8);
+    assert_int_equal(ops_of(split, SF_OP_BACKWARD_WEIGHT), 4 * 8);
+    uint64_t row = s.job.seq_len_tokens * s.model.hidden * 4, norms = 2 * 2 * s.model.hidden * 4;
+    uint64_t one = bytes_named(&whole->classes[3], "stash"); /* a microbatch at a time */
+    for (uint32_t c = 0; c < 4; c++) {
+        uint64_t slots = bytes_named(&whole->classes[c], "stash") / one;
+        assert_int_equal(slots, 4 - c);
+        assert_int_equal(bytes_named(&split->classes[0], "stash") % (one + 2 * row + norms), 0);
+    }
+    assert_int_equal(bytes_named(&split->classes[0], "stash"), 4 * (one + 2 * row + norms));
+    sf_prog_free(whole);
+    sf_prog_free(split);
+}
+
+static uint32_t transfers(const struct sf_prog *p, uint32_t class_i, int kind, int32_t delta) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->classes[class_i].ops_n; i++) {
+        const struct sf_op *op = &p->classes[class_i].ops[i];
+        n += op->kind == kind && op->peer_delta == delta;
+    }
+    return n;
+}
+
+/* On a V the stages at the turn share a rank: nothing is sent there, and everybody talks to neighbours only. */
+static void test_folded_pipelines_talk_to_neighbours(void **state) {
+    (void)state;
+    struct sf_scenario s = tiny_scenario();
+    struct sf_plan p = plan_for(&s, 1, 1, 1, 4, 8);
+    set_schedule(&s, &p, SF_SCHEDULE_ZB_V, 2);
+    struct sf_prog *prog = compile(&s, &p);
+    for (uint32_t c = 0; c < 4; c++) {
+        uint32_t next = c < 3 ? 16 : 0, prev = c > 0 ? 16 : 0; /* activations of one leg, gradients of the other */
+        assert_int_equal(transfers(prog, c, SF_OP_SEND, 1), next);
+        assert_int_equal(transfers(prog, c, SF_OP_RECV, 1), next);
+        assert_int_equal(transfers(prog, c, SF_OP_SEND, -1), prev);
+        assert_int_equal(transfers(prog, c, SF_OP_RECV, -1), prev);
+        assert_int_equal(op_bytes(&prog->classes[c], SF_OP_SEND),
+                         (next + prev) * (uint64_t)s.job.seq_len_tokens * s.model.hidden * 4);
+    }
+    sf_prog_free(prog);
+}
+
+/* Two copies of the model: each rank holds both of its stages' weights, works on each with half of the microbatches,
+ * and adds the gradients and losses of the other copy. */
+static void test_copies_are_added(void **state) {
+    (void)state;
+    struct sf_scenario s = tiny_scenario();
+    struct sf_plan p = plan_for(&s, 1, 1, 2, 4, 8);
+    set_schedule(&s, &p, SF_SCHEDULE_DUALPIPE, 1);
+    struct sf_prog *prog = compile(&s, &p);
+    assert_int_equal(prog->job.extra_copies, 1);
+    assert_int_equal(prog->job.chunks, 2);
+    for (uint32_t c = 0; c < 4; c++) {
+        const struct sf_class *cls = &prog->classes[c];
+        uint64_t rows = 0, swapped = 0;
+        for (uint32_t i = 0; i < cls->ops_n; i++) {
+            const struct sf_op *op = &cls->ops[i];
+            bool swap = op->kind == SF_OP_SEND && strcmp(prog->comms[op->comm].name, "pp.swap") == 0;
+            swapped += swap ? op->bytes : 0;
+            rows += op->kind == SF_OP_SEND && !swap;
+            assert_true(!swap || (int32_t)c + op->peer_delta == 3 - (int32_t)c);
+            assert_true(op->kind != SF_OP_FORWARD || op->microbatch / 4 == op->chunk);
+        }
+        uint64_t loss = c == 0 || c == 3 ? 4 * sizeof(float) : 0;
+        assert_int_equal(swapped, bytes_named(cls, "grad.c") + loss);
+        assert_int_equal(rows, (c == 0 || c == 3 ? 2u : 4u) * 4);
+    }
+    sf_prog_free(prog);
+}
+
+/* A table in which ranks talk to anybody, in both directions: stages 0 2 1 3 on ranks 0 1 2 3. */
+static struct sf_pipe *crossed_table(uint32_t m) {
+    static const uint16_t place[] = {0, 2, 1, 3};
+    struct sf_pipe *t = NULL;
+    assert_int_equal(sf_pipe_create(4, 4, m, 1, &t, NULL), 0);
+    for (uint32_t stage = 0; stage < 4; stage++) {
+        t->device_of[stage] = place[stage];
+        for (uint32_t i = 0; i < m; i++) {
+            sf_pipe_push(t, place[stage], SF_PASS_F, stage, i, 0);
+        }
+        for (uint32_t i = 0; i < m; i++) {
+            sf_pipe_push(t, place[stage], SF_PASS_B, stage, m - 1 - i, 0);
+        }
+        for (uint32_t i = 0; i < m; i++) {
+            sf_pipe_push(t, place[stage], SF_PASS_W, stage, (i + 5) % m, 0);
+        }
+    }
+    return t;
+}
+
+static void test_tables_of_ones_own(void **state) {
+    (void)state;
+    for (int canonical = 0; canonical < 2; canonical++) {
+        struct sf_scenario s = tiny_scenario();
+        s.model.tied = true;
+        s.job.canonical = canonical;
+        struct sf_plan p = plan_for(&s, 1, 1, 2, 4, 8);
+        p.canonical = canonical;
+        p.schedule = SF_SCHEDULE_TABLE;
+        p.table = crossed_table(8);
+        check_program(&s, &p);
+        sf_pipe_free(p.table);
+    }
+}
+
+static uint32_t below(struct sf_rng *r, uint32_t n) {
+    return (uint32_t)(sf_rng_u64(r) % n);
+}
+
+/* Any pass whose inputs exist may come next: every order that can run at all can come out. */
+static struct sf_pipe *random_table(struct sf_rng *r, uint32_t pp, uint32_t stages, uint32_t m) {
+    struct sf_pipe *t = NULL;
+    uint8_t done[8][8] = {{0}}; /* [stage][microbatch]: 1 forward, 2 inputs, 3 everything */
+    assert_int_equal(sf_pipe_create(pp, stages, m, 1, &t, NULL), 0);
+    for (uint32_t s = stages - 1; s > 0; s--) {
+        uint32_t k = below(r, s + 1);
+        uint16_t swap = t->device_of[s];
+        t->device_of[s] = t->device_of[k];
+        t->device_of[k] = swap;
+    }
+    for (uint32_t left = 3 * stages * m; left > 0;) {
+        uint32_t s = below(r, stages), i = below(r, m), whole = below(r, 2);
+        uint8_t *at = &done[s][i];
+        bool forward = *at == 0 && (s == 0 || done[s - 1][i] >= 1);
+        bool backward = *at == 1 && (s + 1 == stages || done[s + 1][i] >= 2);
+        if (forward || backward || *at == 2) {
+            uint8_t gains = (uint8_t)(backward && whole ? 2 : 1);
+            sf_pipe_push(t, t->device_of[s],
+                         forward     ? SF_PASS_F
+                         : !backward ? SF_PASS_W
+                         : whole     ? SF_PASS_BW
+                                     : SF_PASS_B,
+                         s, i, 0);
+            *at = (uint8_t)(*at + gains);
+            left -= gains;
+        }
+    }
+    return t;
+}
+
+/* Whatever the order and wherever the stages live, the program is sound: no deadlock even when transfers block. */
+static void test_random_tables(void **state) {
+    (void)state;
+    struct sf_rng root = sf_rng_seed(44);
+    for (uint32_t k = 0; k < 400; k++) {
+        struct sf_rng r = sf_rng_split(&root, k);
+        uint32_t pp = 1 + below(&r, 4), vpp = 1 + below(&r, 2), m = 1 + below(&r, 8);
+        struct sf_scenario s = tiny_scenario();
+        s.model.tied = below(&r, 2);
+        s.job.canonical = (m & (m - 1)) == 0 && below(&r, 2);
+        struct sf_plan p = plan_for(&s, 1, 1, 1 + below(&r, 2), pp, m);
+        set_schedule(&s, &p, SF_SCHEDULE_TABLE, vpp);
+        p.canonical = s.job.canonical;
+        p.recompute = (int)below(&r, 2);
+        p.zero = below(&r, 2);
+        p.table = random_table(&r, pp, pp * vpp, m);
+        check_program(&s, &p);
+        sf_pipe_free(p.table);
+    }
+}
+
+/* Runs of an odd number of microbatches are added in order: 12 = 4 runs of 3, and the table begins in the middle. */
+static void test_unsummable_order_is_refused(void **state) {
+    (void)state;
+    struct sf_scenario s = tiny_scenario();
+    s.job.canonical = true;
+    struct sf_plan p = plan_for(&s, 1, 1, 1, 4, 12);
+    struct sf_err err = {0};
+    struct sf_prog *prog = NULL;
+    p.canonical = true;
+    p.schedule = SF_SCHEDULE_TABLE;
+    p.table = crossed_table(12);
+    assert_int_equal(sf_compile(&s, &p, &prog, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "microbatch 5 before those of 3 on rank 0"));
+    sf_pipe_free(p.table);
+}
+
 static void test_tensor_parallel(void **state) {
     (void)state;
-    for (uint32_t zero = 0; zero < 2; zero++) {
+    for (uint32_t zero = 0; zero < 4; zero++) {
         struct sf_scenario s = tiny_scenario();
         struct sf_plan p = plan_for(&s, 2, 1, 2, 2, 4);
-        p.zero = zero;
+        set_schedule(&s, &p, zero & 2 ? SF_SCHEDULE_ZB_V : SF_SCHEDULE_1F1B, zero & 2 ? 2 : 1);
+        p.zero = zero & 1;
         for (int precision = 0; precision < SF_DTYPES_N; precision++) {
             s.job.precision = precision;
             check_program(&s, &p);
@@ -279,14 +505,15 @@ static void test_tensor_parallel(void **state) {
 static void test_experts(void **state) {
     (void)state;
     for (uint32_t ep = 1; ep <= 4; ep *= 2) {
-        for (uint32_t zero = 0; zero < 2; zero++) {
+        for (uint32_t bits = 0; bits < 8; bits++) {
             struct sf_scenario s = tiny_scenario();
             s.model.experts = 4;
             s.model.topk = 2;
             s.job.precision = SF_BF16;
-            struct sf_plan p = plan_for(&s, 1, ep, 4, 2, 4);
-            p.zero = zero;
-            p.recompute = zero ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_NONE;
+            struct sf_plan p = plan_for(&s, 1 + bits / 4, ep, 4, 2 - bits / 4, 4);
+            p.zero = bits & 1;
+            p.recompute = bits & 1 ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_NONE;
+            p.schedule = bits & 2 ? SF_SCHEDULE_ZB_H1 : SF_SCHEDULE_1F1B;
             check_program(&s, &p);
         }
     }
@@ -480,12 +707,11 @@ static void test_bad_plan_is_refused(void **state) {
     assert_non_null(strstr(err.msg, "layers"));
 }
 
-static void test_out_of_memory_everywhere(void **state) {
-    (void)state;
+static void survives_out_of_memory(int schedule) {
     struct sf_scenario s = tiny_scenario();
     s.model.tied = true;
     struct sf_plan p = plan_for(&s, 1, 1, 2, 2, 4);
-    set_interleaved(&s, &p, 2);
+    set_schedule(&s, &p, schedule, 2);
     p.zero = 1;
     bool done = false;
     for (size_t n = 1; !done; n++) {
@@ -499,6 +725,12 @@ static void test_out_of_memory_everywhere(void **state) {
         sf_prog_free(prog);
         assert_true(n < 100000);
     }
+}
+
+static void test_out_of_memory_everywhere(void **state) {
+    (void)state;
+    survives_out_of_memory(SF_SCHEDULE_INTERLEAVED);
+    survives_out_of_memory(SF_SCHEDULE_ZB_V);
 }
 
 static void test_same_bytes_every_time(void **state) {
@@ -521,6 +753,13 @@ static void test_same_bytes_every_time(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_choices),
+        cmocka_unit_test(test_all_families),
+        cmocka_unit_test(test_split_backward),
+        cmocka_unit_test(test_folded_pipelines_talk_to_neighbours),
+        cmocka_unit_test(test_copies_are_added),
+        cmocka_unit_test(test_tables_of_ones_own),
+        cmocka_unit_test(test_random_tables),
+        cmocka_unit_test(test_unsummable_order_is_refused),
         cmocka_unit_test(test_tensor_parallel),
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_grok_volumes),

@@ -129,7 +129,7 @@ static void refuses(void **state) {
         {HEAD JOB "plan: { tp: [2, 2] }\n", "twice", 8},
         {HEAD JOB "plan: { tp: 0 }\n", "0", 8},
         {HEAD JOB "plan: { schedule: zigzag }\n", "zigzag", 8},
-        {HEAD JOB "plan: { zero: 2 }\n", "2", 8},
+        {HEAD JOB "plan: { zero: 4 }\n", "4", 8},
         {HEAD "job: { global_batch: 1, precision: f32 }\n", "seq_len", 4},
         {HEAD "job: { seq_len: 8, global_batch: 1, precision: f64 }\n", "f64", 4},
         {HEAD "job: { seq_len: 8, global_batch: 1, precision: fp8 }\n", "fp8", 4},

@@ -88,7 +88,7 @@ static void files_are_checked(void **state) {
     refused_after("tp: 2", "tq: 2", "tp");
     refused_after("tp: 2", "tp: 2\ntr: 2", "tr");
     refused_after("tp: 2", "tp: 0", "0");
-    refused_after("zero: 1", "zero: 2", "2");
+    refused_after("zero: 1", "zero: 4", "4");
     refused_after("schedule: interleaved", "schedule: zigzag", "zigzag");
     refused_after("[1, 2", "[1", "layers lists");
     refused_after("[1, 2", "[0, 2", "0");
@@ -96,6 +96,56 @@ static void files_are_checked(void **state) {
     refused_after("0123456789abcdef", "0123456789abcdeg", "hex");
     refused_after("0123456789abcdef", "123456789abcdef", "hex");
     refused_after("pp: 2", "pp: 1024", "1024");
+}
+
+struct two_files {
+    const char *plan, *table;
+};
+
+static int read_either(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes, struct sf_err *err) {
+    const struct two_files *files = self;
+    bool table = strcmp(path, "dir/own/t.csv") == 0;
+    if (!table && strcmp(path, "dir/plan.yaml") != 0) {
+        return sf_fail(err, SF_E_IO, "no file %s", path);
+    }
+    return read_text((void *)(uintptr_t)(table ? files->table : files->plan), path, max_bytes, data, bytes, err);
+}
+
+static int load_table(const char *schedule, const char *table, struct sf_plan *plan, struct sf_err *err) {
+    struct sf_plan own = example();
+    struct sf_hash hash;
+    own.schedule = SF_SCHEDULE_TABLE;
+    snprintf(own.schedule_file, sizeof own.schedule_file, "%s", schedule);
+    char *text = printed(&own);
+    struct two_files files = {.plan = text, .table = table};
+    const struct sf_io io = {.self = &files, .read_all = read_either};
+    memset(err, 0, sizeof *err);
+    int rc = sf_plan_load(&io, "dir/plan.yaml", plan, &hash, err);
+    sf_free(text);
+    return rc;
+}
+
+/* A table is found beside the plan, replayed, and complained about where it is wrong. */
+static void tables_come_with_plans(void **state) {
+    struct sf_plan plan;
+    struct sf_err err;
+    (void)state;
+    assert_int_equal(load_table("own/t.csv", "0F0,0I0,0W0\n", &plan, &err), 0);
+    assert_int_equal(plan.schedule, SF_SCHEDULE_TABLE);
+    assert_string_equal(plan.schedule_file, "own/t.csv");
+    assert_int_equal(plan.table->passes_n[0], 3);
+    sf_plan_clear(&plan);
+    sf_plan_clear(&plan);
+    assert_int_equal(load_table("own/t.csv", "0F0,0X0\n", &plan, &err), SF_E_INPUT);
+    assert_string_equal(err.file, "dir/own/t.csv");
+    assert_true(err.line == 1 && err.column == 5);
+    assert_int_equal(load_table("own/t.csv", "0F0,0F1,0B0\n", &plan, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "passes are missing"));
+    assert_int_equal(load_table("own/t.csv", "0F0,0B0,1F0\n1B0\n", &plan, &err), SF_E_INPUT);
+    assert_int_equal(load_table("t.csv", "", &plan, &err), SF_E_IO);
+    assert_int_equal(load_table("zb-h3", "", &plan, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "did you mean \"zb-h"));
+    sf_plan_clear(&plan);
 }
 
 /* A model and a job of convenient numbers on one server of eight GPUs. */
@@ -166,13 +216,13 @@ RULE(rule_batch, w->plan.microbatches = 5, "global batch of 16 sequences, found 
 RULE(rule_vpp, (w->plan.vpp = 2, w->plan.layers[0] = w->plan.layers[1] = w->plan.layers[2] = w->plan.layers[3] = 2),
      "1f1b needs vpp 1")
 RULE(rule_interleaved_vpp, w->plan.schedule = SF_SCHEDULE_INTERLEAVED, "vpp and pp of at least 2, found 1")
-RULE(rule_schedule, w->plan.schedule = 7, "schedule 7")
-RULE(rule_zero, w->plan.zero = 2, "zero must be 0 or 1")
+RULE(rule_schedule, w->plan.schedule = 99, "schedule 99")
+RULE(rule_zero, w->plan.zero = 4, "zero must be from 0 to 3")
 RULE(rule_canonical_job, w->plan.canonical = true, "what the job says (false)")
 RULE(rule_canonical_precision, w->plan.canonical = w->s.job.canonical = true, "precision f32, found bf16")
 RULE(rule_domain, w->plan.ranks_per_domain = 9, "at most the 8 GPUs")
 RULE(rule_tp_domain, w->plan.ranks_per_domain = 7, "tp must divide ranks_per_domain, found 2 and 7")
-RULE(rule_seats, w->plan.ranks_per_domain = 4, "need 12 seats; the cluster has 8")
+RULE(rule_seats, w->plan.ranks_per_domain = 4, "need 2 domains; the cluster")
 
 static void rule_interleaved_microbatches(void **state) {
     struct world *w = *state;
@@ -245,6 +295,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trips),
         cmocka_unit_test(files_are_checked),
+        cmocka_unit_test(tables_come_with_plans),
         cmocka_unit_test(partition_equals_brute_force),
         WITH_WORLD(a_good_plan_passes),
         WITH_WORLD(rule_zero_degree),

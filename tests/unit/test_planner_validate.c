@@ -132,12 +132,11 @@ static void test_refusals(void **state) {
         const char *column, *value, *reason;
     } rows[] = {
         {"vocab", "", "vocab is not stated"},
-        {"cp", "2", "context parallelism (cp 2)"},
         {"attention", "mla", "attention mla"},
-        {"zero_stage", "3", "zero_stage 3"},
+        {"zero_stage", "4", "zero_stage 4"},
         {"recompute", "unknown", "recompute is not stated"},
         {"recompute", "selective", "recompute selective"},
-        {"precision", "nvfp4", "precision nvfp4"},
+        {"precision", "int4", "precision int4"},
         {"schedule", "DualPipe", "schedule DualPipe"},
         {"schedule", "interleaved 1F1B", "with 1 chunks per GPU"},
         {"layers", "5", "uneven split"},
@@ -275,9 +274,10 @@ static void test_plain_layers_and_whole_rows(void **state) {
             plain += (c->flags & SF_CALL_PLAIN_FLAG) != 0;
         }
     }
-    /* Forward: two a layer, the embedding, two of the softmax. Backward, in two recipes: two a layer, the head. */
-    assert_int_equal(all_reduces, (8 + 1 + 2) + 2 * (8 + 1));
-    assert_int_equal(others, 0);
+    /* Forward: two a layer, the embedding, and one gathering for the softmax. Backward, in two recipes: two a layer,
+     * the head. */
+    assert_int_equal(all_reduces, (8 + 1) + 2 * (8 + 1));
+    assert_int_equal(others, 1);
     assert_int_equal(plain, 4 + 2 * 4);
     sf_prog_free(prog);
     assert_int_equal(sf_plan_print(&plan, sf_scenario_hash(&s), &text), 0);
@@ -286,6 +286,54 @@ static void test_plain_layers_and_whole_rows(void **state) {
     assert_true(again.whole_rows);
     sf_buf_free(&text);
     sf_scenario_clear(&s);
+}
+
+/* What is missing is filled, what is there stays unless it is corrected, and only what frameworks decide can be set. */
+static void test_assumptions(void **state) {
+    struct sf_case c;
+    bool set;
+    (void)state;
+    read_row("recompute", "unknown", &c, 0, NULL);
+    assert_int_equal(sfi_case_set(&c, "recompute", "none", false, &set), 0);
+    assert_true(set);
+    assert_string_equal(c.recompute, "none");
+    assert_int_equal(sfi_case_set(&c, "recompute", "full", false, &set), 0);
+    assert_false(set);
+    assert_string_equal(c.recompute, "none");
+    assert_int_equal(sfi_case_set(&c, "kv_heads", "8", false, &set), 0);
+    assert_false(set);
+    assert_int_equal(sfi_case_set(&c, "kv_heads", "8", true, &set), 0);
+    assert_true(set && c.kv_heads == 8);
+    assert_int_equal(sfi_case_set(&c, "kv_heads", "many", true, &set), SF_E_INPUT);
+    assert_int_equal(sfi_case_set(&c, "step_time_s", "1", true, &set), SF_E_INPUT);
+    assert_int_equal(sfi_case_set(&c, "split", "ends of all stages", false, &set), SF_E_INPUT);
+    read_row("vocab", "", &c, 0, NULL);
+    char reason[512];
+    assert_true(sfi_case_refuses(&c, reason, sizeof reason));
+    assert_int_equal(sfi_case_set(&c, "vocab", "50304", false, &set), 0);
+    assert_false(sfi_case_refuses(&c, reason, sizeof reason));
+}
+
+/* Embedding and loss take a layer's place each. */
+static void test_split_at_the_ends(void **state) {
+    struct sf_scenario s = {0};
+    struct sf_plan plan;
+    struct sf_case c;
+    char reason[512];
+    bool set;
+    (void)state;
+    read_row("layers", "6", &c, 0, NULL);
+    c.pp = 2;
+    snprintf(c.schedule, sizeof c.schedule, "1F1B");
+    c.layers = 7;
+    assert_true(sfi_case_refuses(&c, reason, sizeof reason));
+    c.layers = 6;
+    c.pp = 4;
+    assert_int_equal(sfi_case_set(&c, "split", "ends", false, &set), 0);
+    assert_false(sfi_case_refuses(&c, reason, sizeof reason));
+    sfi_case_plan(&c, &s, &plan);
+    const uint32_t layers[] = {1, 2, 2, 1};
+    assert_memory_equal(plan.layers, layers, sizeof layers);
 }
 
 /* A framework that is slower in every way slows the row down, and its calibration rows leave the figures. */
@@ -331,6 +379,8 @@ int main(void) {
         cmocka_unit_test(test_columns),
         cmocka_unit_test(test_cells),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_assumptions),
+        cmocka_unit_test(test_split_at_the_ends),
         cmocka_unit_test(test_a_row_by_hand),
         cmocka_unit_test(test_plain_layers_and_whole_rows),
         cmocka_unit_test(test_calibration_rows_leave_the_figures),

@@ -377,7 +377,7 @@ static void test_refusals(void **state) {
     (void)state;
     const char *text = make_text(4096);
     refuse((struct bigram){.dp = 2, .dtype = SF_BF16}, text, SF_E_INPUT,
-           "no CPU kernel for embed_fwd bf16: train dense f32 models with tp=1 here");
+           "no CPU kernel for embed_fwd bf16: train dense f32 models here");
     refuse((struct bigram){.dp = 2, .skip_sum_flag = true}, text, SF_E_INPUT, "reductions add f32 on CPU");
     refuse((struct bigram){.dp = 2, .table_rows = 300}, text, SF_E_INPUT, "operand 1 touches 307200 bytes");
     refuse((struct bigram){.dp = 2, .table_rows = 100}, text, SF_E_INPUT, "works on 100 tokens");

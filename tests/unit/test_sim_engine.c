@@ -1,6 +1,7 @@
 /* The engine against arithmetic done by hand: pipelines, ports, collectives, the breakdown, replay, traces. */
 #include "test_sim_fixture.h"
 
+#include "sim/flow.h"
 #include "sim/queue.h"
 
 /* One domain; transfers of 500 bytes cost 0.5 us on the wire and 2 us of latency. */
@@ -102,7 +103,7 @@ static void test_1f1b_closed_form(void **state) {
     toy_close(&t);
 }
 
-/* Two sends of one rank at the same moment share its port: the second starts when the first has left. */
+/* Two sends of one rank at the same moment share its port, and each has half of it. */
 static void test_a_port_is_shared(void **state) {
     (void)state;
     struct toy t = {0};
@@ -137,13 +138,13 @@ static void test_a_port_is_shared(void **state) {
     must_run(prog, &t, &(struct sf_sim_options){.unfolded = true, .trace = &trace, .trace_ranks = 1}, &r);
     assert_int_equal(trace.recs_n, 4);
     assert_int_equal(trace.recs[0].start, 0);
-    assert_int_equal(trace.recs[0].end, 3000 * BYTE_PS + 2 * US);
+    assert_int_equal(trace.recs[0].end, 6000 * BYTE_PS + 2 * US);
     assert_int_equal(trace.recs[1].issue, 0);
-    assert_int_equal(trace.recs[1].start, 3000 * BYTE_PS);
+    assert_int_equal(trace.recs[1].start, 0);
     assert_int_equal(trace.recs[1].end, 6000 * BYTE_PS + 2 * US);
     assert_int_equal(r.step_time, 6000 * BYTE_PS + 2 * US);
-    assert_int_equal(r.breakdown.p2p, 3000 * BYTE_PS + 2 * US);
-    assert_int_equal(r.breakdown.bubble, 3000 * BYTE_PS);
+    assert_int_equal(r.breakdown.p2p, 6000 * BYTE_PS + 2 * US);
+    assert_int_equal(r.breakdown.bubble, 0);
     sf_trace_clear(&trace);
     sf_prog_free(prog);
     toy_close(&t);
@@ -294,7 +295,7 @@ static void test_a_wrong_cluster_is_refused(void **state) {
     prog->ranks_per_domain = prog->domain_gpus = 3;
     toy_open(&t, 1, 3, 1, NULL);
     assert_int_equal(sf_sim_run(prog, t.cost, NULL, &r, &err), SF_E_INPUT);
-    assert_non_null(strstr(err.msg, "4 seats"));
+    assert_non_null(strstr(err.msg, "need 2 domains"));
     toy_close(&t);
     sf_prog_free(prog);
 }
@@ -368,6 +369,41 @@ static void test_the_queue_sorts(void **state) {
     }
 }
 
+/* A kernel bound by cores runs at the share of them that is left, one bound by memory at the share of that. */
+static void test_kernels_feel_communication(void **state) {
+    (void)state;
+    const struct sfi_load cores = {.cores = SFI_ONE}, memory = {.memory = SFI_ONE};
+    const struct sfi_load both = {.cores = SFI_ONE / 2, .memory = SFI_ONE / 4}, neither = {0};
+    assert_int_equal(sfi_kernel_rate(&cores, SFI_ONE / 4, SFI_ONE / 2), SFI_FULL / 4 * 3);
+    assert_int_equal(sfi_kernel_rate(&memory, SFI_ONE / 4, SFI_ONE / 2), SFI_FULL / 2);
+    assert_int_equal(sfi_kernel_rate(&both, SFI_ONE / 4, SFI_ONE / 2), SFI_FULL - SFI_FULL / 8 - SFI_FULL / 8);
+    assert_int_equal(sfi_kernel_rate(&neither, SFI_ONE, SFI_ONE), SFI_FULL);
+    assert_int_equal(sfi_kernel_rate(&cores, 3 * SFI_ONE, 0), SFI_FULL / 16); /* something is always left */
+}
+
+/* Half a kernel at full speed, then the rest at a quarter of it: 4 + 16 us; back at full speed after 8 of these. */
+static void test_work_is_conserved(void **state) {
+    (void)state;
+    struct sfi_worker w = {.cell = &(struct sfi_cell){.queue = {.size = 8}}};
+    struct sfi_event room[8];
+    struct sfi_act a = {.key = 1};
+    w.cell->queue.event = room;
+    sfi_act_begin(&a, 0, SFI_FULL, 0, 8 * US);
+    sfi_queue_act(&w, &a, sfi_act_end(&a), 1);
+    assert_int_equal(a.queued, 8 * US);
+    w.now = 4 * US;
+    sfi_act_press(&w, &a, SFI_FULL / 4);
+    assert_int_equal(sfi_act_end(&a), 20 * US);
+    assert_int_equal(a.queued, 8 * US); /* found late when it happens */
+    w.now = 8 * US;
+    sfi_act_settle(&a, w.now);
+    sfi_queue_act(&w, &a, sfi_act_end(&a), 1);
+    w.now = 12 * US;
+    sfi_act_press(&w, &a, SFI_FULL);
+    assert_int_equal(a.queued, 14 * US); /* earlier than the event before */
+    assert_int_equal(w.cell->queue.n, 3);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpipe),
@@ -381,6 +417,8 @@ int main(void) {
         cmocka_unit_test(test_a_wrong_cluster_is_refused),
         cmocka_unit_test(test_a_deadlock_is_named),
         cmocka_unit_test(test_memory_running_out),
+        cmocka_unit_test(test_kernels_feel_communication),
+        cmocka_unit_test(test_work_is_conserved),
         cmocka_unit_test(test_the_queue_sorts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

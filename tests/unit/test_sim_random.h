@@ -48,6 +48,50 @@ static inline void open_for(struct toy *t, const struct pipe *p, const char *ker
     toy_open(t, domains, p->domain_gpus, rails, kernels);
 }
 
+/* A cluster of GPUs whose kernels feel their communication: the catalog's H100 with its collective model. */
+static inline int gpu_read(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes,
+                           struct sf_err *err) {
+    if (strcmp(path, "cluster.yaml") == 0) {
+        return toy_read(self, path, max_bytes, data, bytes, err);
+    }
+    if (strcmp(path, SF_CATALOG_DIR "/switches/box.yaml") != 0) {
+        return sf_io_posix.read_all(sf_io_posix.self, path, max_bytes, data, bytes, err);
+    }
+    SF_TRY(toy_read(self, "cat/switches/box.yaml", max_bytes, data, bytes, err)); /* as many ports as anybody wants */
+    memcpy(strstr(*data, "1GB/s"), "1TB/s", strlen("1TB/s"));
+    return SF_OK;
+}
+
+static inline void open_gpus(struct toy *t, const struct pipe *p) {
+    struct sf_err err = {0};
+    uint32_t ranks = p->tp * p->ep * p->dp * p->pp, domains = (ranks + p->per_domain - 1) / p->per_domain;
+    uint32_t rails = p->domain_gpus % 3 == 0 ? 3 : p->domain_gpus % 2 == 0 ? 2 : 1;
+    char fabric[256] = "";
+    if (domains > 1) {
+        snprintf(fabric, sizeof fabric,
+                 "nic: connectx7-400g\nrails: %u\nfabric: { switch: box, leaf_down: %u, tiers: 2, "
+                 "oversubscription: 1, cables: { nic_leaf: 1m, leaf_spine: 2m } }\n",
+                 rails, p->domain_gpus / rails);
+    }
+    snprintf(t->files.cluster, sizeof t->files.cluster,
+             "name: gpus\ndevice: h100\ndomains: %u\ndomain: { kind: box, trays: 1, gpus_per_tray: %u, cpus_per_tray: "
+             "0, nvswitches: 0, link: nvlink4, links_per_gpu: 18 }\n%s",
+             domains, p->domain_gpus, fabric);
+    t->io = (struct sf_io){&t->files, gpu_read, NULL};
+    must(sf_topo_load(&t->io, "cluster.yaml", SF_CATALOG_DIR, &t->topo, &err), &err);
+    must(sf_cost_create(t->topo, &t->io, NULL, &t->cost, &err), &err);
+}
+
+/* Long kernels and large messages, so that they meet. */
+static inline void enlarge(struct pipe *p) {
+    for (uint32_t s = 0; s < p->pp; s++) {
+        p->f_ns[s] *= 1000;
+        p->b_ns[s] *= 1000;
+    }
+    p->act_bytes *= 1000;
+    p->grad_bytes *= 300;
+}
+
 static inline void describe(const struct pipe *p, char *text, size_t size) {
     snprintf(
         text, size,

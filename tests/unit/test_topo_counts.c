@@ -127,7 +127,7 @@ static void test_check_can_fail(void **state) {
         offsetof(struct sfi_fabric, group_domains), offsetof(struct sfi_fabric, groups_per_pod),
         offsetof(struct sfi_fabric, pods),          offsetof(struct sfi_fabric, leaves),
         offsetof(struct sfi_fabric, pod_spines),    offsetof(struct sfi_fabric, spine_up),
-        offsetof(struct sfi_fabric, plane_cores),   offsetof(struct sfi_fabric, core_cables),
+        offsetof(struct sfi_fabric, slice_cores),   offsetof(struct sfi_fabric, core_cables),
         offsetof(struct sfi_fabric, spine_cables),  offsetof(struct sfi_fabric, spine_down),
     };
     struct shape s = {288, 18, 4, 4, 72, 3, 1, "quantum-x800-q3400"}; /* four whole pods: no slack anywhere */
@@ -143,7 +143,7 @@ static void test_check_can_fail(void **state) {
         assert_non_null(strstr(err.msg, "topology check"));
     }
     struct sf_topo broken = *t;
-    broken.fabric_switch.ports = 143;
+    broken.fabric.radix = 143;
     struct sf_err err = {0};
     assert_int_equal(sf_topo_check(&broken, &err), SF_E_INPUT);
     sf_topo_free(t);

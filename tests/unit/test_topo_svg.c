@@ -85,6 +85,42 @@ static void test_extreme_shapes(void **state) {
     }
 }
 
+static size_t count(const char *text, const char *what) {
+    size_t n = 0;
+    for (const char *at = strstr(text, what); at != NULL; at = strstr(at + 1, what)) {
+        n++;
+    }
+    return n;
+}
+
+/* What is dead is red, what is spare amber, and the drawing says so. */
+static void test_overlay_and_stocks_show(void **state) {
+    (void)state;
+    struct sf_topo *t = must_load_cluster("gb300-nvl72-220k-today");
+    char *svg = draw(t);
+    assert_non_null(strstr(svg, "5 dead GPUs, 2 dead NICs, 3 dead switches, 10 dead cables, 6 slow links, 16 spare"));
+    assert_non_null(strstr(svg, "has dead GPUs"));
+    assert_true(count(svg, "#e5484d") >= 6); /* NIC, two leaves, core, racks, legend */
+    sf_free(svg);
+    sf_topo_free(t);
+    t = must_load_cluster("gb300-nvl72-220k");
+    svg = draw(t);
+    assert_int_equal(count(svg, "\"#e5484d\""), 0);
+    sf_free(svg);
+    sf_topo_free(t);
+    t = must_load_cluster("gb200-gb300-mixed");
+    svg = draw(t);
+    assert_non_null(strstr(svg, "2,304 \u00d7 gb200 + 8,640 \u00d7 gb300 + 576 \u00d7 gb300"));
+    assert_non_null(strstr(svg, "gb300 40 of 72"));
+    sf_free(svg);
+    sf_topo_free(t);
+    t = must_load_cluster("gb300-nvl72-220k-4plane");
+    svg = draw(t);
+    assert_non_null(strstr(svg, "1 of 4 planes"));
+    sf_free(svg);
+    sf_topo_free(t);
+}
+
 static void test_names_are_escaped(void **state) {
     (void)state;
     struct sf_topo *t = must_load_cluster("cpu-8");
@@ -102,9 +138,8 @@ static void test_names_are_escaped(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_large_cluster),
-        cmocka_unit_test(test_other_clusters),
-        cmocka_unit_test(test_extreme_shapes),
+        cmocka_unit_test(test_the_large_cluster), cmocka_unit_test(test_other_clusters),
+        cmocka_unit_test(test_extreme_shapes),    cmocka_unit_test(test_overlay_and_stocks_show),
         cmocka_unit_test(test_names_are_escaped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

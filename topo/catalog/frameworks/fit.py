@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Fit one framework's numbers on one device class to its calibration rows, and write its file and its line of the index.
 
-usage: fit.py STATICFIRE NAME DEVICE unfused|fused TABLE.csv CASE_ID_OR_SHARE ... [fix:KEY=VALUE ...] [about:TEXT]
+usage: fit.py STATICFIRE NAME DEVICE unfused|fused TABLE.csv CASE_ID_OR_SHARE ... [fix:KEY=VALUE ...] [free:KEY ...]
+              [about:TEXT] [add]
 
-A share such as 0.1:vtrain- takes that part of the table's rows whose case_id begins so, at random with seed 1. Needs
-numpy and scipy. Least squares of log(predicted / measured), soft L1."""
+A share such as 0.1:vtrain- takes that part of the table's rows whose case_id begins so, at random with seed 1;
+0.1:mpt-@H100 only of those on that GPU. `add` keeps the file's other devices and their calibration rows. Needs numpy and
+scipy. Least squares of log(predicted / measured), soft L1."""
 import csv
 import json
 import os
@@ -17,13 +19,14 @@ import numpy as np
 from scipy.optimize import least_squares
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-KEYS = ("host_call", "step", "pointwise", "loss", "gemm_share", "gemm_share_fp8", "gather_hidden", "moe")
+KEYS = ("host_call", "step", "pointwise", "loss", "gemm_share", "gemm_share_fp8", "gather_hidden", "moe", "attention_share",
+        "tp_hidden")
 START = {"host_call": 40.0, "step": 2.0, "pointwise": 1.5, "loss": 5.0, "gemm_share": 0.95, "gemm_share_fp8": 0.95,
-         "gather_hidden": 0.5, "moe": 4.0}
+         "gather_hidden": 0.5, "moe": 4.0, "attention_share": 0.8, "tp_hidden": 0.5}
 LOW = {"host_call": 0.0, "step": 0.0, "pointwise": 0.5, "loss": 0.5, "gemm_share": 0.6, "gemm_share_fp8": 0.6,
-       "gather_hidden": 0.0, "moe": 0.5}
+       "gather_hidden": 0.0, "moe": 0.5, "attention_share": 0.1, "tp_hidden": 0.0}
 HIGH = {"host_call": 300.0, "step": 100.0, "pointwise": 8.0, "loss": 40.0, "gemm_share": 1.1, "gemm_share_fp8": 1.2,
-        "gather_hidden": 1.0, "moe": 60.0}
+        "gather_hidden": 1.0, "moe": 60.0, "attention_share": 1.2, "tp_hidden": 1.0}
 
 
 def device_text(p):
@@ -31,7 +34,9 @@ def device_text(p):
             f"loss: {p['loss']:.2f}, gemm_share: {p['gemm_share']:.4f}"
             + (f", gemm_share_fp8: {p['gemm_share_fp8']:.4f}" if p["gemm_share_fp8"] else "")
             + (f", gather_hidden: {p['gather_hidden']:.3f}" if p["gather_hidden"] else "")
-            + (f", moe: {p['moe']:.2f}" if p["moe"] else "") + " }")
+            + (f", moe: {p['moe']:.2f}" if p["moe"] else "")
+            + (f", attention_share: {p['attention_share']:.3f}" if p["attention_share"] not in (0, 1) else "")
+            + (f", tp_hidden: {p['tp_hidden']:.3f}" if p["tp_hidden"] else "") + " }")
 
 
 def framework_text(name, about, attention, ids, devices):
@@ -43,19 +48,24 @@ def framework_text(name, about, attention, ids, devices):
 
 def main():
     binary, name, device, attention, table = sys.argv[1:6]
-    about, fixed, ids = "", {}, []
+    about, fixed, ids, add = "", {"attention_share": 1.0, "tp_hidden": 0.0}, [], False
     with open(table, newline="") as f:
         reader = csv.DictReader(f)
         columns, rows = reader.fieldnames, list(reader)
     for word in sys.argv[6:]:
         if word.startswith("about:"):
             about = word[6:]
+        elif word == "add":
+            add = True
+        elif word.startswith("free:"):
+            del fixed[word[5:]]
         elif word.startswith("fix:"):
             key, value = word[4:].split("=")
             fixed[key] = float(value)
         elif ":" in word:
             share, prefix = word.split(":")
-            pool = [r["case_id"] for r in rows if r["case_id"].startswith(prefix)]
+            prefix, _, gpu = prefix.partition("@")
+            pool = [r["case_id"] for r in rows if r["case_id"].startswith(prefix) and gpu in ("", r["gpu"])]
             ids += sorted(random.Random(1).sample(pool, round(float(share) * len(pool))))
         else:
             ids.append(word)
@@ -79,6 +89,8 @@ def main():
         with open(os.path.join(tmp, "frameworks", "index.yaml"), "w") as f:
             for source in sorted({r["source_file"] for r in chosen}):
                 f.write(f"- {{ source_file: {source}, framework: {name} }}\n")
+            with open(os.path.join(HERE, "index.yaml")) as own:  # what rows leave unstated
+                f.writelines("- " + e.rstrip() + "\n" for e in own.read().split("\n- ")[1:] if "because:" in e)
 
         def errors(x):
             p = dict(fixed, **dict(zip(free, x)))
@@ -98,8 +110,14 @@ def main():
         e = np.abs(np.exp(errors(r.x)) - 1)
     p = dict(fixed, **dict(zip(free, r.x)))
     print(f"{name} {device}: {device_text(p)}\n  {len(e)} calibration rows, mean {e.mean():.3f}, worst {e.max():.3f}")
-    with open(os.path.join(HERE, name + ".yaml"), "w") as f:
-        f.write(framework_text(name, about, attention, ids, {device: p}))
+    path, others = os.path.join(HERE, name + ".yaml"), ""
+    if add:
+        with open(path) as f:
+            old = f.read()
+        ids = old.split("calibration: [")[1].split("]")[0].split(", ") + ids
+        others = "".join(x + "\n" for x in old.split("devices:\n")[1].splitlines() if not x.startswith(f"  {device}:"))
+    with open(path, "w") as f:
+        f.write(framework_text(name, about, attention, ids, {device: p}) + others)
 
 
 main()

@@ -17,6 +17,8 @@ fit megatron-vtrain a100 unfused $PUBLISHED/vtrain_single_a100.csv 0.1:vtrain- f
 host=$(sed -n 's/.*host_call: \([0-9.]*\)us.*/\1/p' megatron-vtrain.yaml)
 fit megatron-2021 a100 unfused $CASES sc21-t1-1.7B sc21-t1-18.4B sc21-t1-310.1B fix:host_call="$host" fix:step=2 \
     fix:gather_hidden=0 "about:Megatron-LM of arXiv 2104.04473: fp16, unfused attention, dropout, full recomputation"
+fit megatron-zb a100 unfused $CASES zb-1.5B-1F1B-m24 zb-28.3B-1F1B-m96 fix:step=2 fix:gather_hidden=0 fix:loss=3 \
+    fix:host_call=8 "about:Megatron-LM of arXiv 2401.10241 (2023): fp16, unfused attention whose scores are kept, dropout, no recomputation"
 fit nemo-dgxc-24.11 h100 fused $CASES dgxc-gpt3_175b-h100-bf16-128-064 dgxc-gpt3_175b-h100-fp8-128-069 \
     dgxc-grok1_314b-h100-bf16-8-000 dgxc-grok1_314b-h100-fp8-16-010 fix:step=2 fix:pointwise=2.5 fix:loss=20 fix:host_call=8 \
     fix:gather_hidden=0.95 "about:NeMo and Megatron Core of the DGX Cloud recipes v24.11.1"
@@ -32,3 +34,8 @@ for release in 4.0 4.1; do
         fix:host_call=1 fix:pointwise=1.5 fix:gemm_share=0.9 fix:gather_hidden="${hidden:-0}" \
         "about:NeMo with CUDA graphs as submitted to MLPerf training v$release"
 done
+foundry() { fit llm-foundry "$2" fused $CASES "0.1:mpt-@$1" fix:host_call=8 fix:step=5 fix:gather_hidden=0 fix:loss=8 \
+    free:attention_share "about:LLM Foundry on PyTorch FSDP, as in its benchmarking README" $3; }
+foundry H100 h100 ""
+foundry A100-80G a100 add
+foundry A100-40G a100-40g add

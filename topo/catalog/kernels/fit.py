@@ -12,6 +12,8 @@ import sys
 import numpy as np
 from scipy.optimize import least_squares
 
+# Dense peak in 4 bits.
+FP4 = {"b200": 9e15, "b300": 13.5e15, "gb200": 9.8e15, "gb300": 14.7e15}
 # name: cores, bf16 peak, memory rate, table of GEMMs, name in the attention tables
 DEVICES = {
     "a100": (108, 312e12, 2.0e12, "a100_sxm", "A100"),
@@ -44,7 +46,7 @@ def gemm_s(p, mnk, cores, peak, memory, elem):
             t = waves * (k / s + k_prologue) * 2 * tm * tn / rate
             best = np.minimum(best, t + (4.0 * m * n * s / (memory * memory_share) if s > 1 else 0))
     traffic = (elem * (m * k + k * n) + 2 * m * n) / (memory * memory_share)
-    cast = 3 * m * k / (memory * cast_share) if elem == 1 else 0
+    cast = (2 + elem) * m * k / (memory * cast_share) if elem <= 1 else 0
     return launch + np.maximum(best, traffic) + cast
 
 
@@ -75,16 +77,16 @@ def fit_gemm(folder, device, dtype):
         return None
     mnk = np.array([[float(x[d]) for d in "mnk"] for x in rows])
     times = np.array([float(x["time_us"]) for x in rows]) * 1e-6
-    elem = 2 if dtype == "bf16" else 1
-    top = peak * 2 / elem
+    elem = {"bf16": 2, "nvfp4": 0.5}.get(dtype, 1)
+    top = FP4[device] if dtype == "nvfp4" else peak * 2 / elem
     p, median, p90 = fit(lambda q, r: gemm_s(q, r, cores, top, memory, elem), mnk, times,
                          [0.85, 16, 100, 0.7, 4e-6, 0.8, 0.5], [0.3, 0, 0, 0, 0, 0.2, 0.05],
                          [1, 200, 2000, 1, 2e-5, 1, 1], [0.1, 10, 100, 0.3, 2e-6, 0.2, 0.2])
     span = ", ".join(f"{d}: [{int(mnk[:, i].min())}, {int(mnk[:, i].max())}]" for i, d in enumerate("mnk"))
-    cast = f", cast_share: {p[6]:.3f}" if elem == 1 else ""
+    cast = f", cast_share: {p[6]:.3f}" if elem <= 1 else ""
     return (f"gemm_{dtype}: {{ peak_share: {p[0]:.3f}, tile_loss: {p[1]:.2f}, k_prologue: {p[2]:.1f}, wave: {p[3]:.3f}, "
             f"launch: {p[4] * 1e6:.2f}us, memory_share: {p[5]:.3f}{cast},\n  {span},\n"
-            f"  source: \"aiconfigurator 095f58a5 {name} GEMM {dtype}: {len(rows)} rows, half fitted; other half: median "
+            f"  p90: {p90:.3f}, source: \"aiconfigurator 095f58a5 {name} GEMM {dtype}: {len(rows)} rows, half fitted; other half: median "
             f"error {median * 100:.1f} %, p90 {p90 * 100:.1f} %\", grade: measured }}\n")
 
 
@@ -125,7 +127,7 @@ def fit_attention(folder, device, which):
         source += " in place of a missing table"
     return (f"attention_{'forward' if which == 'fwd' else 'backward'}: {{ peak_share: {p[0]:.3f}, softmax_dim: {p[1]:.1f}, "
             f"seq_prologue: {p[2]:.0f},\n  seq: [{int(rows[:, 1].min())}, {int(rows[:, 1].max())}], head_dim: "
-            f"[{int(rows[:, 2].min())}, {int(rows[:, 2].max())}],\n  source: \"{source}: {len(rows)} rows, half fitted; "
+            f"[{int(rows[:, 2].min())}, {int(rows[:, 2].max())}],\n  p90: {p90:.3f}, source: \"{source}: {len(rows)} rows, half fitted; "
             f"other half: median error {median * 100:.1f} %, p90 {p90 * 100:.1f} %\", "
             f"grade: {'extrapolated' if other else 'measured'} }}\n")
 
@@ -145,7 +147,7 @@ def fit_memory(folder, device):
     rows = np.array(rows)
     p, median, p90 = fit(lambda q, r: memory_s(q, r, DEVICES[device][2]), rows, rows[:, 1], [3, 0.8], [0, 0.2],
                          [30, 1], [1, 0.2])
-    return (f"memory: {{ launch: {p[0]:.2f}us, share: {p[1]:.3f}, source: \"cudnn-frontend norms, {gpu}, RMSNorm and "
+    return (f"memory: {{ launch: {p[0]:.2f}us, share: {p[1]:.3f}, p90: {p90:.3f}, source: \"cudnn-frontend norms, {gpu}, RMSNorm and "
             f"LayerNorm forward: {len(rows)} rows, half fitted; other half: median error {median * 100:.1f} %, p90 "
             f"{p90 * 100:.1f} %\", grade: {'extrapolated' if device[:2] in ('b2', 'b3') else 'measured'} }}\n")
 
@@ -157,7 +159,7 @@ def main():
         parts = [f"# Fitted by fit.py; sim/cost_internal.h says what the numbers mean.\nname: {device}\n",
                  f"cores: {{ value: {DEVICES[device][0]}, source: \"NVIDIA architecture white papers: streaming "
                  f"multiprocessors\", grade: datasheet }}\n"]
-        parts += [fit_gemm(folder, device, d) or "" for d in ("bf16", "fp8")]
+        parts += [fit_gemm(folder, device, d) or "" for d in ("bf16", "fp8", "fp8_block", "nvfp4")]
         parts += [fit_attention(folder, device, w) for w in ("fwd", "bwd")]
         parts.append(fit_memory(folder, device))
         with open(os.path.join(here, device + ".yaml"), "w") as f:

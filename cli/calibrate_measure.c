@@ -1,0 +1,157 @@
+/* Measuring this machine: small models whose shapes span what a CPU trains, each in a program of its own, so that what
+ * one says about shapes can be held against the others. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/calibrate.h"
+#include "cli/find.h"
+#include "cli/load.h"
+#include "cli/progress.h"
+#include "core/doc.h"
+
+/* In turn over pipeline stages and over copies, so that messages and collectives are both seen. */
+static const struct model {
+    uint32_t hidden, heads, kv_heads, ffn, seq_len, micro_batch, vocab;
+} models[CLI_CALIBRATE_MODELS] = {
+    {256, 8, 4, 512, 256, 1, 256}, {64, 4, 2, 160, 64, 4, 256},    {128, 4, 4, 384, 128, 2, 512},
+    {192, 6, 2, 512, 192, 2, 256}, {384, 6, 6, 1024, 128, 2, 384}, {96, 3, 3, 256, 384, 1, 256},
+};
+
+struct folder {
+    char path[CLI_PATH], cluster[CLI_PATH], device[CLI_PATH], model[CLI_PATH], scenario[CLI_PATH], program[CLI_PATH],
+        table[CLI_PATH];
+};
+
+static int folder_create(struct folder *f, struct sf_err *err) {
+    const char *parent = getenv("TMPDIR");
+    snprintf(f->path, sizeof f->path, "%.900s/staticfire-XXXXXX", parent && parent[0] ? parent : "/tmp");
+    if (!mkdtemp(f->path)) {
+        return sf_fail(err, SF_E_IO, "cannot make a folder %s: %s", f->path, strerror(errno));
+    }
+    struct {
+        char *to;
+        const char *name;
+    } const files[] = {{f->cluster, "machine.yaml"}, {f->device, SF_PROBE_DEVICE_FILE}, {f->model, "config.json"},
+                       {f->scenario, "job.json"},    {f->program, "job.sfprog"},        {f->table, "kernels.yaml"}};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        snprintf(files[i].to, CLI_PATH, "%.960s/%s", f->path, files[i].name);
+    }
+    return SF_OK;
+}
+
+static void folder_remove(const struct folder *f) {
+    const char *const files[] = {f->cluster, f->device, f->model, f->scenario, f->program, f->table};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        unlink(files[i]);
+    }
+    rmdir(f->path);
+}
+
+static int write_machine(struct cli *cli, const struct folder *f, uint32_t *ranks) {
+    struct sf_probe p;
+    struct sf_buf cluster = {0}, device = {0};
+    SF_TRY(sf_probe_node(&p, &cli->err));
+    *ranks = *ranks > 0 ? *ranks : p.cores;
+    int rc = sf_probe_print_cluster(&p, *ranks, &cluster);
+    rc = rc ? rc : sf_probe_print_device(&p, &device);
+    if (rc) {
+        sf_buf_free(&cluster);
+        sf_buf_free(&device);
+        return sf_fail(&cli->err, rc, "a cluster of %u ranks cannot be written", *ranks);
+    }
+    rc = cli_output(f->cluster, &cluster, &cli->err);
+    int rc2 = cli_output(f->device, &device, &cli->err);
+    return rc ? rc : rc2;
+}
+
+static int write_job(struct cli *cli, const struct folder *f, const struct model *m, uint32_t ranks, bool stages) {
+    struct sf_buf model = {0}, job = {0};
+    uint32_t pp = stages ? ranks : 1, dp = stages ? 1 : ranks, layers = ranks > 2 ? ranks : 2;
+    sf_buf_printf(&model,
+                  "{\"model_type\": \"llama\", \"hidden_size\": %u, \"intermediate_size\": %u, \"num_hidden_layers\": "
+                  "%u, \"vocab_size\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"rope_theta\": "
+                  "10000.0, \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"tie_word_embeddings\": false, "
+                  "\"initializer_range\": 0.02}\n",
+                  m->hidden, m->ffn, layers, m->vocab, m->heads, m->kv_heads);
+    sf_buf_printf(
+        &job,
+        "{\"name\": \"calibrate\", \"cluster\": \"machine.yaml\", \"model\": \"config.json\", \"job\": "
+        "{\"seq_len\": %u, \"global_batch\": %u, \"precision\": \"f32\", \"gpus\": %u, \"steps\": 1, \"seed\": "
+        "1, \"optimizer\": {\"kind\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": "
+        "1e-8, \"weight_decay\": 0.1, \"warmup_steps\": 1}}, \"plan\": {\"pp\": %u, \"dp\": %u, \"tp\": 1, "
+        "\"vpp\": 1, \"schedule\": \"1f1b\", \"micro_batch\": %u}}\n",
+        m->seq_len, 4 * m->micro_batch * dp, ranks, pp, dp, m->micro_batch);
+    int rc = cli_output(f->model, &model, &cli->err);
+    int rc2 = cli_output(f->scenario, &job, &cli->err);
+    return rc ? rc : rc2;
+}
+
+static int compile(struct cli *cli, const struct folder *f) {
+    struct cli_target t;
+    SF_TRY(cli_target_load(cli, f->scenario, &(struct cli_load){.program = true}, &t));
+    int rc = cli_prog_write(f->program, t.prog, &cli->err);
+    cli_target_clear(&t);
+    return rc;
+}
+
+static int measure(struct cli *cli, const char *run, const struct folder *f) {
+    char *const argv[] = {(char *)(uintptr_t)run,        (char *)(uintptr_t) "--measure",
+                          (char *)(uintptr_t)f->program, (char *)(uintptr_t) "--output",
+                          (char *)(uintptr_t)f->table,   NULL};
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        execv(run, argv);
+        _exit(SF_E_IO);
+    }
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (child < 0) {
+        return sf_fail(&cli->err, SF_E_IO, "cannot start %s: %s", run, strerror(errno));
+    }
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : SF_E_FAULT;
+    return code == 0 ? SF_OK : sf_fail(&cli->err, code, "staticfire-run --measure failed: %s", sf_code_text(code));
+}
+
+static int read_table(struct cli *cli, const struct folder *f, const struct model *m, struct sf_calib_data *out) {
+    char *text = NULL, name[96];
+    size_t bytes = 0;
+    SF_TRY(sf_io_posix.read_all(sf_io_posix.self, f->table, SF_DOC_MAX_BYTES, &text, &bytes, &cli->err));
+    snprintf(name, sizeof name, "measured: hidden %u, feed-forward %u, sequence %u x %u", m->hidden, m->ffn,
+             m->micro_batch, m->seq_len);
+    int rc = sf_calib_read_kernels(out, text, bytes, name, &cli->err);
+    sf_free(text);
+    return rc;
+}
+
+static int measure_all(struct cli *cli, const char *run, const struct folder *f, uint32_t models_n, uint32_t ranks,
+                       struct sf_calib_data *out) {
+    struct cli_progress progress = cli_progress_begin("measuring");
+    int rc = write_machine(cli, f, &ranks);
+    for (uint32_t i = 0; i < models_n && rc == SF_OK; i++) {
+        rc = write_job(cli, f, &models[i], ranks, i % 2 == 0);
+        rc = rc ? rc : compile(cli, f);
+        rc = rc ? rc : measure(cli, run, f);
+        rc = rc ? rc : read_table(cli, f, &models[i], out);
+        cli_progress_update(&progress, (double)(i + 1) / models_n);
+    }
+    cli_progress_end(&progress);
+    return rc;
+}
+
+int cli_calibrate_measure(struct cli *cli, uint32_t models_n, uint32_t ranks, struct sf_calib_data *out) {
+    char run[CLI_PATH];
+    struct folder f;
+    if (cli_find_program("staticfire-run", run) != 0) {
+        return sf_fail(&cli->err, SF_E_USAGE,
+                       "staticfire-run is neither beside staticfire nor in PATH; build it first");
+    }
+    SF_TRY(folder_create(&f, &cli->err));
+    int rc = measure_all(cli, run, &f, models_n, ranks, out);
+    folder_remove(&f);
+    return rc;
+}

@@ -1,0 +1,136 @@
+/* The schedule's table as the compiler needs it: where every stage lives, which step of which rank runs each pass, and
+ * when passes end in a replay by FLOPs. Those times never reach the program; they only decide the order in which
+ * transfers are posted and how long a buffer must be kept free. */
+#include "core/arena.h"
+#include "planner/compile_internal.h"
+
+/* Multiply-adds of one microbatch: matrices of a layer, attention scores and sums of a layer, the head. */
+struct work {
+    uint64_t matrices, attention, head;
+};
+
+static struct work work_of(const struct sfi_shape *s) {
+    uint64_t ffn_rows = s->experts ? s->expert_room : s->tokens;
+    uint64_t dense = sfi_mul(sfi_mul(s->tokens, s->hidden), s->qkv_local + s->attn_local);
+    uint64_t ffn = sfi_mul(sfi_mul(ffn_rows, s->hidden), s->up_local + s->ffn_local);
+    return (struct work){
+        .matrices = dense + ffn,
+        .attention = sfi_mul(sfi_mul(s->tokens, s->seq), s->attn_local),
+        .head = sfi_mul(sfi_mul(s->tokens, s->hidden), s->vocab_local),
+    };
+}
+
+void sfi_pass_flops(const struct sfi_shape *s, const struct sf_plan *plan, uint64_t *f, uint64_t *b, uint64_t *w) {
+    struct work work = work_of(s);
+    uint32_t stages = plan->pp * plan->vpp;
+    for (uint32_t i = 0; i < stages; i++) {
+        uint64_t layers = plan->layers[i], head = i + 1 == stages ? work.head : 0;
+        uint64_t matrices = sfi_mul(layers, work.matrices) + head, attention = sfi_mul(layers, work.attention);
+        f[i] = 1 + matrices + attention;
+        w[i] = 1 + matrices;
+        b[i] = 1 + matrices + 2 * attention + (s->recompute ? f[i] - head : 0);
+    }
+}
+
+static int index_stages(struct sfi_table *t, struct sf_err *err) {
+    const struct sf_pipe *p = t->pipe;
+    uint32_t n[SF_PIPE_MAX_DEVICES] = {0};
+    t->chunks_n = p->stages / p->devices;
+    t->chunk_of = sf_calloc(p->stages, sizeof *t->chunk_of);
+    t->stage_at = sf_calloc(p->stages, sizeof *t->stage_at);
+    if (!t->chunk_of || !t->stage_at) {
+        return sf_fail_memory(err, "schedule table");
+    }
+    for (uint32_t s = 0; s < p->stages; s++) {
+        uint32_t d = p->device_of[s];
+        if (n[d] == t->chunks_n) {
+            return sf_fail(err, SF_E_INPUT, "plan: schedule puts more than %u stages on rank %u of the pipeline",
+                           t->chunks_n, d);
+        }
+        t->chunk_of[s] = n[d];
+        t->stage_at[d * t->chunks_n + n[d]++] = s;
+    }
+    return 0;
+}
+
+static int index_passes(struct sfi_table *t, struct sf_err *err) {
+    const struct sf_pipe *p = t->pipe;
+    size_t units = (size_t)p->stages * p->microbatches;
+    for (int k = 0; k < SFI_PASSES; k++) {
+        t->step[k] = sf_calloc(units, sizeof *t->step[k]);
+        if (!t->step[k]) {
+            return sf_fail_memory(err, "schedule table");
+        }
+    }
+    for (uint32_t d = 0; d < p->devices; d++) {
+        for (uint32_t i = 0; i < p->passes_n[d]; i++) {
+            const struct sf_pass *x = &p->passes[d][i];
+            size_t unit = (size_t)x->stage * p->microbatches + x->microbatch;
+            t->split |= x->kind == SF_PASS_W;
+            t->whole |= x->kind == SF_PASS_BW;
+            if (x->kind == SF_PASS_F) {
+                t->step[SFI_PASS_F][unit] = i;
+            }
+            if (x->kind == SF_PASS_B || x->kind == SF_PASS_BW) {
+                t->step[SFI_PASS_B][unit] = i;
+            }
+            if (x->kind == SF_PASS_W || x->kind == SF_PASS_BW) {
+                t->step[SFI_PASS_W][unit] = i;
+            }
+        }
+    }
+    return 0;
+}
+
+static int replay(struct sfi_table *t, const struct sf_pass_weights *weights, struct sf_err *err) {
+    struct sf_pipe_costs costs;
+    struct sf_pipe_timing timing;
+    t->end = sf_pipe_times_create(t->pipe);
+    if (!t->end) {
+        return sf_fail_memory(err, "schedule table");
+    }
+    SF_TRY(sf_schedule_costs(t->pipe, weights, &costs, err));
+    int rc = sf_pipe_replay(t->pipe, &costs, &timing, NULL, t->end, err);
+    sf_pipe_costs_clear(&costs);
+    return rc;
+}
+
+/* From the last, so that no stage's times are overwritten before they are shared. */
+static void share_among_units(const struct sfi_compile *c, uint64_t *times) {
+    for (uint32_t k = 0; k < 3; k++) {
+        uint64_t *of = times + k * (size_t)c->vs_n;
+        for (uint32_t i = c->vs_n; i-- > 0;) {
+            of[i] = of[i / c->units] / c->units + 1;
+        }
+    }
+}
+
+int sfi_table_init(struct sfi_compile *c, struct sf_err *err) {
+    uint64_t *times = sf_calloc(3 * (size_t)c->vs_n, sizeof *times);
+    if (!times) {
+        return sf_fail_memory(err, "schedule table");
+    }
+    const struct sf_pass_weights weights = {.f = times, .b = times + c->vs_n, .w = times + 2 * (size_t)c->vs_n};
+    sfi_pass_flops(&c->shape, c->plan, times, times + c->vs_n, times + 2 * (size_t)c->vs_n);
+    struct sfi_table *t = &c->table;
+    int rc = sf_schedule_make(c->plan, &weights, &t->pipe, err);
+    if (rc == 0 && c->units > 1) {
+        share_among_units(c, times);
+        rc = sfi_cut_stages(&t->pipe, c->units, err);
+    }
+    rc = rc == 0 ? replay(t, &weights, err) : rc;
+    rc = rc == 0 ? index_stages(t, err) : rc;
+    rc = rc == 0 ? index_passes(t, err) : rc;
+    sf_free(times);
+    return rc;
+}
+
+void sfi_table_clear(struct sfi_table *t) {
+    for (int k = 0; k < SFI_PASSES; k++) {
+        sf_free(t->step[k]);
+    }
+    sf_free(t->stage_at);
+    sf_free(t->chunk_of);
+    sf_pipe_times_free(t->end);
+    sf_pipe_free(t->pipe);
+}

@@ -1,0 +1,203 @@
+/* Steps: launching them, and their results. */
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/clock.h"
+#include "runtime/cuda/session.h"
+
+#define LOOKS_BETWEEN_CLOCKS 1024
+#define FAULT_EVERY_NS 100000000 /* communicators are asked how they are ten times a second */
+
+bool sfi_session_over(const struct sfi_session *s, uint32_t step) {
+    return *s->done_host > step;
+}
+
+/* Where the vocabulary is split, ids count from the first one of this rank's part. */
+static void shift_ids(const struct sfi_gpu_rank *r, const struct sf_op *op, int32_t *ids) {
+    const struct sf_prog *prog = r->host->run->image->prog;
+    uint64_t part = prog->job.vocab / sf_prog_comm_size(prog, op->comm);
+    int32_t own = (int32_t)(part * sf_prog_comm_index(prog, r->host->rank, op->comm));
+    for (uint64_t i = 0; i < (uint64_t)prog->job.micro_batch_sequences * prog->job.seq_len_tokens; i++) {
+        ids[i] -= own;
+    }
+}
+
+static void fill_loads(struct sfi_session *s, const struct sfi_gpu_rank *r, char *page) {
+    const struct sf_prog_job *job = &s->run->image->prog->job;
+    for (uint32_t i = 0; i < r->host->cls->ops_n; i++) {
+        const struct sf_op *op = &r->host->cls->ops[i];
+        if (op->kind == SF_OP_LOAD) {
+            uint64_t first =
+                ((uint64_t)r->host->dp_index * job->microbatches + op->microbatch) * job->micro_batch_sequences;
+            int32_t *ids = (int32_t *)(void *)(page + r->load_at[i]);
+            sfi_data_fill(s->run->data, s->launched, first, job->micro_batch_sequences,
+                          op->flags & SF_OP_TARGETS ? 1 : 0, ids);
+            if (op->comm != SF_NONE) {
+                shift_ids(r, op, ids);
+            }
+        }
+    }
+}
+
+static void fill_page(struct sfi_session *s) {
+    char *page = s->in.host + (s->launched & 1) * s->in.stride;
+    const struct sfi_gpu_report head = {.stop = sfi_stop_requested(), .shift_ns = s->shift_ns};
+    float hyper[8];
+    sfi_hyper(&s->run->image->prog->job, s->launched, hyper);
+    memcpy(page, hyper, sizeof hyper);
+    memcpy(page + s->head_at, &head, offsetof(struct sfi_gpu_report, begin_ns));
+    for (uint32_t i = 0; i < s->ranks_n; i++) {
+        fill_loads(s, &s->ranks[i], page);
+    }
+}
+
+int sfi_session_launch(struct sfi_session *s, struct sf_err *err) {
+    bool last = s->launched + 1 == s->run->options->steps;
+    fill_page(s);
+    SF_TRY(s->api->launch(s->api->self, s->graphs[last && s->graphs[1] ? 1 : 0], s->stream, err));
+    s->launched++;
+    return SF_OK;
+}
+
+/* ---- waiting ---------------------------------------------------------------------------------------------------- */
+
+/* The transfers that were begun last on each stream: where a rank that stands still waits. */
+static int fail_stuck(struct sfi_session *s, struct sf_err *err) {
+    const struct sfi_gpu_rank *r = &s->ranks[0];
+    const struct sf_prog *prog = s->run->image->prog;
+    char text[512] = "", label[96];
+    size_t used = 0;
+    for (uint32_t k = 0; r->progress_host && k < prog->streams_n && used < sizeof text; k++) {
+        uint32_t op = r->progress_host[k];
+        if (op > 0 && op <= r->host->cls->ops_n) {
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s op %u (%s)", used ? "," : "", op - 1,
+                                     sf_op_label(prog, r->host->class_i, op - 1, label, sizeof label));
+        }
+    }
+    return sf_fail(err, SF_E_FAULT,
+                   "rank %u: step %u made no progress for %.3g s; the transfers that began last on each stream are%s",
+                   r->host->rank, s->concluded, sf_ps_to_s(s->run->options->stall_limit), text[0] ? text : " none");
+}
+
+static int look_for_faults(struct sfi_session *s, struct sf_err *err) {
+    SF_TRY(s->api->fault(s->api->self, err));
+    if (s->world) {
+        SF_TRY(s->api->comm_fault(s->api->self, s->world, err));
+    }
+    for (uint32_t i = 0; i < SF_MAX_COMMS * SFI_GPU_COLORS; i++) {
+        void *comm = s->comms[i / SFI_GPU_COLORS].comm[i % SFI_GPU_COLORS];
+        if (comm && s->api->comm_fault(s->api->self, comm, err) != SF_OK) {
+            return sf_err_wrap(err, "communicator \"%s\"", s->run->image->prog->comms[i / SFI_GPU_COLORS].name);
+        }
+    }
+    return SF_OK;
+}
+
+static void abort_all(struct sfi_session *s) {
+    for (uint32_t i = 0; i < SF_MAX_COMMS * SFI_GPU_COLORS; i++) {
+        struct sfi_gpu_comm *c = &s->comms[i / SFI_GPU_COLORS];
+        if (c->comm[i % SFI_GPU_COLORS]) {
+            s->api->comm_abort(s->api->self, c->comm[i % SFI_GPU_COLORS]);
+            c->comm[i % SFI_GPU_COLORS] = c->registered[i % SFI_GPU_COLORS] = NULL;
+        }
+    }
+}
+
+static int wait_until_over(struct sfi_session *s, uint32_t step, struct sf_err *err) {
+    int64_t begin = sfi_now_ns(), asked = begin, stall = s->run->options->stall_limit / 1000;
+    for (uint32_t looks = 1; !sfi_session_over(s, step); looks++) {
+        if (looks % LOOKS_BETWEEN_CLOCKS != 0) {
+            continue;
+        }
+        int64_t now = sfi_now_ns();
+        if (now - asked > FAULT_EVERY_NS) {
+            SF_TRY(look_for_faults(s, err));
+            asked = now;
+        }
+        if (stall > 0 && now - begin > stall) {
+            return fail_stuck(s, err);
+        }
+    }
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return s->api->fault(s->api->self, err);
+}
+
+/* ---- results ---------------------------------------------------------------------------------------------------- */
+
+static const struct sfi_gpu_report *report_of(const struct sfi_session *s, const char *page, uint32_t rank) {
+    return (const void *)(page + s->reports_at + rank * s->report_bytes);
+}
+
+/* Sum over all microbatches of the global batch, along the same tree as gradients; NaN when somebody's is missing. */
+static float add_losses(struct sfi_session *s, const char *page) {
+    const struct sfi_image *im = s->run->image;
+    uint32_t per_rank = im->prog->job.microbatches;
+    size_t n = (size_t)im->dp_n * per_rank;
+    float sum = 0.0f;
+    memset(s->loss_src, 0, n * sizeof *s->loss_src);
+    for (uint32_t rank = 0; rank < im->ranks; rank++) {
+        if (im->classes[sf_prog_class(im->prog, rank)].loss_buf == SF_NONE || !sfi_image_counts(im, rank)) {
+            continue;
+        }
+        for (uint32_t m = 0; m < per_rank; m++) { /* copies of the model each know all of them */
+            s->loss_src[(size_t)sfi_image_dp_index(im, rank) * per_rank + m] = &report_of(s, page, rank)->loss[m];
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!s->loss_src[i]) {
+            return NAN;
+        }
+    }
+    if (n > 0) {
+        sf_kern_tree_sum(&sum, s->loss_src, n, 1);
+    }
+    return sum;
+}
+
+/* Times count from the moment when the last rank began, on this rank's device clock. */
+static uint64_t find_origin(struct sfi_session *s, const char *page) {
+    const struct sfi_gpu_report *mine = report_of(s, page, s->ranks[0].host->rank);
+    int64_t last = INT64_MIN;
+    for (uint32_t rank = 0; rank < s->run->image->ranks; rank++) {
+        const struct sfi_gpu_report *r = report_of(s, page, rank);
+        int64_t began = (int64_t)r->begin_ns + r->shift_ns;
+        last = began > last ? began : last;
+    }
+    return (uint64_t)(last - mine->shift_ns);
+}
+
+static void take_clock(struct sfi_session *s, const char *page) {
+    uint64_t clock[2];
+    memcpy(clock, page + s->begin_at, sizeof clock);
+    uint64_t from = s->last_end_ns > 0 ? s->last_end_ns : clock[0];
+    s->wall_s = clock[1] > from ? (double)(clock[1] - from) * 1e-9 : 0.0;
+    s->last_end_ns = clock[1];
+}
+
+int sfi_session_conclude(struct sfi_session *s, struct sf_err *err) {
+    const char *page = s->out.host + (s->concluded & 1) * s->out.stride;
+    int rc = wait_until_over(s, s->concluded, err);
+    if (rc != SF_OK) {
+        abort_all(s);
+        return rc;
+    }
+    take_clock(s, page);
+    s->losses[s->concluded] = add_losses(s, page);
+    for (uint32_t rank = 0; rank < s->run->image->ranks; rank++) {
+        s->stop |= report_of(s, page, rank)->stop != 0;
+    }
+    for (uint32_t i = 0; i < s->ranks_n; i++) {
+        struct sfi_gpu_rank *r = &s->ranks[i];
+        if (s->traced) {
+            sfi_gpu_take_stamps(r, s->concluded, find_origin(s, page), page);
+        }
+        if (s->concluded + 1 == s->run->options->steps && r->grads) {
+            sfi_gpu_take_gradients(r);
+        }
+        r->host->steps_done = s->concluded + 1;
+    }
+    s->concluded++;
+    return SF_OK;
+}

@@ -1,0 +1,126 @@
+/* Inside the flow network: how what was built is kept, and the state of a run. */
+#ifndef SF_SIM_NET_INTERNAL_H
+#define SF_SIM_NET_INTERNAL_H
+
+#include "sim/fair.h"
+#include "sim/net.h"
+
+_Static_assert(SF_NET_HOPS == SF_FAIR_LINKS, "a path is a flow");
+
+struct sfi_net_path {
+    struct sf_net_path path;
+    uint64_t bound;     /* bytes per second that nobody could exceed here alone */
+    sf_time_ps latency; /* of all links, and the software */
+};
+
+struct sfi_net_item {
+    uint64_t amount; /* bytes, headers not counted; of a delay, picoseconds */
+    uint32_t path;   /* SF_NONE: a delay */
+    uint32_t waits_n;
+};
+
+struct sfi_net_wait {
+    uint32_t on;
+    uint32_t item; /* the lowest bit tells the edge: enum sf_net_edge */
+};
+
+struct sf_net {
+    struct sf_net_wire wire;
+    struct sf_net_link *links;
+    struct sfi_net_path *paths;
+    struct sfi_net_item *items;
+    struct sfi_net_wait *waits;
+    size_t links_n, paths_n, items_n, waits_n, messages_n;
+    size_t links_room, paths_room, items_room, waits_room;
+    uint64_t bytes;
+    struct sf_err err; /* the first */
+};
+
+uint64_t sfi_net_wire_bytes(const struct sf_net *n, uint64_t bytes);
+/* From the last byte's leaving to its arrival. */
+sf_time_ps sfi_net_flight(const struct sf_net *n, const struct sfi_net_item *message);
+
+/* ---- a run ------------------------------------------------------------------------------------------------------- */
+
+/* What is left of a message, in bytes / 10^12, so that rate x picoseconds is exact. */
+__extension__ typedef unsigned __int128 sfi_net_left;
+
+#define SFI_NET_NEVER INT64_MAX
+
+enum sfi_net_phase { SFI_NET_FREE, SFI_NET_DELAY, SFI_NET_SENDING, SFI_NET_FLYING };
+
+/* An item between ready and over has a slot; slots are reused, so the working set is what is under way. */
+struct sfi_net_slot {
+    sfi_net_left left;
+    uint64_t rate, bound;
+    sf_time_ps since; /* when `left` was true */
+    uint32_t item;
+    uint32_t heap_at;       /* position in the queue */
+    uint32_t seen;          /* epoch of the last component it was in */
+    uint8_t phase, links_n; /* phase: enum sfi_net_phase */
+    bool rated, dirty;      /* `rate` was set; it is in the run's list of what changed */
+    uint32_t links[SF_NET_HOPS];
+    uint32_t next[SF_NET_HOPS], prev[SF_NET_HOPS]; /* places in the list of each link */
+};
+
+/* A place in a link's list: slot * SF_NET_HOPS + hop. */
+#define SFI_NET_PLACE(slot, hop) ((slot)*SF_NET_HOPS + (uint32_t)(hop))
+
+struct sfi_net_state {   /* of a link */
+    sfi_net_left demand; /* sum of the bounds of its messages, bytes per second */
+    sf_time_ps shared_since;
+    uint32_t first; /* place, or SF_NONE */
+    uint32_t flows_n;
+    uint32_t seen, local; /* epoch and number in that component */
+    bool shared;          /* demand above capacity: it couples its messages */
+    bool dirty;           /* in the run's list of what changed */
+};
+
+struct sfi_net_event {
+    sf_time_ps time;
+    uint32_t slot;
+};
+
+struct sfi_net_run {
+    const struct sf_net *net;
+    struct sf_net_result *out;
+    sf_time_ps now;
+    /* By link of the network. */
+    struct sfi_net_state *links;
+    uint64_t *capacity;    /* of the component at hand */
+    uint32_t *dirty_links; /* shared links that a message left */
+    /* By item. */
+    uint32_t *waits_left;
+    uint32_t *first; /* [items + 1] into `after`: what waits for it, with the edge in the lowest bit */
+    uint32_t *after;
+    sf_time_ps *ready;
+    /* By slot; these grow together, when more is under way than ever before. */
+    struct sfi_net_slot *slots;
+    struct sfi_net_event *heap;
+    uint32_t *free_slots;
+    uint32_t *dirty;            /* messages that started */
+    struct sf_fair_flow *flows; /* the component at hand, with its members and their rates */
+    uint32_t *members;
+    uint64_t *rates;
+    void *scratch;
+    uint32_t slots_n, free_n, heap_n, dirty_n, dirty_links_n, epoch, sending_n;
+    bool failed; /* out of memory */
+};
+
+/* Joins the links of its path; its rate is set by the next sfi_net_share. */
+void sfi_net_join(struct sfi_net_run *r, uint32_t slot);
+void sfi_net_leave(struct sfi_net_run *r, uint32_t slot);
+/* New rates where something changed since the last call. */
+void sfi_net_share(struct sfi_net_run *r);
+
+/* Events by time, then slot. Every slot in use has exactly one. */
+void sfi_net_queue_add(struct sfi_net_run *r, uint32_t slot, sf_time_ps time);
+void sfi_net_queue_move(struct sfi_net_run *r, uint32_t slot, sf_time_ps time);
+void sfi_net_queue_take(struct sfi_net_run *r); /* removes the first */
+
+int sfi_net_run_create(const struct sf_net *n, struct sf_net_result *out, struct sfi_net_run *r, struct sf_err *err);
+void sfi_net_run_clear(struct sfi_net_run *r);
+/* Doubles what is kept by slot. */
+int sfi_net_run_grow(struct sfi_net_run *r, struct sf_err *err);
+
+#endif

@@ -1,0 +1,147 @@
+/* Memory of a run, and its queue of events. */
+#include "core/arena.h"
+#include "core/call.h"
+#include "sim/net_internal.h"
+
+/* ---- queue ------------------------------------------------------------------------------------------------------- */
+
+static bool is_before(struct sfi_net_event a, struct sfi_net_event b) {
+    return a.time < b.time || (a.time == b.time && a.slot < b.slot);
+}
+
+static void put(struct sfi_net_run *r, uint32_t at, struct sfi_net_event e) {
+    r->heap[at] = e;
+    r->slots[e.slot].heap_at = at;
+}
+
+static void sift_up(struct sfi_net_run *r, uint32_t at, struct sfi_net_event e) {
+    while (at > 0 && is_before(e, r->heap[(at - 1) / 4])) {
+        put(r, at, r->heap[(at - 1) / 4]);
+        at = (at - 1) / 4;
+    }
+    put(r, at, e);
+}
+
+static void sift_down(struct sfi_net_run *r, uint32_t at, struct sfi_net_event e) {
+    for (uint32_t child; (child = 4 * at + 1) < r->heap_n;) {
+        uint32_t end = child + 4 < r->heap_n ? child + 4 : r->heap_n, best = child;
+        while (++child < end) {
+            best = is_before(r->heap[child], r->heap[best]) ? child : best;
+        }
+        if (!is_before(r->heap[best], e)) {
+            break;
+        }
+        put(r, at, r->heap[best]);
+        at = best;
+    }
+    put(r, at, e);
+}
+
+void sfi_net_queue_add(struct sfi_net_run *r, uint32_t slot, sf_time_ps time) {
+    sift_up(r, r->heap_n++, (struct sfi_net_event){time, slot});
+}
+
+void sfi_net_queue_move(struct sfi_net_run *r, uint32_t slot, sf_time_ps time) {
+    struct sfi_net_event e = {time, slot};
+    uint32_t at = r->slots[slot].heap_at;
+    if (is_before(e, r->heap[at])) {
+        sift_up(r, at, e);
+    } else {
+        sift_down(r, at, e);
+    }
+}
+
+void sfi_net_queue_take(struct sfi_net_run *r) {
+    struct sfi_net_event last = r->heap[--r->heap_n];
+    if (r->heap_n > 0) {
+        sift_down(r, 0, last);
+    }
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+#define SLOTS_FIRST 256
+
+/* The array with room for n; without memory, itself, and the run is marked. */
+static void *resized(struct sfi_net_run *r, void *array, size_t n, size_t size) {
+    void *p = sf_realloc(array, n, size);
+    r->failed |= p == NULL;
+    return p != NULL ? p : array;
+}
+
+int sfi_net_run_grow(struct sfi_net_run *r, struct sf_err *err) {
+    uint32_t n = r->slots_n ? r->slots_n * 2 : SLOTS_FIRST;
+    r->slots = resized(r, r->slots, n, sizeof *r->slots);
+    r->heap = resized(r, r->heap, n, sizeof *r->heap);
+    r->free_slots = resized(r, r->free_slots, n, sizeof *r->free_slots);
+    r->dirty = resized(r, r->dirty, n, sizeof *r->dirty);
+    r->flows = resized(r, r->flows, n, sizeof *r->flows);
+    r->members = resized(r, r->members, n, sizeof *r->members);
+    r->rates = resized(r, r->rates, n, sizeof *r->rates);
+    r->scratch = resized(r, r->scratch, 1, sf_fair_scratch_bytes(n, (uint32_t)r->net->links_n));
+    if (r->failed) {
+        return sf_fail_memory(err, "messages under way");
+    }
+    for (uint32_t slot = n; slot-- > r->slots_n;) {
+        r->slots[slot] = (struct sfi_net_slot){.phase = SFI_NET_FREE};
+        r->free_slots[r->free_n++] = slot;
+    }
+    r->slots_n = n;
+    return 0;
+}
+
+/* What waits for each item, in the order in which it was added. */
+static void index_waits(struct sfi_net_run *r) {
+    const struct sf_net *n = r->net;
+    for (size_t i = 0; i < n->waits_n; i++) {
+        r->first[n->waits[i].on + 1]++;
+    }
+    for (size_t i = 1; i <= n->items_n; i++) {
+        r->first[i] += r->first[i - 1];
+    }
+    for (size_t i = 0; i < n->waits_n; i++) {
+        r->after[r->first[n->waits[i].on]++] = n->waits[i].item;
+    }
+    for (size_t i = n->items_n; i > 0; i--) { /* filling moved every start to its end */
+        r->first[i] = r->first[i - 1];
+    }
+    r->first[0] = 0;
+    for (size_t i = 0; i < n->items_n; i++) {
+        r->waits_left[i] = n->items[i].waits_n;
+    }
+}
+
+int sfi_net_run_create(const struct sf_net *n, struct sf_net_result *out, struct sfi_net_run *r, struct sf_err *err) {
+    *r = (struct sfi_net_run){.net = n, .out = out};
+    *out = (struct sf_net_result){.bytes = n->bytes};
+    if (n->waits_n > UINT32_MAX) {
+        return sf_fail(err, SF_E_INPUT, "%zu dependencies between messages, at most 2^32 - 1", n->waits_n);
+    }
+    r->links = sf_calloc(n->links_n, sizeof *r->links);
+    r->capacity = sf_calloc(n->links_n, sizeof *r->capacity);
+    r->dirty_links = sf_calloc(n->links_n, sizeof *r->dirty_links);
+    r->waits_left = sf_calloc(n->items_n, sizeof *r->waits_left);
+    r->first = sf_calloc(n->items_n + 1, sizeof *r->first);
+    r->after = sf_calloc(n->waits_n, sizeof *r->after);
+    r->ready = sf_calloc(n->items_n, sizeof *r->ready);
+    out->use = sf_calloc(n->links_n, sizeof *out->use);
+    out->end = sf_calloc(n->items_n, sizeof *out->end);
+    if (!r->links || !r->capacity || !r->dirty_links || !r->waits_left || !r->first || !r->after || !r->ready ||
+        !out->use || !out->end) {
+        return sf_fail_memory(err, "a network run");
+    }
+    for (size_t l = 0; l < n->links_n; l++) {
+        r->links[l].first = SF_NONE;
+    }
+    index_waits(r);
+    return sfi_net_run_grow(r, err);
+}
+
+void sfi_net_run_clear(struct sfi_net_run *r) {
+    void *const owned[] = {r->links, r->capacity, r->dirty_links, r->waits_left, r->first,
+                           r->after, r->ready,    r->slots,       r->heap,       r->free_slots,
+                           r->dirty, r->flows,    r->members,     r->rates,      r->scratch};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) {
+        sf_free(owned[i]);
+    }
+}

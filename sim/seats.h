@@ -1,0 +1,40 @@
+/* Which seat of the cluster each rank of a program takes.
+ *
+ * Ranks come in blocks of `ranks_per_domain`. A block sits in one scale-up domain, on its first GPUs in use, and blocks
+ * take the domains in order, passing over those that have too few: dead and spare GPUs move a rank inside its domain,
+ * a lost rack moves the blocks behind it. Only where the seats in use run out do spare ones count as well. */
+#ifndef SF_SIM_SEATS_H
+#define SF_SIM_SEATS_H
+
+#include <stdbool.h>
+
+#include "core/prog.h"
+#include "topo/topo.h"
+
+/* Every seat up to the last one in use is in use: block b sits in domain b, without gaps. O(1). */
+bool sf_seats_plain(const struct sf_topo *topo);
+
+/* Whether the blocks find seats among those in use; where seats are plain, spare ones behind them count too. */
+bool sf_seats_fit(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain);
+
+/* Seat of one rank when no spare seats are needed before it; SF_NONE when they are. O(gaps). */
+uint32_t sf_seats_of(const struct sf_topo *topo, uint32_t ranks_per_domain, uint32_t rank);
+
+struct sf_seats_report {
+    uint32_t moved;       /* ranks on another seat than if nothing was dead or spare */
+    uint32_t on_spares;   /* ranks on seats that are not in use */
+    uint32_t lost;        /* ranks whose seat is not in use any more */
+    uint32_t first_lost;  /* the lowest of them */
+    uint32_t lost_domain; /* where it was */
+};
+
+/* Seats of all ranks. SF_E_INPUT names the ranks that find none. `report` may be NULL. */
+int sf_seats_fill(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain, uint32_t *gpu,
+                  struct sf_seats_report *report, struct sf_err *err);
+
+/* Memory of the smallest device. */
+uint64_t sf_seats_memory(const struct sf_topo *topo);
+/* Mean peak of the devices that a program's ranks sit on. */
+double sf_seats_peak(const struct sf_topo *topo, const struct sf_prog *prog, int precision);
+
+#endif

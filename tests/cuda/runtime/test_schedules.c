@@ -1,0 +1,179 @@
+/* Every schedule of the planner through the GPU backend on the recording device: each rule holds, the executed order is
+ * the program's, and losses are those of the CPU threads, to the bit, in whatever order the graphs allow. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "planner/compile.h"
+#include "tests/unit/test_runtime_stage.h"
+
+static struct sf_topo *cluster;
+static struct sf_err refusal; /* the last one */
+
+static int setup(void **state) {
+    struct sf_err err = {0};
+    (void)state;
+    return sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/hgx-h100-1node.yaml", SF_CATALOG_DIR, &cluster,
+                        &err);
+}
+
+static int teardown(void **state) {
+    (void)state;
+    unlink(temp_path("text"));
+    sf_topo_free(cluster);
+    return 0;
+}
+
+static struct sf_scenario tiny(int precision) {
+    struct sf_scenario s = {.name = "tiny", .topo = cluster};
+    s.model = (struct sf_model){.name = "tiny",
+                                .model_type = "llama",
+                                .layers = 8,
+                                .hidden = 32,
+                                .heads = 4,
+                                .kv_heads = 2,
+                                .head_dim = 8,
+                                .ffn = 48,
+                                .vocab = 256,
+                                .rope_theta = 1e4,
+                                .norm_eps = 1e-5,
+                                .init_std = 0.02};
+    s.job = (struct sf_job){.seq_len_tokens = 16,
+                            .precision = precision,
+                            .steps = 1,
+                            .seed = 1,
+                            .lr = 1e-3,
+                            .beta1 = 0.9,
+                            .beta2 = 0.95,
+                            .eps = 1e-8,
+                            .weight_decay = 0.1,
+                            .warmup_steps = 2};
+    return s;
+}
+
+struct layout {
+    int schedule;
+    uint32_t tp, dp, pp, vpp, microbatches, zero;
+    bool whole_rows;
+};
+
+/* NULL where the planner does not make such a plan. */
+static struct sf_prog *compile_layout(const struct layout *l, int precision, bool tied) {
+    struct sf_scenario s = tiny(precision);
+    struct sf_plan p = {.tp = l->tp,
+                        .ep = 1,
+                        .dp = l->dp,
+                        .pp = l->pp,
+                        .vpp = l->vpp,
+                        .micro_batch = 1,
+                        .microbatches = l->microbatches,
+                        .schedule = l->schedule,
+                        .zero = l->zero,
+                        .whole_rows = l->whole_rows,
+                        .canonical = precision == SF_F32,
+                        .ranks_per_domain = sf_topo_domain_gpus(cluster)};
+    struct sf_prog *prog = NULL;
+    uint32_t n = l->pp * l->vpp;
+    for (uint32_t i = 0; i < n; i++) {
+        p.layers[i] = (i + 1) * s.model.layers / n - i * s.model.layers / n;
+    }
+    s.model.tied = tied;
+    s.job.canonical = p.canonical;
+    s.job.gpus = l->tp * l->dp * l->pp;
+    s.job.global_batch_sequences = (uint64_t)l->dp * l->microbatches;
+    return sf_compile(&s, &p, &prog, &refusal) == 0 ? prog : NULL;
+}
+
+/* What every schedule is tried on. */
+static const struct layout whole_models[] = {
+    {.tp = 1, .dp = 1, .pp = 1, .vpp = 1, .microbatches = 2},
+    {.tp = 1, .dp = 1, .pp = 2, .vpp = 1, .microbatches = 4},
+    {.tp = 1, .dp = 1, .pp = 2, .vpp = 2, .microbatches = 4},
+    {.tp = 1, .dp = 2, .pp = 2, .vpp = 1, .microbatches = 4, .zero = 1},
+    {.tp = 1, .dp = 1, .pp = 4, .vpp = 1, .microbatches = 8},
+    {.tp = 1, .dp = 2, .pp = 4, .vpp = 2, .microbatches = 8, .zero = 1},
+    {.tp = 1, .dp = 1, .pp = 8, .vpp = 1, .microbatches = 8},
+    {.tp = 1, .dp = 1, .pp = 4, .vpp = 1, .microbatches = 4},
+};
+
+/* Tensor parallel, with rows split between the matrices or not. */
+static const struct layout split_models[] = {
+    {.tp = 2, .dp = 1, .pp = 1, .vpp = 1, .microbatches = 2},
+    {.tp = 2, .dp = 1, .pp = 2, .vpp = 1, .microbatches = 4, .whole_rows = true},
+    {.tp = 2, .dp = 1, .pp = 2, .vpp = 2, .microbatches = 4},
+    {.tp = 2, .dp = 2, .pp = 2, .vpp = 1, .microbatches = 4, .zero = 1},
+};
+
+#define SHAPES(of) of, sizeof(of) / sizeof *(of)
+
+static void each_layout(const struct layout *shapes, size_t n, void (*visit)(struct sf_prog *prog), int precision,
+                        bool tied) {
+    for (int k = 0; k < SF_SCHEDULE_TABLE; k++) { /* a user's table is a family's or another's passes */
+        uint32_t compiled = 0;
+        for (size_t i = 0; i < n; i++) {
+            struct layout l = shapes[i];
+            l.schedule = k;
+            struct sf_prog *prog = compile_layout(&l, precision, tied);
+            if (prog) {
+                visit(prog);
+                compiled++;
+            }
+            sf_prog_free(prog);
+        }
+        if (compiled == 0) {
+            fail_msg("no shape here suits schedule %s: %s", sf_schedule_name(k), refusal.msg);
+        }
+    }
+}
+
+static void both_ways(struct sf_prog *prog) {
+    compare_with_threads(prog, true, 1);
+    compare_with_threads(prog, false, 1);
+}
+
+static void test_every_schedule(void **state) {
+    (void)state;
+    each_layout(SHAPES(whole_models), both_ways, SF_F32, false);
+}
+
+static void test_tied_tables(void **state) {
+    (void)state;
+    each_layout(SHAPES(whole_models), both_ways, SF_F32, true);
+}
+
+static void test_tensor_parallel(void **state) {
+    (void)state;
+    each_layout(SHAPES(split_models), both_ways, SF_F32, false);
+    each_layout(split_models, 3, both_ways, SF_F32, true); /* the fourth has eight ranks */
+}
+
+/* No CPU kernel computes bf16, but the rules can be checked. */
+static void rules_only(struct sf_prog *prog) {
+    const struct sf_rt_options options = {.steps = STEPS, .data_path = make_text(4096)};
+    for (int is_virtual = 0; is_virtual < 2; is_virtual++) {
+        struct stage st;
+        open_stage(&st, prog, &options, &(struct sfi_record_options){.execute = false});
+        if (capture(&st, is_virtual) != 0 || check(&st) != 0) {
+            fail_msg("%s: %s", prog->title, st.err.msg);
+        }
+        close_stage(&st);
+    }
+}
+
+static void test_every_schedule_in_bf16(void **state) {
+    (void)state;
+    each_layout(SHAPES(whole_models), rules_only, SF_BF16, false);
+    each_layout(SHAPES(split_models), rules_only, SF_BF16, false);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_schedule),
+        cmocka_unit_test(test_tied_tables),
+        cmocka_unit_test(test_tensor_parallel),
+        cmocka_unit_test(test_every_schedule_in_bf16),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
