@@ -1,0 +1,218 @@
+/* 10,000 plans with wrong turns in them: each is refused with a reason, or trains exactly what the plan it came from
+ * trains. The loss of the second step shows it: it depends on every gradient and every updated weight. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "core/rng.h"
+#include "planner/compile.h"
+#include "tests/unit/test_runtime_fixture.h"
+
+enum { MUTANTS = 10000, STEPS = 2, RANKS = 4, BATCH = 8, SEEN = 4096 };
+
+static struct sf_topo *cluster;
+static struct sf_scenario job;
+
+static int setup(void **state) {
+    struct sf_err err = {0};
+    (void)state;
+    int rc = sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/cpu-8.yaml", SF_CATALOG_DIR, &cluster, &err);
+    job = (struct sf_scenario){.name = "mutants", .topo = cluster};
+    job.model = (struct sf_model){.name = "tiny",
+                                  .model_type = "llama",
+                                  .layers = 8,
+                                  .hidden = 32,
+                                  .heads = 4,
+                                  .kv_heads = 2,
+                                  .head_dim = 8,
+                                  .ffn = 48,
+                                  .vocab = 256,
+                                  .rope_theta = 1e4,
+                                  .norm_eps = 1e-5,
+                                  .init_std = 0.02};
+    job.job = (struct sf_job){.seq_len_tokens = 16,
+                              .global_batch_sequences = BATCH,
+                              .precision = SF_F32,
+                              .gpus = RANKS,
+                              .steps = STEPS,
+                              .seed = 1,
+                              .lr = 1e-3,
+                              .beta1 = 0.9,
+                              .beta2 = 0.95,
+                              .eps = 1e-8,
+                              .weight_decay = 0.1,
+                              .warmup_steps = 2};
+    return rc;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    unlink(temp_path("text"));
+    sf_topo_free(cluster);
+    return 0;
+}
+
+static void keep_loss(void *self, uint32_t at, double loss, double wall_s, double cpu_s) {
+    (void)wall_s;
+    (void)cpu_s;
+    ((double *)self)[at] = loss;
+}
+
+static void spread(struct sf_plan *p) {
+    uint32_t n = p->pp * p->vpp;
+    for (uint32_t i = 0; i < n && n <= SF_MAX_STAGES; i++) {
+        p->layers[i] = (i + 1) * job.model.layers / n - i * job.model.layers / n;
+    }
+}
+
+static uint32_t pick(struct sf_rng *rng, uint32_t n) {
+    return (uint32_t)(sf_rng_u64(rng) % n);
+}
+
+static struct sf_plan sound_plan(struct sf_rng *rng) {
+    static const uint32_t degrees[][3] = {{1, 1, 4}, {1, 2, 2}, {1, 4, 1}, {2, 1, 2}, {2, 2, 1}}; /* tp dp pp */
+    const uint32_t *d = degrees[pick(rng, sizeof degrees / sizeof *degrees)];
+    struct sf_plan p = {.tp = d[0], .ep = 1, .cp = 1, .dp = d[1], .pp = d[2], .vpp = 1, .micro_batch = 1};
+    p.microbatches = BATCH / p.dp;
+    p.schedule = SF_SCHEDULE_1F1B;
+    p.ranks_per_domain = sf_topo_domain_gpus(cluster);
+    spread(&p);
+    return p;
+}
+
+/* A small number, one next to what is there, or something absurd. */
+static uint32_t other_number(struct sf_rng *rng, uint32_t now) {
+    static const uint32_t absurd[] = {0, UINT32_MAX, 1u << 31, 65536, 1025};
+    switch (pick(rng, 4)) {
+    case 0:
+        return now + 1;
+    case 1:
+        return absurd[pick(rng, 5)];
+    default:
+        return 1u << pick(rng, 4);
+    }
+}
+
+static void move_a_layer(struct sf_rng *rng, struct sf_plan *p) {
+    uint32_t n = p->pp * p->vpp, from = pick(rng, 8), to = pick(rng, 8);
+    if (from < n && p->layers[from] > 0) {
+        p->layers[from]--;
+        p->layers[to]++; /* perhaps one that is not there */
+    }
+}
+
+static void mutate(struct sf_rng *rng, struct sf_plan *p) {
+    uint32_t *numbers[] = {&p->tp, &p->ep,          &p->cp,           &p->dp,
+                           &p->pp, &p->micro_batch, &p->microbatches, &p->ranks_per_domain};
+    switch (pick(rng, 8)) {
+    case 0: {
+        uint32_t *number = numbers[pick(rng, sizeof numbers / sizeof *numbers)];
+        *number = other_number(rng, *number);
+        break;
+    }
+    case 1:
+        p->schedule = (int)pick(rng, SF_SCHEDULES_N + 1);
+        break;
+    case 2:
+        p->recompute = (int)pick(rng, SF_RECOMPUTES_N + 1);
+        break;
+    case 3:
+        p->zero = pick(rng, 5);
+        break;
+    case 4:
+        p->vpp = 1u << pick(rng, 3);
+        spread(p);
+        break;
+    case 5:
+        move_a_layer(rng, p);
+        break;
+    case 6:
+        p->whole_rows = !p->whole_rows;
+        break;
+    default:
+        p->micro_batch *= 2;
+        p->microbatches /= 2;
+        break;
+    }
+}
+
+static bool is_new(struct sf_hash *seen, uint32_t *seen_n, struct sf_hash hash) {
+    for (uint32_t i = 0; i < *seen_n; i++) {
+        if (sf_hash_equal(seen[i], hash)) {
+            return false;
+        }
+    }
+    if (*seen_n < SEEN) {
+        seen[(*seen_n)++] = hash;
+    }
+    return true;
+}
+
+static void trains_the_same(struct sf_prog *prog, const double expected[STEPS]) {
+    double loss[STEPS] = {0};
+    struct sf_err err = {0};
+    const struct sf_rt_options options = {.steps = STEPS,
+                                          .data_path = make_text(4096),
+                                          .on_step = keep_loss,
+                                          .self = loss,
+                                          .stall_limit = 20 * SF_PS_PER_S};
+    if (sf_rt_run_threads(prog, &options, &err) != 0) {
+        fail_msg("%s was accepted and does not run: %s", prog->title, err.msg);
+    }
+    for (int i = 0; i < STEPS; i++) {
+        if (!(fabs(loss[i] - expected[i]) <= 1e-5 * expected[i])) {
+            fail_msg("%s: loss %d is %.9g, expected %.9g", prog->title, i, loss[i], expected[i]);
+        }
+    }
+}
+
+static void learn_expected(double out[STEPS]) {
+    struct sf_rng rng = sf_rng_seed(0);
+    struct sf_plan p = sound_plan(&rng);
+    struct sf_prog *prog = NULL;
+    struct sf_err err = {0};
+    const struct sf_rt_options options = {
+        .steps = STEPS, .data_path = make_text(4096), .on_step = keep_loss, .self = out};
+    if (sf_compile(&job, &p, &prog, &err) != 0 || sf_rt_run_threads(prog, &options, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    sf_prog_free(prog);
+}
+
+static void test_mutants_are_refused_or_equivalent(void **state) {
+    (void)state;
+    static struct sf_hash seen[SEEN];
+    uint32_t seen_n = 0, accepted = 0, refused = 0;
+    double expected[STEPS];
+    struct sf_rng rng = sf_rng_seed(2026);
+    learn_expected(expected);
+    for (int i = 0; i < MUTANTS; i++) {
+        struct sf_plan p = sound_plan(&rng);
+        for (uint32_t n = 1 + pick(&rng, 3); n > 0; n--) {
+            mutate(&rng, &p);
+        }
+        struct sf_prog *prog = NULL;
+        struct sf_err err = {0};
+        int rc = sf_compile(&job, &p, &prog, &err);
+        if (rc != 0) {
+            assert_true((rc == SF_E_INPUT || rc == SF_E_NOPLAN) && err.msg[0] != '\0' && prog == NULL);
+            refused++;
+            continue;
+        }
+        accepted++;
+        if (is_new(seen, &seen_n, sf_prog_hash(prog))) {
+            trains_the_same(prog, expected);
+        }
+        sf_prog_free(prog);
+    }
+    print_message("%u refused, %u accepted, %u different programs trained\n", refused, accepted, seen_n);
+    assert_true(refused > MUTANTS / 5 && accepted > MUTANTS / 5 && seen_n > 100);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mutants_are_refused_or_equivalent)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
