@@ -199,6 +199,9 @@ static int check_args(struct cli *cli, const struct run_args *a) {
     if (strcmp(a->transport, "threads") != 0 && strcmp(a->transport, "mpi") != 0) {
         return cli_fail_usage(cli, "run", "--transport expects threads or mpi, found \"%.40s\"", a->transport);
     }
+    if (a->virtual_ranks && strcmp(a->transport, "mpi") == 0) {
+        return cli_fail_usage(cli, "run", "--virtual-ranks puts all ranks in one process: leave --transport mpi out");
+    }
     const char *const outputs[] = {a->trace, a->dump, a->log, a->output};
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
         SF_TRY(sf_output_check(outputs[i], &cli->err));

@@ -17,6 +17,7 @@
 #include "sim/sim.h"
 
 #define SEED_OF_JOB UINT64_MAX
+#define SEEDS_MAX 100000
 
 struct sim_args {
     const char *target, *trace, *kernels, *cluster, *forecast, *jitter_kind, *slow_list, *overlay, *routing;
@@ -450,6 +451,9 @@ static int check_noise(struct cli *cli, struct sim_args *a) {
     }
     if (a->seeds > 0 && !random) {
         return cli_fail_usage(cli, "sim", "--seeds changes nothing without --jitter or a random share in --slow");
+    }
+    if (a->seeds > SEEDS_MAX) {
+        return cli_fail_usage(cli, "sim", "--seeds expects at most %d, found %u", SEEDS_MAX, a->seeds);
     }
     a->seeds = a->seeds > 0 ? a->seeds : 1;
     return a->slow_list != NULL ? sf_slow_parse(a->slow_list, a->slow, &a->slow_n, &cli->err) : 0;
