@@ -47,6 +47,10 @@ int sf_calib_read_trace(struct sf_calib_data *d, const struct sf_trace *trace, c
     if (trace->recs_n > 0 && trace->recs[0].source == SF_TIME_VIRTUAL) {
         return sf_fail_at(err, SF_E_INPUT, path, 0, 0, "a simulated trace holds forecasts: expected a measured one");
     }
+    if (strcmp(trace->meta.origin, "record") == 0) {
+        return sf_fail_at(err, SF_E_INPUT, path, 0, 0,
+                          "the recording device has no times: expected a trace of a real run");
+    }
     if (!sf_hash_equal(trace->meta.prog, sf_prog_hash(prog))) {
         return sf_fail_at(err, SF_E_INPUT, path, 0, 0, "this trace is of another program: name the one that it ran");
     }
