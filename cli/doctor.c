@@ -78,9 +78,12 @@ static void find_runtime(struct findings *f) {
 }
 
 static void find_gpu(struct findings *f) {
-    bool driver = access("/dev/nvidiactl", F_OK) == 0;
-    snprintf(found(f, "cuda", false), DETAIL, "this build has no CUDA runtime; %s NVIDIA device on this machine",
-             driver ? "there is an" : "there is no");
+    char path[CLI_PATH];
+    bool module = cli_find_program("libstaticfire-cuda.so", path) == 0, device = access("/dev/nvidiactl", F_OK) == 0;
+    snprintf(found(f, "cuda", module && device), DETAIL, "%s; %s NVIDIA device on this machine",
+             module ? "libstaticfire-cuda.so is there"
+                    : "this build has no libstaticfire-cuda.so: it was made without CUDA",
+             device ? "there is an" : "there is no");
 }
 
 static json_t *findings_json(const struct findings *f) {
