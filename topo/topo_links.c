@@ -185,8 +185,8 @@ uint64_t sf_topo_link_rate(const struct sf_topo *t, sf_link link) {
     if (kind == SF_LINK_NVLINK_UP || kind == SF_LINK_NVLINK_DOWN) {
         return sfi_up_rate(t, (uint32_t)low->index, kind == SF_LINK_NVLINK_DOWN);
     }
-    uint64_t rate = class_of(t, kind, low, &spread)->bytes_per_s / spread;
-    return sfi_scale(rate, sfi_link_ppm(t, link));
+    const struct sf_link_class *class = class_of(t, kind, low, &spread);
+    return sfi_scale(class->bytes_per_s / spread, sfi_link_ppm(t, link));
 }
 
 uint32_t sfi_link_ports(const struct sf_topo *t, int kind) {
