@@ -11,7 +11,7 @@
 #define FAULT_EVERY_NS 100000000 /* communicators are asked how they are ten times a second */
 
 bool sfi_session_over(const struct sfi_session *s, uint32_t step) {
-    return *s->done_host > step;
+    return __atomic_load_n(s->done_host, __ATOMIC_ACQUIRE) > step; /* the results were written before it */
 }
 
 /* Where the vocabulary is split, ids count from the first one of this rank's part. */
@@ -120,7 +120,6 @@ static int wait_until_over(struct sfi_session *s, uint32_t step, struct sf_err *
             return fail_stuck(s, err);
         }
     }
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
     return s->api->fault(s->api->self, err);
 }
 
