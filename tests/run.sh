@@ -4,7 +4,7 @@
 #   clang    the same code by another compiler: unit and property tests
 #   O0       gcc -O0: results must not depend on the optimiser (compared with release by e2e tests)
 #   asan     address and undefined behaviour: unit and property tests, fuzz targets
-#   tsan     data races: the runtime's tests
+#   tsan     data races: the runtime's tests (those of the CUDA module run no thread of ours)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 jobs=$(nproc)
@@ -49,7 +49,7 @@ build O0
 build clang && suite clang -L 'unit|prop'
 suite release
 build asan && suite asan -L 'unit|prop|diff|fuzz'
-build tsan && suite tsan -R 'runtime'
+build tsan && suite tsan -R 'runtime' -LE cuda
 
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" -eq 0 ]
