@@ -9,6 +9,7 @@
 
 #include "core/rng.h"
 #include "planner/compile.h"
+#include "tests/unit/test_planner_fixture.h"
 #include "tests/unit/test_runtime_fixture.h"
 
 enum { MUTANTS = 10000, STEPS = 2, RANKS = 4, BATCH = 8, SEEN = 4096 };
@@ -17,35 +18,13 @@ static struct sf_topo *cluster;
 static struct sf_scenario job;
 
 static int setup(void **state) {
-    struct sf_err err = {0};
     (void)state;
-    int rc = sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/cpu-8.yaml", SF_CATALOG_DIR, &cluster, &err);
-    job = (struct sf_scenario){.name = "mutants", .topo = cluster};
-    job.model = (struct sf_model){.name = "tiny",
-                                  .model_type = "llama",
-                                  .layers = 8,
-                                  .hidden = 32,
-                                  .heads = 4,
-                                  .kv_heads = 2,
-                                  .head_dim = 8,
-                                  .ffn = 48,
-                                  .vocab = 256,
-                                  .rope_theta = 1e4,
-                                  .norm_eps = 1e-5,
-                                  .init_std = 0.02};
-    job.job = (struct sf_job){.seq_len_tokens = 16,
-                              .global_batch_sequences = BATCH,
-                              .precision = SF_F32,
-                              .gpus = RANKS,
-                              .steps = STEPS,
-                              .seed = 1,
-                              .lr = 1e-3,
-                              .beta1 = 0.9,
-                              .beta2 = 0.95,
-                              .eps = 1e-8,
-                              .weight_decay = 0.1,
-                              .warmup_steps = 2};
-    return rc;
+    cluster = load_cluster("cpu-8");
+    job = shaped_scenario(cluster, &tiny_shape);
+    job.job.global_batch_sequences = BATCH;
+    job.job.gpus = RANKS;
+    job.job.steps = STEPS;
+    return cluster == NULL;
 }
 
 static int teardown(void **state) {

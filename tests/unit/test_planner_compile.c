@@ -12,24 +12,15 @@
 #include "core/rng.h"
 #include "planner/compile.h"
 #include "planner/schedule.h"
+#include "tests/unit/test_planner_fixture.h"
 
 static struct sf_topo *small_cluster, *large_cluster; /* 8 GPUs; 220,032 GPUs */
 
-static struct sf_topo *load_cluster(const char *path) {
-    struct sf_topo *topo = NULL;
-    struct sf_err err = {0};
-    if (sf_topo_load(&sf_io_posix, path, SF_CATALOG_DIR, &topo, &err) != 0) {
-        sf_err_print(&err);
-        fail();
-    }
-    return topo;
-}
-
 static int setup(void **state) {
     (void)state;
-    small_cluster = load_cluster(SF_SOURCE_DIR "/scenarios/clusters/hgx-h100-1node.yaml");
-    large_cluster = load_cluster(SF_SOURCE_DIR "/scenarios/clusters/gb300-nvl72-220k.yaml");
-    return 0;
+    small_cluster = load_cluster("hgx-h100-1node");
+    large_cluster = load_cluster("gb300-nvl72-220k");
+    return small_cluster == NULL || large_cluster == NULL;
 }
 
 static int teardown(void **state) {
@@ -40,29 +31,8 @@ static int teardown(void **state) {
 }
 
 static struct sf_scenario tiny_scenario(void) {
-    struct sf_scenario s = {.name = "tiny", .topo = small_cluster};
-    s.model = (struct sf_model){.name = "tiny",
-                                .model_type = "llama",
-                                .layers = 8,
-                                .hidden = 32,
-                                .heads = 4,
-                                .kv_heads = 2,
-                                .head_dim = 8,
-                                .ffn = 48,
-                                .vocab = 64,
-                                .rope_theta = 1e4,
-                                .norm_eps = 1e-5,
-                                .init_std = 0.02};
-    s.job = (struct sf_job){.seq_len_tokens = 16,
-                            .precision = SF_F32,
-                            .steps = 1,
-                            .seed = 1,
-                            .lr = 1e-3,
-                            .beta1 = 0.9,
-                            .beta2 = 0.95,
-                            .eps = 1e-8,
-                            .weight_decay = 0.1,
-                            .warmup_steps = 2};
+    struct sf_scenario s = shaped_scenario(small_cluster, &tiny_shape);
+    s.model.vocab = 64;
     return s;
 }
 

@@ -12,14 +12,14 @@
 #include "core/arena.h"
 #include "planner/compile.h"
 #include "planner/search_internal.h"
+#include "tests/unit/test_planner_fixture.h"
 
 static struct sf_topo *cluster; /* 64 GPUs in one domain */
 
 static int setup(void **state) {
-    struct sf_err err = {0};
     (void)state;
-    return sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/gb300-nvl72-1rack.yaml", SF_CATALOG_DIR,
-                        &cluster, &err);
+    cluster = load_cluster("gb300-nvl72-1rack");
+    return cluster == NULL;
 }
 
 static int teardown(void **state) {
@@ -29,23 +29,7 @@ static int teardown(void **state) {
 }
 
 static struct sf_scenario scenario(uint32_t experts) {
-    struct sf_scenario s = {.name = "small", .topo = cluster};
-    s.model = (struct sf_model){.name = "small",
-                                .layers = 4,
-                                .hidden = 2048,
-                                .heads = 16,
-                                .kv_heads = 8,
-                                .head_dim = 128,
-                                .ffn = 4096,
-                                .experts = experts,
-                                .topk = experts > 0 ? 2 : 0,
-                                .vocab = 32000,
-                                .rope_theta = 1e4,
-                                .norm_eps = 1e-5,
-                                .init_std = 0.02};
-    snprintf(s.model.model_type, sizeof s.model.model_type, "%s", experts > 0 ? "mixtral" : "llama");
-    s.job = (struct sf_job){.seq_len_tokens = 8192, .precision = SF_BF16, .steps = 1, .seed = 1, .lr = 1e-3};
-    return s;
+    return shaped_scenario(cluster, &(struct shape){4, 2048, 16, 8, 4096, experts, 32000, 8192, SF_BF16});
 }
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t tp, uint32_t cp, uint32_t ep, uint32_t dp, uint32_t pp) {

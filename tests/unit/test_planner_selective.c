@@ -10,14 +10,14 @@
 #include <cmocka.h>
 
 #include "planner/compile.h"
+#include "tests/unit/test_planner_fixture.h"
 
 static struct sf_topo *cluster; /* 8 GPUs */
 
 static int setup(void **state) {
-    struct sf_err err = {0};
     (void)state;
-    return sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/hgx-h100-1node.yaml", SF_CATALOG_DIR, &cluster,
-                        &err);
+    cluster = load_cluster("hgx-h100-1node");
+    return cluster == NULL;
 }
 
 static int teardown(void **state) {
@@ -27,22 +27,9 @@ static int teardown(void **state) {
 }
 
 static struct sf_scenario scenario(uint32_t experts, uint32_t tp) {
-    struct sf_scenario s = {.name = "small", .topo = cluster};
-    s.model = (struct sf_model){.name = "small",
-                                .layers = 4,
-                                .hidden = 1024,
-                                .heads = 8,
-                                .kv_heads = 8,
-                                .head_dim = 128,
-                                .ffn = 4096,
-                                .experts = experts,
-                                .topk = experts > 0 ? 2 : 0,
-                                .vocab = 32000,
-                                .rope_theta = 1e4,
-                                .norm_eps = 1e-5,
-                                .init_std = 0.02};
-    snprintf(s.model.model_type, sizeof s.model.model_type, "%s", experts > 0 ? "mixtral" : "llama");
-    s.job = (struct sf_job){.seq_len_tokens = 4096, .precision = SF_BF16, .gpus = 2 * tp, .seed = 1, .lr = 1e-3};
+    const struct shape shape = {4, 1024, 8, 8, 4096, experts, 32000, 4096, SF_BF16};
+    struct sf_scenario s = shaped_scenario(cluster, &shape);
+    s.job.gpus = 2 * tp;
     s.job.global_batch_sequences = 4;
     return s;
 }

@@ -13,14 +13,14 @@
 #include "core/arena.h"
 #include "planner/compile.h"
 #include "planner/schedule.h"
+#include "tests/unit/test_planner_fixture.h"
 
 static struct sf_topo *cluster; /* 8 GPUs */
 
 static int setup(void **state) {
-    struct sf_err err = {0};
     (void)state;
-    return sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/hgx-h100-1node.yaml", SF_CATALOG_DIR, &cluster,
-                        &err);
+    cluster = load_cluster("hgx-h100-1node");
+    return cluster == NULL;
 }
 
 static int teardown(void **state) {
@@ -30,23 +30,7 @@ static int teardown(void **state) {
 }
 
 static struct sf_scenario scenario(uint32_t experts) {
-    struct sf_scenario s = {.name = "tiny", .topo = cluster};
-    s.model = (struct sf_model){.name = "tiny",
-                                .layers = 8,
-                                .hidden = 64,
-                                .heads = 4,
-                                .kv_heads = 2,
-                                .head_dim = 16,
-                                .ffn = 96,
-                                .experts = experts,
-                                .topk = experts > 0 ? 2 : 0,
-                                .vocab = 128,
-                                .rope_theta = 1e4,
-                                .norm_eps = 1e-5,
-                                .init_std = 0.02};
-    snprintf(s.model.model_type, sizeof s.model.model_type, "%s", experts > 0 ? "mixtral" : "llama");
-    s.job = (struct sf_job){.seq_len_tokens = 32, .precision = SF_BF16, .steps = 1, .seed = 1, .lr = 1e-3};
-    return s;
+    return shaped_scenario(cluster, &(struct shape){8, 64, 4, 2, 96, experts, 128, 32, SF_BF16});
 }
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t tp, uint32_t dp, uint32_t pp, uint32_t microbatches,

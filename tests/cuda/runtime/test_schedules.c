@@ -7,16 +7,16 @@
 #include <cmocka.h>
 
 #include "planner/compile.h"
+#include "tests/unit/test_planner_fixture.h"
 #include "tests/unit/test_runtime_stage.h"
 
 static struct sf_topo *cluster;
 static struct sf_err refusal; /* the last one */
 
 static int setup(void **state) {
-    struct sf_err err = {0};
     (void)state;
-    return sf_topo_load(&sf_io_posix, SF_SOURCE_DIR "/scenarios/clusters/hgx-h100-1node.yaml", SF_CATALOG_DIR, &cluster,
-                        &err);
+    cluster = load_cluster("hgx-h100-1node");
+    return cluster == NULL;
 }
 
 static int teardown(void **state) {
@@ -27,30 +27,9 @@ static int teardown(void **state) {
 }
 
 static struct sf_scenario tiny(int precision) {
-    struct sf_scenario s = {.name = "tiny", .topo = cluster};
-    s.model = (struct sf_model){.name = "tiny",
-                                .model_type = "llama",
-                                .layers = 8,
-                                .hidden = 32,
-                                .heads = 4,
-                                .kv_heads = 2,
-                                .head_dim = 8,
-                                .ffn = 48,
-                                .vocab = 256,
-                                .rope_theta = 1e4,
-                                .norm_eps = 1e-5,
-                                .init_std = 0.02};
-    s.job = (struct sf_job){.seq_len_tokens = 16,
-                            .precision = precision,
-                            .steps = 1,
-                            .seed = 1,
-                            .lr = 1e-3,
-                            .beta1 = 0.9,
-                            .beta2 = 0.95,
-                            .eps = 1e-8,
-                            .weight_decay = 0.1,
-                            .warmup_steps = 2};
-    return s;
+    struct shape shape = tiny_shape;
+    shape.precision = precision;
+    return shaped_scenario(cluster, &shape);
 }
 
 struct layout {
