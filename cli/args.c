@@ -88,6 +88,12 @@ static int parse_fraction(struct cli *cli, const char *verb, const char *name, c
     return 0;
 }
 
+int cli_option_check(struct cli *cli, const char *verb, const char *name, int rc) {
+    char msg[sizeof cli->err.msg];
+    snprintf(msg, sizeof msg, "%s", cli->err.msg);
+    return rc == 0 ? 0 : cli_fail_usage(cli, verb, "--%s: %s", name, msg);
+}
+
 static int option_set(struct cli *cli, const char *verb, const struct cli_option *o, const char *text) {
     uint64_t number = 0;
     switch (o->type) {

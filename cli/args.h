@@ -37,6 +37,9 @@ struct cli_usage {
 int cli_parse(struct cli *cli, const struct cli_usage *usage, const struct cli_option *options, int argc, char **argv,
               int *first);
 
+/* For values that a verb takes apart itself: when `rc` is a failure, what is wrong becomes a wrong --name. */
+int cli_option_check(struct cli *cli, const char *verb, const char *name, int rc);
+
 /* SF_E_USAGE with a pointer to the verb's help. */
 int cli_fail_usage(struct cli *cli, const char *verb, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

@@ -48,9 +48,9 @@ static int parse_sizes(struct cli *cli, const char *text, struct sizes *out) {
     }
     memcpy(first, text, length);
     first[length] = '\0';
-    SF_TRY(sf_parse_bytes(first, &from, &cli->err));
+    SF_TRY(cli_option_check(cli, "coll", "bytes", sf_parse_bytes(first, &from, &cli->err)));
     to = from;
-    SF_TRY(dots ? sf_parse_bytes(dots + 2, &to, &cli->err) : 0);
+    SF_TRY(dots ? cli_option_check(cli, "coll", "bytes", sf_parse_bytes(dots + 2, &to, &cli->err)) : 0);
     if (from == 0 || from > to) {
         return cli_fail_usage(cli, "coll", "--bytes expects sizes above 0 that grow, found %.60s", text);
     }

@@ -46,7 +46,7 @@ struct answer {
 
 static int small_bytes(struct cli *cli, const char *name, const char *text, uint32_t otherwise, uint32_t *out) {
     uint64_t bytes = otherwise;
-    SF_TRY(text != NULL ? sf_parse_bytes(text, &bytes, &cli->err) : 0);
+    SF_TRY(text != NULL ? cli_option_check(cli, "net", name, sf_parse_bytes(text, &bytes, &cli->err)) : 0);
     if (bytes > 1 << 24) {
         return cli_fail_usage(cli, "net", "--%s expects at most 16MiB, found %.60s", name, text);
     }
@@ -84,8 +84,9 @@ static int read_args(struct cli *cli, const char *pattern, struct net_args *a) {
     a->job.pattern = (enum sf_net_pattern)which;
     a->job.protocol = (enum sf_coll_protocol)protocol;
     SF_TRY(refuse_useless(cli, a));
-    SF_TRY(sf_parse_bytes(a->bytes ? a->bytes : "64MiB", &a->job.bytes, &cli->err));
-    SF_TRY(sf_parse_time(a->forward ? a->forward : "1ms", &a->job.forward_ps, &cli->err));
+    const char *bytes = a->bytes ? a->bytes : "64MiB", *forward = a->forward ? a->forward : "1ms";
+    SF_TRY(cli_option_check(cli, "net", "bytes", sf_parse_bytes(bytes, &a->job.bytes, &cli->err)));
+    SF_TRY(cli_option_check(cli, "net", "forward", sf_parse_time(forward, &a->job.forward_ps, &cli->err)));
     SF_TRY(small_bytes(cli, "packet", a->packet, 4096, &a->job.wire.packet_bytes));
     SF_TRY(small_bytes(cli, "header", a->header, 0, &a->job.wire.header_bytes));
     a->job.wire.store_and_forward = a->store;

@@ -343,8 +343,7 @@ static int parse_time(struct cli *cli, const char *name, const char *text, sf_ti
     if (text == NULL) {
         return cli_fail_usage(cli, VERB, "--%s is missing: the time of one device's whole share of a microbatch", name);
     }
-    int rc = sf_parse_time(text, out, &cli->err);
-    return rc == 0 ? 0 : sf_err_wrap(&cli->err, "--%s", name);
+    return cli_option_check(cli, VERB, name, sf_parse_time(text, out, &cli->err));
 }
 
 static int check_kind(struct cli *cli, const char *kind) {

@@ -677,6 +677,12 @@ case("usage: negative seed", USAGE, r'--seed expects a whole number from 0 to \d
      "staticfire sim plan.yaml --seed -1")
 case("usage: tolerance without sense", USAGE, r'--tolerance expects a share such as 10%.*found "much"',
      "staticfire compare forecast.json run.sftrace --tolerance much")
+case("usage: a size that is none", USAGE, r'--bytes: expected a size with its unit.*found "nanB"; see staticfire coll',
+     "staticfire coll fabric.yaml --bytes nanB")
+case("usage: the end of a range of sizes", USAGE, r'--bytes: expected a size with its unit.*found "x"',
+     "staticfire coll fabric.yaml --bytes 1MiB..x")
+case("usage: a time that is none", USAGE, r'--forward: expected a time.*found "1x".*see staticfire net',
+     "staticfire net pipeline fabric.yaml --endpoints 8 --stages 2 --forward 1x")
 case("usage: both and unfolded", USAGE, r"--both already simulates unfolded",
      "staticfire sim plan.yaml --both --unfolded")
 case("usage: trace-ranks without a trace", USAGE, r"--trace-ranks changes nothing without --trace",
