@@ -106,6 +106,33 @@ static void print_order(const struct sf_compare *c, struct sf_buf *out) {
     }
 }
 
+/* The same ops three times: as predicted, as the library says, as measured. */
+static void print_estimates(const struct cli_compare *in, const struct sf_compare *c, struct sf_buf *out) {
+    struct cli_table t = {.align = "lrrrrr"};
+    static const char *const names[] = {"kind", "ops", "predicted", "estimated", "measured", "estimate's error"};
+    if (in->estimates_path == NULL) {
+        return;
+    }
+    cli_heading(out, "Collectives, with the library's own estimate");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cli_cell(&t, "%s", names[i]);
+    }
+    for (size_t i = 0; i < c->kinds_n; i++) {
+        const struct sf_compare_group *g = &c->kinds[i];
+        if (g->estimated_n > 0) {
+            cli_cell(&t, "%s", g->name);
+            cli_cell(&t, "%s", cli_count(g->estimated_n));
+            cli_cell(&t, "%s", cli_time(g->estimated_predicted));
+            cli_cell(&t, "%s", cli_time(g->estimated));
+            cli_cell(&t, "%s", cli_time(g->estimated_measured));
+            cli_cell(&t, g->estimated_measured > 0 ? "%+.1f %%" : "-",
+                     100.0 * ((double)g->estimated / (double)g->estimated_measured - 1.0));
+        }
+    }
+    cli_table_print(&t, "  ", out);
+    cli_fact(out, "source", "%s", in->estimates.source);
+}
+
 static void print_verdict(const struct sf_compare *c, struct sf_buf *out) {
     sf_buf_printf(out, "%s%s%s: ", cli_on(c->within ? CLI_GREEN : CLI_RED),
                   c->within  ? "CPU time within tolerance"
@@ -152,10 +179,15 @@ static void print_forecast(const struct cli_compare *in, struct sf_buf *out) {
 static void print_compare(const struct cli_compare *in, const struct sf_compare *c, struct sf_buf *out) {
     sf_buf_printf(out, "%s%s%s: %s against %s, %s rank%s\n", cli_on(CLI_BOLD), in->prog->title, cli_off(),
                   in->predicted.meta.origin, in->measured.meta.origin, cli_count(c->ranks), c->ranks == 1 ? "" : "s");
+    if (c->order_only) {
+        print_order(c, out);
+        return;
+    }
     print_verdict(c, out);
     print_step(c, out);
     cli_heading(out, "By kind of op");
     print_groups("kind", c->kinds, c->kinds_n, &c->step, out);
+    print_estimates(in, c, out);
     cli_heading(out, "Where the error comes from");
     print_groups("recipe", c->recipes, c->recipes_n < 8 ? c->recipes_n : 8, NULL, out);
     print_gaps(c, out);
@@ -178,6 +210,8 @@ static json_t *compare_json(const struct cli_compare *in, const struct sf_compar
         json_object_set_new(doc, "predicted_by", cli_json_text(in->predicted.meta.origin));
         json_object_set_new(doc, "measured_by", cli_json_text(in->measured.meta.origin));
         json_object_set_new(doc, "host", cli_json_text(in->measured.meta.note));
+        json_object_set_new(doc, "estimated_by",
+                            in->estimates_path != NULL ? cli_json_text(in->estimates.source) : json_null());
         json_object_set_new(doc, "forecast", in->has_forecast ? forecast_json(&in->forecast) : json_null());
     }
     return doc;
@@ -218,6 +252,7 @@ static int output(struct cli *cli, const struct cli_compare *in, const struct sf
 static int compare_and_print(struct cli *cli, const struct cli_compare *in, struct sf_compare_options *options) {
     struct sf_compare c;
     options->cost = in->cost;
+    options->estimates = in->estimates_path != NULL ? &in->estimates : NULL;
     SF_TRY(sf_compare_run(in->prog, &in->predicted, &in->measured, options, &c, &cli->err));
     int rc = output(cli, in, &c);
     if (rc == 0 && !c.within) {
@@ -237,6 +272,8 @@ int verb_compare(struct cli *cli, int argc, char **argv) {
         {"cluster", 0, CLI_TEXT, &in.cluster, "FILE", "for the replay, and the sources in the report"},
         {"kernels", 0, CLI_TEXT, &in.kernels, "FILE", "measured kernel table of the prediction"},
         {"loss", 0, CLI_TEXT, &in.loss_path, "FILE", "log or JSON of the run, for the report's curve"},
+        {"estimates", 0, CLI_TEXT, &in.estimates_path, "FILE", "what NCCL thinks, from staticfire-run --estimates"},
+        {"order-only", 0, CLI_FLAG, &o.order_only, NULL, "look at the order of ops alone, not at times"},
         {"tolerance", 0, CLI_FRACTION, &o.tolerance, "SHARE", "of the step's CPU time (default 10%)"},
         {"skip", 0, CLI_U32, &o.skip, "N", "leave out the first N iterations (default 2)"},
         {"top", 'n', CLI_U32, &o.gaps, "N", "largest gaps to list (default 10)"},
@@ -246,6 +283,11 @@ int verb_compare(struct cli *cli, int argc, char **argv) {
     SF_TRY(cli_parse(cli, &usage, options, argc, argv, &first));
     if (o.gaps > 10000) {
         return cli_fail_usage(cli, "compare", "--top expects at most 10000, found %u", o.gaps);
+    }
+    if (o.order_only && (in.estimates_path != NULL || in.report != NULL || in.cluster != NULL)) {
+        return cli_fail_usage(cli, "compare",
+                              "--order-only looks at no times: leave --estimates, --report and "
+                              "--cluster out");
     }
     int rc = cli_compare_load(cli, argv[first], argv[first + 1], &in);
     if (rc == 0) {

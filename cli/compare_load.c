@@ -20,13 +20,47 @@ static int forecast_file(struct cli *cli, const struct cli_compare *in, const ch
     return cli_path_beside(in->forecast_path, name, out, &cli->err);
 }
 
+/* Processes that nothing brings together leave a trace each: FILE.rank0, FILE.rank1 and so on, as many as the program
+ * has ranks. */
+static int join_parts(struct cli *cli, const char *path, struct cli_compare *in) {
+    char name[CLI_PATH];
+    uint32_t ranks = 1;
+    for (uint32_t r = 0; r < ranks; r++) {
+        struct sf_trace part;
+        SF_TRY((size_t)snprintf(name, sizeof name, "%s.rank%u", path, r) < sizeof name
+                   ? 0
+                   : sf_fail(&cli->err, SF_E_USAGE, "%s: the path is too long", path));
+        sf_trace_init(&part);
+        int rc = cli_trace_read(name, &part, NULL, &cli->err);
+        if (rc == 0 && r > 0 && !sf_hash_equal(part.meta.prog, in->measured.meta.prog)) {
+            rc = sf_fail_at(&cli->err, SF_E_INPUT, name, 0, 0, "is of another program than %s.rank0", path);
+        }
+        if (rc == 0 && r == 0) {
+            in->measured.meta = part.meta;
+            ranks = part.meta.ranks;
+        }
+        rc = rc == 0 ? sf_trace_append(&in->measured, &part, &cli->err) : rc;
+        sf_trace_clear(&part);
+        SF_TRY(rc);
+    }
+    sf_trace_sort(&in->measured);
+    return 0;
+}
+
+static int load_measured(struct cli *cli, const char *path, struct cli_compare *in) {
+    char first[CLI_PATH];
+    bool whole = access(path, F_OK) == 0;
+    bool parts = (size_t)snprintf(first, sizeof first, "%s.rank0", path) < sizeof first && access(first, R_OK) == 0;
+    return !whole && parts ? join_parts(cli, path, in) : cli_trace_read(path, &in->measured, NULL, &cli->err);
+}
+
 static int load_traces(struct cli *cli, const char *predicted, const char *measured, struct cli_compare *in) {
     struct sf_hash file;
     SF_TRY(cli_trace_read(predicted, &in->predicted, &file, &cli->err));
     if (in->has_forecast && sf_forecast_check(&in->forecast, &in->predicted, file, &cli->err) != 0) {
         return sf_err_wrap(&cli->err, "%s and %s", in->forecast_path, predicted);
     }
-    return cli_trace_read(measured, &in->measured, NULL, &cli->err);
+    return load_measured(cli, measured, in);
 }
 
 /* The option, else the forecast's, else a neighbour of either trace. */
@@ -180,6 +214,9 @@ int cli_compare_load(struct cli *cli, const char *predicted, const char *measure
     SF_TRY(load_forecast(cli, predicted, in, trace));
     SF_TRY(load_traces(cli, trace, measured, in));
     SF_TRY(load_prog(cli, trace, measured, in));
+    if (in->estimates_path != NULL) {
+        SF_TRY(sf_estimates_load(&sf_io_posix, in->estimates_path, in->prog, &in->estimates, &cli->err));
+    }
     SF_TRY(load_cost(cli, in));
     SF_TRY(check_cost(cli, in));
     return load_losses(cli, in);
@@ -192,5 +229,6 @@ void cli_compare_clear(struct cli_compare *in) {
     sf_cost_free(in->cost);
     sf_topo_free(in->topo);
     sf_free(in->losses);
+    sf_estimates_clear(&in->estimates);
     memset(in, 0, sizeof *in);
 }

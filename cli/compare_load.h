@@ -8,7 +8,7 @@
 
 struct cli_compare {
     /* options; NULL where not given */
-    const char *report, *forecast_path, *prog_path, *cluster, *kernels, *loss_path;
+    const char *report, *forecast_path, *prog_path, *cluster, *kernels, *loss_path, *estimates_path;
     /* loaded */
     struct sf_trace predicted, measured;
     struct sf_forecast forecast;
@@ -16,6 +16,7 @@ struct cli_compare {
     struct sf_prog *prog;
     struct sf_topo *topo; /* NULL without a cluster */
     struct sf_cost *cost; /* likewise */
+    struct sf_estimates estimates;
     double *losses;
     size_t losses_n;
 };

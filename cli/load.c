@@ -10,8 +10,6 @@
 #include "core/doc.h"
 #include "planner/compile.h"
 
-#define SIMULATE_AT_LEAST 16 /* closed forms rank; the simulator decides among this many */
-
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int signo) {
@@ -24,12 +22,14 @@ static bool search_stop(void *self) {
     return interrupted != 0;
 }
 
-int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost, uint32_t top,
-               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats) {
+int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost,
+               const struct sf_search_options *want, struct sf_plan_result *results, uint32_t *results_n,
+               struct sf_search_stats *stats) {
     struct cli_progress progress = cli_progress_begin("planning");
-    struct sf_search_options options = {
-        .top = top, .stop = search_stop, .progress = cli_progress_update, .self = &progress};
-    options.simulate = 2 * top > SIMULATE_AT_LEAST ? 2 * top : SIMULATE_AT_LEAST;
+    struct sf_search_options options = *want;
+    options.stop = search_stop;
+    options.progress = cli_progress_update;
+    options.self = &progress;
     /* Once: a second Ctrl-C ends the process as usual. */
     struct sigaction ours = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)}, before;
     sigaction(SIGINT, &ours, &before);
@@ -110,7 +110,7 @@ static int choose_plan(struct cli *cli, struct cli_target *t) {
         rc = sf_cost_create(t->scenario.topo, &sf_io_posix, NULL, &cost, &cli->err);
     }
     if (rc == 0) {
-        rc = cli_search(cli, &t->scenario, cost, 1, best, &n, &stats);
+        rc = cli_search(cli, &t->scenario, cost, &(struct sf_search_options){.top = 1}, best, &n, &stats);
     }
     if (rc == 0) {
         t->plan = best->plan;
@@ -155,6 +155,19 @@ static void locate_in_plan(const char *path, struct sf_err *err) {
     sf_doc_free(doc);
 }
 
+/* The file that the error is about, in the words of the plan that led to it. */
+static int blame(struct cli *cli, int rc, const char *plan, const char *scenario, const struct cli_load *with) {
+    const char *file = cli->err.file;
+    bool is_scenario = file[0] == '\0' || strcmp(file, scenario) == 0;
+    bool is_overlay = with->overlay != NULL && strcmp(file, with->overlay) == 0;
+    bool other = rc == SF_E_IO && with->cluster == NULL && !is_scenario && !is_overlay;
+    return sf_err_wrap(&cli->err, "%s plan %s%s",
+                       is_scenario  ? "the scenario of"
+                       : is_overlay ? "the overlay over the cluster of"
+                                    : "a file of the scenario of",
+                       plan, other ? " (--cluster FILE names another cluster)" : "");
+}
+
 static int load_plan(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
     struct sf_hash hash;
     char scenario[CLI_PATH], cluster[CLI_PATH], overlay[CLI_PATH], wanted[SF_HASH_TEXT], found[SF_HASH_TEXT];
@@ -172,9 +185,7 @@ static int load_plan(struct cli *cli, const char *path, const struct cli_load *w
     }
     int rc = load_scenario(cli, scenario, &with, t);
     if (rc != 0) {
-        bool other = rc == SF_E_IO && with.cluster == NULL && strcmp(cli->err.file, scenario) != 0;
-        return sf_err_wrap(&cli->err, "the scenario of plan %s%s", path,
-                           other ? " (--cluster FILE names another cluster)" : "");
+        return blame(cli, rc, path, scenario, &with);
     }
     struct sf_hash own = sf_scenario_hash(&t->scenario);
     if (!sf_hash_equal(own, hash)) {
@@ -248,9 +259,7 @@ void cli_target_clear(struct cli_target *t) {
     sf_prog_free(t->prog);
     sf_cost_free(t->cost);
     sf_topo_free(t->own_topo);
-    if (!t->searched) {
-        sf_plan_clear(&t->plan);
-    }
+    sf_plan_clear(&t->plan);
     sf_scenario_clear(&t->scenario);
     memset(t, 0, sizeof *t);
 }

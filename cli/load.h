@@ -37,8 +37,9 @@ int cli_target_load(struct cli *cli, const char *path, const struct cli_load *wa
 void cli_target_clear(struct cli_target *t);
 const struct sf_topo *cli_target_topo(const struct cli_target *t); /* NULL for a bare program without a cluster */
 
-/* Search with a progress bar; Ctrl-C ends it with the best plans so far. */
-int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost, uint32_t top,
-               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats);
+/* Search as wanted, with a progress bar; Ctrl-C ends it with the best plans so far. */
+int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost,
+               const struct sf_search_options *want, struct sf_plan_result *results, uint32_t *results_n,
+               struct sf_search_stats *stats);
 
 #endif

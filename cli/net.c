@@ -5,6 +5,7 @@
 
 #include "cli/args.h"
 #include "cli/print.h"
+#include "cli/progress.h"
 #include "core/arena.h"
 #include "sim/net.h"
 
@@ -69,6 +70,15 @@ static int refuse_useless(struct cli *cli, const struct net_args *a) {
                                             useless[1] == 'a' ? " without --header or --store-and-forward" : "");
 }
 
+/* A backward pass takes twice as long. */
+static int read_forward(struct cli *cli, struct net_args *a) {
+    const char *text = a->forward ? a->forward : "1ms";
+    SF_TRY(cli_option_check(cli, "net", "forward", sf_parse_time(text, &a->job.forward_ps, &cli->err)));
+    return a->job.forward_ps <= SF_NET_DELAY_MAX_PS / 2
+               ? 0
+               : cli_fail_usage(cli, "net", "--forward expects a time up to 40h, found %.60s", text);
+}
+
 static int read_args(struct cli *cli, const char *pattern, struct net_args *a) {
     int which = sf_net_pattern_parse(pattern);
     int protocol = sf_coll_protocol_parse(a->protocol ? a->protocol : "simple");
@@ -84,9 +94,9 @@ static int read_args(struct cli *cli, const char *pattern, struct net_args *a) {
     a->job.pattern = (enum sf_net_pattern)which;
     a->job.protocol = (enum sf_coll_protocol)protocol;
     SF_TRY(refuse_useless(cli, a));
-    const char *bytes = a->bytes ? a->bytes : "64MiB", *forward = a->forward ? a->forward : "1ms";
+    const char *bytes = a->bytes ? a->bytes : "64MiB";
     SF_TRY(cli_option_check(cli, "net", "bytes", sf_parse_bytes(bytes, &a->job.bytes, &cli->err)));
-    SF_TRY(cli_option_check(cli, "net", "forward", sf_parse_time(forward, &a->job.forward_ps, &cli->err)));
+    SF_TRY(read_forward(cli, a));
     SF_TRY(small_bytes(cli, "packet", a->packet, 4096, &a->job.wire.packet_bytes));
     SF_TRY(small_bytes(cli, "header", a->header, 0, &a->job.wire.header_bytes));
     a->job.wire.store_and_forward = a->store;
@@ -178,15 +188,15 @@ static json_t *links_json(const struct answer *a) {
 static int print_json(struct cli *cli, const struct answer *a) {
     const struct sf_net_result *r = &a->result;
     json_t *doc = json_pack(
-        "{s:s, s:o, s:s, s:i, s:i, s:o, s:s, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:o}", "pattern",
-        sf_net_pattern_name((int)a->job->pattern), "cluster", cli_json_text(sf_topo_name(a->topo)), "routing",
-        sf_routing_name((int)sf_topo_routing(a->topo)), "endpoints", (int)a->job->endpoints, "per_domain",
+        "{s:s, s:o, s:s, s:i, s:i, s:o, s:s, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:o}",
+        "pattern", sf_net_pattern_name((int)a->job->pattern), "cluster", cli_json_text(sf_topo_name(a->topo)),
+        "routing", sf_routing_name((int)sf_topo_routing(a->topo)), "endpoints", (int)a->job->endpoints, "per_domain",
         (int)a->job->per_domain, "bytes", cli_json_u64(a->job->bytes), "protocol",
         sf_coll_protocol_name((int)a->job->protocol), "time_s", sf_ps_to_s(r->time), "message_p50_s",
         sf_ps_to_s(r->p50), "message_p99_s", sf_ps_to_s(r->p99), "busbw_GBps", sf_net_busbw(a->job, r->time) / 1e9,
         "messages", (int)sf_net_messages(a->net), "links_used", (int)sf_net_links(a->net), "links_shared",
         (int)a->shared, "flows_at_once", (int)r->most_flows, "events", (json_int_t)r->events, "rate_solves",
-        (json_int_t)r->solves, "wall_s", r->wall_s, "links", links_json(a));
+        (json_int_t)r->solves, "wall_s", r->wall_s, "cpu_s", r->cpu_s, "links", links_json(a));
     return cli_print_json(doc, &cli->err);
 }
 
@@ -238,9 +248,12 @@ static int write_dump(struct cli *cli, const struct answer *a) {
     return rc;
 }
 
-static int answer(struct cli *cli, struct answer *a) {
+static int simulate(struct cli *cli, struct answer *a) {
     SF_TRY(a->args->dump != NULL ? write_dump(cli, a) : 0);
-    SF_TRY(sf_net_run(a->net, &sf_clock_host, &a->result, &cli->err));
+    return sf_net_run(a->net, &sf_clock_host, &a->result, &cli->err);
+}
+
+static int answer(struct cli *cli, struct answer *a) {
     SF_TRY(rank_links(cli, a));
     return cli->json ? print_json(cli, a) : print_text(cli, a);
 }
@@ -251,8 +264,13 @@ static int run(struct cli *cli, const char *cluster, struct net_args *args) {
     SF_TRY(sf_output_check(args->dump, &cli->err));
     SF_TRY(sf_topo_load(&sf_io_posix, cluster, cli->catalog, &t, &cli->err));
     int rc = set_routing(cli, args, t);
+    struct cli_progress progress = cli_progress_begin("simulating");
+    args->job.progress = cli_progress_update;
+    args->job.progress_self = &progress;
     rc = rc ? rc : sf_net_of_job(t, &args->job, &n, &cli->err);
     struct answer a = {.topo = t, .net = n, .args = args, .job = &args->job};
+    rc = rc ? rc : simulate(cli, &a);
+    cli_progress_end(&progress);
     rc = rc ? rc : answer(cli, &a);
     sf_free(a.order);
     sf_net_result_free(&a.result);

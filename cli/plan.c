@@ -11,15 +11,18 @@
 struct plan_args {
     const char *scenario, *output, *cluster, *kernels, *overlay, *routing;
     uint32_t top;
+    uint64_t seed, budget;
     bool explain;
 };
 
 static const struct cli_usage usage = {
     .verb = "plan",
     .operands = "SCENARIO.yaml",
-    .about = "Searches degrees, schedule, recomputation and microbatch for a scenario, simulates the\n"
-             "best candidates and prints them. Ctrl-C ends the search with the best so far; exit code 7\n"
-             "when there is none yet. An overlay says what is dead or spare today: a job that wants more\n"
+    .about = "Searches degrees (tp, cp, ep, pp, dp), schedule, chunks, microbatch, recomputation, ZeRO and the\n"
+             "cut of the layers, all at once; simulates the best candidates and prints them, each with how\n"
+             "much faster the best plan of the space can be at most. Ctrl-C ends the search with the best so\n"
+             "far; exit code 7 when there is none yet. A schedule made to measure (auto) is written beside the\n"
+             "plan, as FILE.csv. An overlay says what is dead or spare today: a job that wants more\n"
              "GPUs than it leaves is planned for as many of them as can be used.",
     .examples = "  staticfire plan scenarios/grok1-gb300-220k/scenario.yaml\n"
                 "  staticfire plan scenario.yaml -o plan.yaml --top 10 --explain\n"
@@ -44,9 +47,9 @@ static uint64_t peak_of(const struct sf_plan_result *r) {
 }
 
 static json_t *degrees_json(const struct sf_plan *p) {
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "tp", (int)p->tp, "ep", (int)p->ep, "dp", (int)p->dp, "pp",
-                     (int)p->pp, "vpp", (int)p->vpp, "micro_batch", (int)p->micro_batch, "microbatches",
-                     (int)p->microbatches);
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "tp", (int)p->tp, "cp", (int)sf_plan_cp(p), "ep",
+                     (int)p->ep, "dp", (int)p->dp, "pp", (int)p->pp, "vpp", (int)p->vpp, "micro_batch",
+                     (int)p->micro_batch, "microbatches", (int)p->microbatches);
 }
 
 static json_t *memory_json(const struct sf_plan_result *r) {
@@ -68,15 +71,15 @@ static json_t *layers_json(const struct sf_plan *p) {
 static json_t *result_json(const struct sf_plan_result *r) {
     const struct sf_plan *p = &r->plan;
     json_t *out = json_pack("{s:o, s:s, s:s, s:i, s:b, s:o, s:f, s:f, s:o, s:f}", "degrees", degrees_json(p),
-                            "schedule", sf_schedule_name(p->schedule), "recompute", sf_recompute_name(p->recompute),
-                            "zero", (int)p->zero, "canonical", p->canonical, "layers", layers_json(p), "step_time_s",
+                            "schedule", sf_plan_schedule_text(p), "recompute", sf_recompute_name(p->recompute), "zero",
+                            (int)p->zero, "canonical", p->canonical, "layers", layers_json(p), "step_time_s",
                             sf_ps_to_s(r->sim.step_time), "estimate_s", r->estimate_s, "mfu", cli_json_mfu(r->mfu),
                             "tokens_per_s_per_gpu", r->tokens_per_s_per_gpu);
-    json_t *more = json_pack("{s:f, s:I, s:o, s:f, s:f, s:f, s:f, s:s, s:o}", "model_tflops_per_gpu",
+    json_t *more = json_pack("{s:f, s:I, s:o, s:f, s:f, s:f, s:f, s:s, s:o, s:f}", "model_tflops_per_gpu",
                              r->model_tflops_per_gpu, "peak_memory_bytes", (json_int_t)peak_of(r), "stage_memory_bytes",
                              memory_json(r), "bubble", r->sim.bubble_makespan, "bubble_span", r->sim.bubble_span,
                              "bubble_makespan", r->sim.bubble_makespan, "lower_bound_s", r->lower_bound_s, "grade",
-                             sf_grade_name((int)r->sim.grade), "lost", cli_json_text(r->lost));
+                             sf_grade_name((int)r->sim.grade), "lost", cli_json_text(r->lost), "gap", r->gap);
     if (out != NULL && more != NULL) {
         json_object_update(out, more);
     }
@@ -89,20 +92,21 @@ static json_t *found_json(const struct cli_target *t, const struct found *f) {
     for (uint32_t i = 0; i < f->n; i++) {
         json_array_append_new(plans, result_json(&f->results[i]));
     }
-    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:f, s:b, s:I, s:I, s:I}", "scenario",
+    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:I, s:I, s:I}", "scenario",
                      cli_json_text(t->scenario.name), "topo", cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost",
                      cli_json_hash(sf_cost_hash(t->cost)), "plans", plans, "points", (json_int_t)f->stats.points,
-                     "evaluated", (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated,
-                     "too_large", (json_int_t)f->stats.too_large, "search_time_s", f->stats.search_time_s, "stopped",
-                     f->stats.stopped, "gpus", (json_int_t)t->scenario.job.gpus, "gpus_asked",
+                     "bounded", (json_int_t)f->stats.bounded, "evaluated", (json_int_t)f->stats.evaluated, "simulated",
+                     (json_int_t)f->stats.simulated, "too_large", (json_int_t)f->stats.too_large, "bound_s",
+                     f->stats.bound_s, "first_plan_s", f->stats.first_plan_s, "search_time_s", f->stats.search_time_s,
+                     "stopped", f->stats.stopped, "gpus", (json_int_t)t->scenario.job.gpus, "gpus_asked",
                      (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
                      (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
 }
 
 static void plan_head(struct cli_table *t) {
-    static const char *const names[] = {"#",   "tp",           "ep",       "pp",        "dp",
-                                        "vpp", "mb x seq",     "schedule", "recompute", "step",
-                                        "MFU", "tokens/s/GPU", "bubble",   "memory",    "step/bound"};
+    static const char *const names[] = {"#",   "tp",           "cp",       "ep",        "pp",   "dp",
+                                        "vpp", "mb x seq",     "schedule", "recompute", "zero", "step",
+                                        "MFU", "tokens/s/GPU", "bubble",   "memory",    "gap"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         cli_cell(t, "%s", names[i]);
     }
@@ -113,32 +117,49 @@ static void plan_row(struct cli_table *t, uint32_t number, const struct sf_plan_
     double step = sf_ps_to_s(r->sim.step_time);
     cli_cell(t, "%u", number);
     cli_cell(t, "%u", p->tp);
+    cli_cell(t, "%u", sf_plan_cp(p));
     cli_cell(t, "%u", p->ep);
     cli_cell(t, "%u", p->pp);
     cli_cell(t, "%u", p->dp);
     cli_cell(t, "%u", p->vpp);
     cli_cell(t, "%u x %u", p->microbatches, p->micro_batch);
-    cli_cell(t, "%s", sf_schedule_name(p->schedule));
+    cli_cell(t, "%s", sf_plan_schedule_text(p));
     cli_cell(t, "%s", sf_recompute_name(p->recompute));
+    cli_cell(t, "%u", p->zero);
     cli_cell(t, "%s", cli_seconds(step));
     cli_cell(t, "%s", cli_mfu(r->mfu));
     cli_cell(t, "%.1f", r->tokens_per_s_per_gpu);
     cli_cell(t, "%.1f %%", r->sim.bubble_makespan * 100);
     cli_cell(t, "%s", cli_bytes(peak_of(r)));
-    cli_cell(t, "%.2f", r->lower_bound_s > 0 ? step / r->lower_bound_s : 0.0);
+    cli_cell(t, "%.1f %%", r->gap * 100);
 }
 
-/* Stages in a row that need the same memory are one entry: "1-6: 12.3 GB". */
-static void print_stages(const struct sf_plan_result *r, struct sf_buf *out) {
-    sf_buf_printf(out, "     memory by stage:");
-    for (uint32_t s = 0; s < r->plan.pp;) {
-        uint32_t end = s + 1;
-        while (end < r->plan.pp && r->memory_bytes[end] == r->memory_bytes[s]) {
-            end++;
+/* Where a run of stages ends that need the same memory within a twentieth. */
+static uint32_t like_stages(const struct sf_plan_result *r, uint32_t from, uint64_t *lo, uint64_t *hi) {
+    uint32_t end = from + 1;
+    *lo = *hi = r->memory_bytes[from];
+    for (; end < r->plan.pp; end++) {
+        uint64_t m = r->memory_bytes[end], low = m < *lo ? m : *lo, high = m > *hi ? m : *hi;
+        if ((double)high > 1.05 * (double)low) {
+            break;
         }
+        *lo = low;
+        *hi = high;
+    }
+    return end;
+}
+
+/* "0: 34.5 GB, 1-28: 29.7 GB to 30.2 GB". */
+static void print_stages(const struct sf_plan_result *r, struct sf_buf *out) {
+    uint64_t lo, hi;
+    sf_buf_printf(out, "     memory by stage:");
+    for (uint32_t s = 0, end; s < r->plan.pp; s = end) {
+        end = like_stages(r, s, &lo, &hi);
         sf_buf_printf(out, end - s > 1 ? "%s %u-%u" : "%s %u", s > 0 ? "," : "", s, end - 1);
-        sf_buf_printf(out, ": %s", cli_bytes(r->memory_bytes[s]));
-        s = end;
+        sf_buf_printf(out, ": %s", cli_bytes(lo));
+        if (hi > lo) {
+            sf_buf_printf(out, " to %s", cli_bytes(hi));
+        }
     }
     sf_buf_printf(out, "\n");
 }
@@ -154,7 +175,7 @@ static void print_layers(const struct sf_plan *p, struct sf_buf *out) {
 static void print_why(const struct found *f, bool explain, struct sf_buf *out) {
     for (uint32_t i = 0; i < f->n; i++) {
         const struct sf_plan_result *r = &f->results[i];
-        sf_buf_printf(out, "  #%u %s\n", i + 1, i == 0 ? "is the fastest found" : r->lost);
+        sf_buf_printf(out, "  #%u %s%s\n", i + 1, i == 0 ? "is the fastest found" : "against #1: ", r->lost);
         print_stages(r, out);
         if (explain) {
             sf_buf_printf(out, "     lower bound %s, closed form %s, simulated %s\n", cli_seconds(r->lower_bound_s),
@@ -176,6 +197,15 @@ static void print_cluster(const struct sf_scenario *s, struct sf_buf *out) {
     }
 }
 
+static void print_search(const struct sf_search_stats *s, struct sf_buf *out) {
+    sf_buf_printf(out,
+                  "%s combinations, %s keep the rules, %s priced, %s simulated, %s too large for memory, in %s%s\n",
+                  cli_count(s->points), cli_count(s->bounded), cli_count(s->evaluated), cli_count(s->simulated),
+                  cli_count(s->too_large), cli_seconds(s->search_time_s), s->stopped ? " (stopped early)" : "");
+    sf_buf_printf(out, "no plan among them takes less than %s: gap is how far a plan is above that, at most\n",
+                  cli_seconds(s->bound_s));
+}
+
 static void print_found(const struct cli_target *t, const struct found *f, const struct plan_args *a,
                         struct sf_buf *out) {
     const struct sf_scenario *s = &t->scenario;
@@ -184,20 +214,32 @@ static void print_found(const struct cli_target *t, const struct found *f, const
                   cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
                   sf_dtype_name(s->job.precision));
     print_cluster(s, out);
-    struct cli_table table = {.align = "rrrrrrrllrrrrrr"};
+    struct cli_table table = {.align = "rrrrrrrrllrrrrrrr"};
     plan_head(&table);
     for (uint32_t i = 0; i < f->n; i++) {
         plan_row(&table, i + 1, &f->results[i]);
     }
     cli_table_print(&table, "  ", out);
     print_why(f, a->explain, out);
-    sf_buf_printf(out, "%s combinations, %s priced, %s simulated, %s too large for memory, in %s%s\n",
-                  cli_count(f->stats.points), cli_count(f->stats.evaluated), cli_count(f->stats.simulated),
-                  cli_count(f->stats.too_large), cli_seconds(f->stats.search_time_s),
-                  f->stats.stopped ? " (stopped early)" : "");
+    print_search(&f->stats, out);
     if (a->output != NULL) {
         sf_buf_printf(out, "Plan: %s\n", a->output);
     }
+}
+
+/* Made to measure, so that there is no file yet: FILE.csv beside the plan. */
+static int write_table(struct cli *cli, const struct plan_args *a, struct sf_plan *plan) {
+    struct sf_buf csv = {0};
+    char path[CLI_PATH];
+    if (plan->table == NULL || plan->schedule_file[0] != '\0') {
+        return 0;
+    }
+    if (snprintf(path, sizeof path, "%s.csv", a->output) >= (int)sizeof path) {
+        return sf_fail(&cli->err, SF_E_USAGE, "the path of the plan is too long");
+    }
+    SF_TRY(cli_path_copy(plan->schedule_file, sizeof plan->schedule_file, path, &cli->err));
+    sf_pipe_print_csv(plan->table, &csv);
+    return cli_output(path, &csv, &cli->err);
 }
 
 /* The plan names its files the way a reader of the plan file will look for them. */
@@ -205,6 +247,7 @@ static int write_plan(struct cli *cli, const struct cli_target *t, const struct 
     char name[CLI_PATH];
     SF_TRY(cli_path_relative(a->output, a->scenario, name, &cli->err));
     SF_TRY(cli_path_copy(plan->scenario, sizeof plan->scenario, name, &cli->err));
+    SF_TRY(write_table(cli, a, plan));
     if (a->cluster != NULL) {
         SF_TRY(cli_path_relative(a->output, a->cluster, name, &cli->err));
         SF_TRY(cli_path_copy(plan->cluster, sizeof plan->cluster, name, &cli->err));
@@ -227,9 +270,12 @@ static int write_plan(struct cli *cli, const struct cli_target *t, const struct 
 }
 
 static int search_and_print(struct cli *cli, const struct cli_target *t, const struct plan_args *a, struct found *f) {
-    SF_TRY(cli_search(cli, &t->scenario, t->cost, a->top, f->results, &f->n, &f->stats));
+    SF_TRY(cli_search(cli, &t->scenario, t->cost,
+                      &(struct sf_search_options){.top = a->top, .auto_seed = a->seed, .auto_budget = a->budget},
+                      f->results, &f->n, &f->stats));
     if (a->output != NULL) {
-        SF_TRY(write_plan(cli, t, a, &f->results[0].plan));
+        struct sf_plan plan = f->results[0].plan; /* what it names is the file's business alone */
+        SF_TRY(write_plan(cli, t, a, &plan));
     }
     if (cli->json) {
         return cli_print_json(found_json(t, f), &cli->err);
@@ -254,6 +300,8 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
     const struct cli_option options[] = {
         {"output", 'o', CLI_TEXT, &a.output, "FILE", "write the best plan"},
         {"top", 'n', CLI_COUNT, &a.top, "N", "plans to show (default 5)"},
+        {"seed", 0, CLI_U64, &a.seed, "N", "of schedules made to measure (default 0)"},
+        {"budget", 0, CLI_U64, &a.budget, "N", "passes placed for each of them (default 1000000)"},
         {"explain", 0, CLI_FLAG, &a.explain, NULL, "bounds, memory and layers per stage"},
         {"cluster", 0, CLI_TEXT, &a.cluster, "FILE", "instead of the scenario's cluster"},
         {"kernels", 0, CLI_TEXT, &a.kernels, "FILE", "measured kernel table"},
@@ -289,6 +337,7 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
         rc = search_and_print(cli, &t, &a, &f);
     }
     cli_target_clear(&t);
+    sf_plan_results_clear(f.results, f.n);
     sf_free(f.results);
     return rc;
 }

@@ -1,5 +1,6 @@
 #include "cli/print.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -74,6 +75,7 @@ static void cell_print(const char *cell, size_t width, bool right, bool last, st
 
 void cli_table_print(struct cli_table *t, const char *indent, struct sf_buf *out) {
     size_t columns = strlen(t->align), width[CLI_TABLE_COLUMNS] = {0};
+    assert(columns <= CLI_TABLE_COLUMNS);
     if (!t->cells.failed && t->cells_n > 0) {
         widths(t, columns, width);
         const char *cell = t->cells.data;

@@ -19,7 +19,7 @@ int cli_print(struct sf_buf *out, struct sf_err *err);
 int cli_print_json(json_t *doc, struct sf_err *err);
 
 /* Columns are as wide as their widest cell. `align` has one letter per column: l or r. */
-#define CLI_TABLE_COLUMNS 16
+#define CLI_TABLE_COLUMNS 24
 struct cli_table {
     const char *align;
     struct sf_buf cells; /* NUL-terminated, row after row */

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/args.h"
@@ -12,6 +13,7 @@
 
 #define VERB "schedule"
 #define TABLE_MAX_BYTES (64u << 20)
+#define NO_LIMIT (-1.0)  /* as long as nobody names one */
 #define CHART_DEVICES 64 /* more would scroll away */
 
 struct schedule_args {
@@ -98,6 +100,10 @@ static int make_auto(const struct schedule_args *a, struct cli_schedule *out, st
 static int make_table(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
     char *text = NULL;
     size_t bytes = 0;
+    struct stat st;
+    if (stat(a->table, &st) == 0 && !S_ISREG(st.st_mode)) { /* a pipe might keep us waiting forever */
+        return sf_fail_at(err, SF_E_INPUT, a->table, 0, 0, "expected a regular file with a table of passes");
+    }
     SF_TRY(sf_io_posix.read_all(sf_io_posix.self, a->table, TABLE_MAX_BYTES, &text, &bytes, err));
     int rc = sf_pipe_read_csv(text, bytes, a->table, &out->pipe, err);
     sf_free(text);
@@ -408,6 +414,10 @@ static int check_auto(struct cli *cli, struct schedule_args *a) {
 }
 
 static int complete(struct cli *cli, struct schedule_args *a) {
+    if (a->limit <= 0 && a->limit > NO_LIMIT) {
+        return cli_fail_usage(cli, VERB, "--memory-limit expects a share of p M above 0; leave it out for no limit");
+    }
+    a->limit = a->limit > 0 ? a->limit : 0;
     a->kind = a->kind != NULL ? a->kind : a->table != NULL ? "table" : NULL;
     if (a->kind == NULL) {
         return cli_fail_usage(cli, VERB, "--kind is missing");
@@ -436,7 +446,7 @@ static int complete(struct cli *cli, struct schedule_args *a) {
 }
 
 int verb_schedule(struct cli *cli, int argc, char **argv) {
-    struct schedule_args a = {.weight_share = 1};
+    struct schedule_args a = {.weight_share = 1, .limit = NO_LIMIT};
     const struct cli_option options[] = {
         {"kind", 'k', CLI_TEXT, &a.kind, "KIND", "see above"},
         {"stages", 'p', CLI_COUNT, &a.spec.devices, "P", "devices in the pipeline"},

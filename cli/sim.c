@@ -100,13 +100,13 @@ struct part {
     const char *name;
     sf_time_ps time;
 };
-#define PARTS_N 9
+#define PARTS_N 10
 
 static void parts_of(const struct sf_breakdown *b, struct part out[PARTS_N]) {
     const struct part parts[PARTS_N] = {
         {"compute", b->compute}, {"recompute", b->recompute}, {"tp_comm", b->tp_comm},     {"ep_comm", b->ep_comm},
         {"p2p", b->p2p},         {"dp_comm", b->dp_comm},     {"optimizer", b->optimizer}, {"bubble", b->bubble},
-        {"other", b->other},
+        {"other", b->other},     {"offload", b->offload},
     };
     memcpy(out, parts, sizeof parts);
 }
@@ -153,6 +153,9 @@ static json_t *sim_json(const struct cli_target *t, const struct sim_args *a, co
         json_object_update(out, more);
     }
     json_decref(more);
+    if (out != NULL && r->host_memory_bytes > 0) {
+        json_object_set_new(out, "host_memory_bytes", cli_json_u64(r->host_memory_bytes));
+    }
     return out;
 }
 
@@ -174,6 +177,14 @@ static void spread_json(const struct sim_args *a, const struct results *r, json_
                                           sf_jitter_name(a->jitter_of), "slow", a->slow_list ? a->slow_list : ""));
 }
 
+static void print_host(const struct cli_target *t, const struct sf_sim_result *r, struct sf_buf *out) {
+    uint64_t have = sf_seats_host_memory(cli_target_topo(t));
+    if (r->host_memory_bytes > 0) {
+        cli_fact(out, "on the host", "%12s%s%s", cli_bytes(r->host_memory_bytes), have > 0 ? "   of " : "",
+                 have > 0 ? cli_bytes(have) : "");
+    }
+}
+
 static void print_step(const struct cli_target *t, const struct sf_sim_result *r, struct sf_buf *out) {
     struct figures f = figures_of(t, r);
     char basis[160];
@@ -185,6 +196,7 @@ static void print_step(const struct cli_target *t, const struct sf_sim_result *r
              sf_dtype_name(f.precision), f.mfu <= 1 ? "" : ", which the cluster file puts too low");
     cli_fact(out, "peak memory", "%12s   of %s", cli_bytes(r->peak_memory_bytes),
              cli_bytes(sf_seats_memory(cli_target_topo(t))));
+    print_host(t, r, out);
     cli_fact(out, "bubble", "%10.1f %%   compute stream idle between its first and last op, worst stage",
              r->bubble_span * 100);
     cli_fact(out, "", "%10.1f %%   the same over the whole step, mean over stages; waiting of every kind counts",

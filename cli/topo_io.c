@@ -144,6 +144,9 @@ static int import_topo(struct cli *cli, enum sf_topo_format format, const struct
         sf_buf_free(&text);
         return rc;
     }
+    if (wishes->path != NULL && !cli->json) { /* else the notes are in what is printed */
+        fprintf(stderr, "%s", found.notes);
+    }
     return cli->json ? print_json(cli, found_json(&found), wishes->path, &text)
                      : cli_output(wishes->path, &text, &cli->err);
 }

@@ -75,10 +75,12 @@ static json_t *stocks_json(const struct sf_topo *t) {
     for (uint32_t i = 0; i < sf_topo_stocks(t); i++) {
         struct sf_stock s;
         sf_topo_stock(t, i, &s);
-        json_array_append_new(list, json_pack("{s:o, s:o, s:I, s:I, s:I, s:o}", "kind", cli_json_text(s.kind), "device",
-                                              cli_json_text(s.device->name), "racks", (json_int_t)s.domains, "gpus",
-                                              (json_int_t)s.gpus, "gpus_in_use_per_rack", (json_int_t)s.domain_in_use,
-                                              "nic", s.out != NULL ? cli_json_text(s.out->name) : json_null()));
+        json_array_append_new(list,
+                              json_pack("{s:o, s:o, s:I, s:I, s:I, s:o, s:o}", "kind", cli_json_text(s.kind), "device",
+                                        cli_json_text(s.device->name), "racks", (json_int_t)s.domains, "gpus",
+                                        (json_int_t)s.gpus, "gpus_in_use_per_rack", (json_int_t)s.domain_in_use, "nic",
+                                        s.out != NULL ? cli_json_text(s.out->name) : json_null(), "host_bytes_per_gpu",
+                                        s.host_bytes > 0 ? cli_json_u64(s.host_bytes) : json_null()));
     }
     return list;
 }
@@ -102,6 +104,11 @@ static json_t *topo_json(const struct sf_topo *t, const struct topo_route *r, bo
                   (json_int_t)n.bisection_bytes_per_s, "checked", checked, "planes", (json_int_t)n.planes, "routing",
                   sf_routing_name((int)sf_topo_routing(t)), "nonblocking", sf_topo_nonblocking(t), "groups",
                   stocks_json(t), "overlay", overlay_json(&n), "sources", cli_sources_json(t));
+    struct sf_topo_least up;
+    sf_topo_least_up(t, &up);
+    if (doc != NULL) {
+        json_object_set_new(doc, "least_nvlink_bytes_per_s", cli_json_u64(up.bytes_per_s));
+    }
     if (doc != NULL && r->asked) {
         json_object_set_new(doc, "route", route_json(t, r));
     }
@@ -112,6 +119,40 @@ static json_t *topo_json(const struct sf_topo *t, const struct topo_route *r, bo
 static void count_fact(struct sf_buf *out, const char *name, uint64_t n) {
     if (n > 0) {
         cli_fact(out, name, "%12s", cli_count(n));
+    }
+}
+
+/* Whatever an overlay takes is said beside what was planned. */
+static void print_left(const struct sf_topo *t, const struct sf_topo_counts *n, struct sf_buf *out) {
+    struct sf_topo_least up;
+    struct sf_topo_counts whole = *n;
+    struct sf_topo *planned = NULL;
+    char plan[64] = "";
+    sf_topo_least_up(t, &up);
+    if (up.bytes_per_s < up.whole_bytes_per_s) {
+        cli_fact(out, "least of a GPU", "%12s/s NVLink one way, gpu %u; planned %s/s", cli_bytes(up.bytes_per_s),
+                 up.gpu, cli_bytes(up.whole_bytes_per_s));
+    }
+    if (n->bisection_bytes_per_s == 0 && n->leaves == 0) {
+        return;
+    }
+    if (sf_topo_planned(t, &planned, NULL) == 0) {
+        sf_topo_count(planned, &whole);
+        sf_topo_free(planned);
+    }
+    if (whole.bisection_bytes_per_s > n->bisection_bytes_per_s) {
+        snprintf(plan, sizeof plan, "; planned %s/s", cli_bytes(whole.bisection_bytes_per_s));
+    }
+    cli_fact(out, "bisection", "%12s/s one way%s", cli_bytes(n->bisection_bytes_per_s), plan);
+    cli_fact(out, "routing", "%12s%s", sf_routing_name((int)sf_topo_routing(t)),
+             sf_topo_nonblocking(t) ? ", non-blocking fabric" : "");
+}
+
+static void print_host(const struct sf_topo *t, struct sf_buf *out) {
+    struct sf_stock first;
+    sf_topo_stock(t, 0, &first);
+    if (first.host_bytes > 0) {
+        cli_fact(out, "  memory, per GPU", "%12s", cli_bytes(first.host_bytes));
     }
 }
 
@@ -126,6 +167,7 @@ static void print_counts(const struct sf_topo *t, struct sf_buf *out) {
     count_fact(out, "  spare", n.spare_domains);
     count_fact(out, "trays", n.trays);
     count_fact(out, "CPUs", n.cpus);
+    print_host(t, out);
     count_fact(out, "NICs", n.nics);
     count_fact(out, "  dead", n.dead_nics);
     count_fact(out, "planes", n.planes > 1 ? n.planes : 0);
@@ -141,11 +183,7 @@ static void print_counts(const struct sf_topo *t, struct sf_buf *out) {
     count_fact(out, "dead switches", n.dead_switches);
     count_fact(out, "dead cables", n.dead_cables);
     count_fact(out, "degraded links", n.degraded_links);
-    if (n.bisection_bytes_per_s > 0) {
-        cli_fact(out, "bisection", "%12s/s one way", cli_bytes(n.bisection_bytes_per_s));
-        cli_fact(out, "routing", "%12s%s", sf_routing_name((int)sf_topo_routing(t)),
-                 sf_topo_nonblocking(t) ? ", non-blocking" : "");
-    }
+    print_left(t, &n, out);
 }
 
 static void link_row(struct cli_table *t, const char *where, const struct sf_link_class *c) {
@@ -217,6 +255,18 @@ static int write_svg(struct cli *cli, const struct sf_topo *t, const char *path)
     return cli_output(path, &svg, &cli->err);
 }
 
+/* What is proven holds for the plan; of what is broken today it was counted what is left. */
+static void print_verdict(const struct sf_topo *t, struct sf_buf *out) {
+    struct sf_topo_counts n;
+    sf_topo_count(t, &n);
+    bool hurt = n.dead_gpus + n.dead_nics + n.dead_switches + n.dead_cables + n.degraded_links > 0;
+    sf_buf_printf(out, "%sEvery count, degree, port budget and path%s agrees.%s\n", cli_on(CLI_GREEN),
+                  hurt ? " of the plan" : "", cli_off());
+    if (hurt) {
+        sf_buf_printf(out, "Rates and bisection above are what the overlay leaves, counted cable by cable.\n");
+    }
+}
+
 static int print_topo(struct cli *cli, const struct sf_topo *t, const struct cli_topo_show *a,
                       const struct topo_route *r, bool checked) {
     if (cli->json) {
@@ -228,7 +278,7 @@ static int print_topo(struct cli *cli, const struct sf_topo *t, const struct cli
                   sf_hash_format(sf_topo_hash(t), hash));
     print_counts(t, &out);
     if (checked) {
-        sf_buf_printf(&out, "%sEvery count, degree, port budget and path agrees.%s\n", cli_on(CLI_GREEN), cli_off());
+        print_verdict(t, &out);
     } else if (!r->asked) {
         print_speeds(t, &out);
         cli_sources_print(t, &out);

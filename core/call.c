@@ -59,6 +59,9 @@ static const uint16_t writes[SF_CALL_KINDS] = {
     [SF_CALL_CAST_UP] = BIT(1),
     [SF_CALL_XENT_STATS] = BIT(2),
     [SF_CALL_XENT_PART] = BIT(0) | BIT(3),
+    [SF_CALL_XENT_PADDED] = BIT(0) | BIT(2),
+    [SF_CALL_ATTN_SLICE_FWD] = BIT(1) | BIT(2) | BIT(3),
+    [SF_CALL_ATTN_SLICE_BWD] = BIT(5) | BIT(6) | BIT(7),
 };
 
 static bool is_kind(int kind) {
@@ -105,6 +108,14 @@ int sf_call_operands_n(int kind) {
 bool sf_call_is_collective(int kind) {
     return kind == SF_CALL_ALL_REDUCE || kind == SF_CALL_ALL_GATHER || kind == SF_CALL_REDUCE_SCATTER ||
            kind == SF_CALL_ALL_TO_ALL;
+}
+
+bool sf_call_is_attention_fwd(int kind) {
+    return kind == SF_CALL_ATTN_FWD || kind == SF_CALL_ATTN_SLICE_FWD;
+}
+
+bool sf_call_is_attention(int kind) {
+    return sf_call_is_attention_fwd(kind) || kind == SF_CALL_ATTN_BWD || kind == SF_CALL_ATTN_SLICE_BWD;
 }
 
 const char *sf_dtype_name(int dtype) {

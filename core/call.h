@@ -22,10 +22,10 @@
     X(RMSNORM_FWD, "rmsnorm_fwd", "rows cols", "x w y rstd")                                                           \
     /* dx (+= with ACC); dw (+= with ACC2). */                                                                         \
     X(RMSNORM_BWD, "rmsnorm_bwd", "rows cols", "dy x w rstd dx dw")                                                    \
-    /* Rotate `heads` heads of each row in place, pairs (i, i + head_dim/2), position = row mod seq, base imm0.        \
-     * Rows are row_stride elements apart. BWD rotates back. */                                                        \
-    X(ROPE_FWD, "rope_fwd", "rows heads head_dim seq row_stride", "x")                                                 \
-    X(ROPE_BWD, "rope_bwd", "rows heads head_dim seq row_stride", "x")                                                 \
+    /* Rotate `heads` heads of each row in place, pairs (i, i + head_dim/2), position = first + row mod seq, base      \
+     * imm0. Rows are row_stride elements apart. BWD rotates back. */                                                  \
+    X(ROPE_FWD, "rope_fwd", "rows heads head_dim seq row_stride first", "x")                                           \
+    X(ROPE_BWD, "rope_bwd", "rows heads head_dim seq row_stride first", "x")                                           \
     /* Causal attention with grouped query heads; with imm1 < 1, of that share of the queries and all keys. q, k, v    \
      * rows are row_stride elements apart (slices of a fused qkv); o is [batch*seq, heads*head_dim]; lse is f32        \
      * [batch, heads, seq]; scale 1/sqrt(head_dim). */                                                                 \
@@ -85,7 +85,16 @@
      * [2, rows], = log of the sum of exp of the part's logits, and the target's logit or 0. PART, with the stats of   \
      * all parts [parts, 2, rows]: the same gradient and loss as XENT; every part gives the whole loss. */             \
     X(XENT_STATS, "xent_stats", "rows vocab", "logits targets stats")                                                  \
-    X(XENT_PART, "xent_part", "rows vocab parts", "logits targets stats loss")
+    X(XENT_PART, "xent_part", "rows vocab parts", "logits targets stats loss")                                         \
+    /* XENT where the last `padding` of the vocab columns are no tokens: they take no part, their gradient is 0. */    \
+    X(XENT_PADDED, "xent_padded", "rows vocab padding", "logits targets loss")                                         \
+    /* Causal attention of a slice of one sequence: its queries are the last `rows` of `keys` positions. qkv is        \
+     * [rows, (heads + 2 * kv_heads) * head_dim], a fused product's; kv, [keys, 2 * kv_heads * head_dim], has keys and \
+     * values of the slices before and gets the slice's own. BWD goes from the last slice to the first: sum, f32, is   \
+     * shaped as kv and collects (+= with ACC) what this slice makes of the gradients of the slices before; its own    \
+     * keys' gradients, with what is there with ACC, go to dqkv. */                                                    \
+    X(ATTN_SLICE_FWD, "attn_slice_fwd", "keys rows heads kv_heads head_dim", "qkv kv o lse")                           \
+    X(ATTN_SLICE_BWD, "attn_slice_bwd", "keys rows heads kv_heads head_dim", "qkv kv o lse do dqkv sum work")
 
 enum sf_call_kind {
 #define X(NAME, name, dims, operands) SF_CALL_##NAME,
@@ -121,7 +130,10 @@ enum sf_dtype {
     X(PLAIN, 64u, "plain")         /* GLU without a gate: x is [rows, cols], y = act(x) */                             \
     X(LEAN, 128u, "lean")          /* ADAMW below f32: moments in bf16 */                                              \
     X(PART, 256u, "part")          /* EMBED: of a split table; rows of tokens outside it are 0, and add nothing */     \
-    X(BESIDE, 512u, "beside")      /* a collective that runs beside the attention next to it: ring attention */
+    X(BESIDE, 512u, "beside")      /* a collective that runs beside the attention next to it: ring attention */        \
+    /* ATTN: every head has keys of its own, wider than values, in matrices of their own: dims[3] is the width of a    \
+     * value, q and k are dense, and row_stride is that of v alone */                                                  \
+    X(APART, 1024u, "apart")
 
 enum sf_call_flag {
 #define X(NAME, bit, name) SF_CALL_##NAME##_FLAG = bit,
@@ -157,7 +169,9 @@ int sf_call_parse(const char *name); /* -1 when unknown */
 int sf_call_dims_n(int kind);        /* how many dims and operands the kind names */
 int sf_call_operands_n(int kind);
 bool sf_call_is_collective(int kind);
-uint32_t sf_call_writes(int kind); /* bit o: operand o is written (perhaps read as well) */
+bool sf_call_is_attention(int kind);     /* of whole sequences or of a slice */
+bool sf_call_is_attention_fwd(int kind); /* its forward */
+uint32_t sf_call_writes(int kind);       /* bit o: operand o is written (perhaps read as well) */
 const char *sf_dtype_name(int dtype);
 int sf_dtype_parse(const char *name); /* -1 when unknown */
 int sf_dtype_bytes(int dtype);

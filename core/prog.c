@@ -142,17 +142,21 @@ uint32_t sf_prog_comm_group(const struct sf_prog *prog, uint32_t rank, uint32_t 
 
 char *sf_op_label(const struct sf_prog *prog, uint32_t class_i, uint32_t op_i, char *buf, size_t size) {
     const struct sf_op *op = &prog->classes[class_i].ops[op_i];
+    char slice[16] = "";
+    if (prog->job.slices > 1) {
+        snprintf(slice, sizeof slice, ".%u", op->slice);
+    }
     switch (sf_op_group(op->kind)) {
     case SF_OP_IS_P2P:
-        snprintf(buf, size, "%s c%u m%u %+d %s", sf_op_name(op->kind), op->chunk, op->microbatch, op->peer_delta,
-                 prog->comms[op->comm].name);
+        snprintf(buf, size, "%s c%u m%u%s %+d %s", sf_op_name(op->kind), op->chunk, op->microbatch, slice,
+                 op->peer_delta, prog->comms[op->comm].name);
         break;
     case SF_OP_IS_COLL:
         snprintf(buf, size, "%s c%u %s", sf_op_name(op->kind), op->chunk, prog->comms[op->comm].name);
         break;
     case SF_OP_IS_DATA:
     case SF_OP_IS_COMPUTE:
-        snprintf(buf, size, "%s c%u m%u", sf_op_name(op->kind), op->chunk, op->microbatch);
+        snprintf(buf, size, "%s c%u m%u%s", sf_op_name(op->kind), op->chunk, op->microbatch, slice);
         break;
     }
     return buf;

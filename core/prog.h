@@ -16,7 +16,7 @@
  * to ranges of buffers. Communication ops move one range.
  *
  * Memory. Buffers have a place in one arena per rank (offset, bytes) and a lifetime [first_op, last_op]; the arena size
- * is the peak memory, known before anything runs.
+ * is the peak memory, known before anything runs. What OFFLOAD takes to the host lies in a second one.
  *
  * Communicators are sets of mesh axes: the members are the ranks that agree on all other coordinates, in rank order. */
 #ifndef SF_CORE_PROG_H
@@ -31,7 +31,7 @@
 #include "core/err.h"
 #include "core/hash.h"
 
-#define SF_PROG_VERSION 2
+#define SF_PROG_VERSION 3
 #define SF_MAX_AXES 8
 #define SF_MAX_STREAMS 8
 #define SF_MAX_COMMS 32
@@ -41,6 +41,7 @@
 #define SF_MAX_RECIPE_CALLS (1u << 16)
 #define SF_MAX_BUFFER_USES (1u << 15) /* checking them is quadratic */
 #define SF_MAX_RANKS (1u << 24)
+#define SF_MAX_SLICES 256u
 #define SF_NAME 32
 
 /* X(NAME, "name", group) */
@@ -56,7 +57,9 @@
     X(RECV, "recv", SF_OP_IS_P2P)                      /* arg 0 from the peer */                                       \
     X(ALL_REDUCE, "all_reduce", SF_OP_IS_COLL)         /* arg 0 in place; bytes = its size */                          \
     X(REDUCE_SCATTER, "reduce_scatter", SF_OP_IS_COLL) /* arg 0 whole, arg 1 own share; bytes = size of arg 0 */       \
-    X(ALL_GATHER, "all_gather", SF_OP_IS_COLL)         /* arg 0 own share, arg 1 whole; bytes = size of arg 1 */
+    X(ALL_GATHER, "all_gather", SF_OP_IS_COLL)         /* arg 0 own share, arg 1 whole; bytes = size of arg 1 */       \
+    X(OFFLOAD, "offload", SF_OP_IS_DATA)               /* arg 0 to arg 1, a HOST buffer; bytes = size of each */       \
+    X(FETCH, "fetch", SF_OP_IS_DATA)                   /* arg 0, in a HOST buffer, to arg 1; bytes = size of each */
 
 enum sf_op_group { SF_OP_IS_DATA, SF_OP_IS_COMPUTE, SF_OP_IS_P2P, SF_OP_IS_COLL };
 
@@ -86,7 +89,7 @@ struct sf_op {
                            * with a single transfer queue issues them as one (ncclGroupStart) */
     uint8_t kind, stream; /* enum sf_op_kind; index into the program's streams */
     uint16_t flags;       /* enum sf_op_flag */
-    uint16_t reserved;
+    uint16_t slice;       /* of the microbatch's sequences, where the job has them cut */
 };
 _Static_assert(sizeof(struct sf_op) == 48, "sf_op must stay small: a class has thousands");
 
@@ -109,7 +112,9 @@ struct sf_arg {
     X(WORK, "work")                                                                                                    \
     X(TOKENS, "tokens")                                                                                                \
     X(LOSS, "loss")   /* f32, one per microbatch */                                                                    \
-    X(HYPER, "hyper") /* f32[8], see ADAMW in call.h; filled by the runtime before each step */
+    X(HYPER, "hyper") /* f32[8], see ADAMW in call.h; filled by the runtime before each step */                        \
+    X(NORM, "norm")   /* f32: the gradient's norm before it was clipped, for whoever reports it */                     \
+    X(HOST, "host")   /* activations that are away: in the host's memory, which only OFFLOAD and FETCH touch */
 
 enum sf_buf_kind {
 #define X(NAME, name) SF_BUF_##NAME,
@@ -121,7 +126,7 @@ enum sf_buf_kind {
 struct sf_buffer {
     char name[SF_NAME];
     uint64_t bytes;
-    uint64_t offset;            /* in the rank's arena; multiple of 64 */
+    uint64_t offset;            /* in the rank's arena, or in its host memory; multiple of 64 */
     uint32_t first_op, last_op; /* lifetime by op index; persistent buffers live from 0 to SF_NONE */
     uint32_t kind;              /* enum sf_buf_kind */
     uint32_t reserved;
@@ -160,6 +165,7 @@ struct sf_class {
     uint32_t ops_n, args_n, deps_n, bufs_n, tensors_n;
     uint32_t stage; /* pipeline stage, for people and colours */
     uint64_t arena_bytes;
+    uint64_t host_bytes; /* of HOST buffers, which have places of their own */
 };
 
 struct sf_recipe {
@@ -187,6 +193,7 @@ struct sf_prog_job {
     uint32_t chunks;       /* of layers on a rank: vpp, times the copies of the model */
     uint32_t extra_copies; /* of the model in one pipeline, beyond the first (DualPipe: 1). The c-th chunk of a rank
                             * works on share c mod copies of the microbatches; the copies' gradients are added */
+    uint32_t slices;       /* that every sequence is cut into, each with passes of its own; 0: it is whole */
     uint64_t global_batch_sequences;
     double model_flops_per_step; /* forward and backward, whole job, recompute not counted */
     uint64_t vocab;
@@ -209,6 +216,7 @@ struct sf_prog {
     uint32_t ranks_per_domain; /* placement: rank r sits in domain r / ranks_per_domain, slot r % ranks_per_domain */
     uint32_t domain_gpus;      /* seats of a scale-up domain; >= ranks_per_domain, the rest are spares */
     uint64_t device_memory_bytes;
+    uint64_t host_memory_bytes; /* of one rank's share of its host; 0: not known */
     struct sf_recipe *recipes;
     struct sf_class *classes;
     uint32_t recipes_n, classes_n;
@@ -231,6 +239,10 @@ uint32_t sf_prog_comm_group(const struct sf_prog *prog, uint32_t rank, uint32_t 
 
 const char *sf_op_name(int kind);
 int sf_op_parse(const char *name); /* -1 when unknown */
+/* Of every sequence; at least 1. */
+static inline uint32_t sf_prog_slices(const struct sf_prog_job *job) {
+    return job->slices > 1 ? job->slices : 1;
+}
 enum sf_op_group sf_op_group(int kind);
 const char *sf_buf_kind_name(int kind);
 /* "F c0 m3", "send m3 +1 pp.fwd" - short label of an op for traces and messages; returns `buf`. */

@@ -12,8 +12,8 @@
 static const char magic[8] = "SFPROG\r\n"; /* the line end betrays text-mode copies */
 
 /* Bytes of each item in the file; for those with a name, of the shortest. */
-enum { CALL_BYTES = 144, OP_BYTES = 36, ARG_BYTES = 21, BUFFER_BYTES = 30, TENSOR_BYTES = 70, RECIPE_BYTES = 10 };
-enum { CLASS_BYTES = 34 };
+enum { CALL_BYTES = 144, OP_BYTES = 38, ARG_BYTES = 21, BUFFER_BYTES = 30, TENSOR_BYTES = 70, RECIPE_BYTES = 10 };
+enum { CLASS_BYTES = 42 };
 
 static void visit_job(struct sfi_codec *c, struct sf_prog_job *j) {
     sfi_code_u32(c, &j->microbatches);
@@ -21,6 +21,7 @@ static void visit_job(struct sfi_codec *c, struct sf_prog_job *j) {
     sfi_code_u32(c, &j->seq_len_tokens);
     sfi_code_u32(c, &j->chunks);
     sfi_code_u32(c, &j->extra_copies);
+    sfi_code_u32(c, &j->slices);
     sfi_code_u64(c, &j->global_batch_sequences);
     sfi_code_f64(c, &j->model_flops_per_step);
     sfi_code_u64(c, &j->vocab);
@@ -52,6 +53,7 @@ static void visit_mesh(struct sfi_codec *c, struct sf_prog *p) {
     sfi_code_u32(c, &p->ranks_per_domain);
     sfi_code_u32(c, &p->domain_gpus);
     sfi_code_u64(c, &p->device_memory_bytes);
+    sfi_code_u64(c, &p->host_memory_bytes);
     sfi_code_count(c, &p->recipes_n, SF_MAX_RECIPES, RECIPE_BYTES, "recipes");
     sfi_code_count(c, &p->classes_n, SF_MAX_CLASSES, CLASS_BYTES, "classes");
 }
@@ -102,6 +104,7 @@ static void visit_op(struct sfi_codec *c, struct sf_op *op) {
     sfi_code_u16(c, &op->microbatch);
     sfi_code_u16(c, &op->chunk);
     sfi_code_u16(c, &op->group);
+    sfi_code_u16(c, &op->slice);
 }
 
 static void visit_arg(struct sfi_codec *c, struct sf_arg *a) {
@@ -179,6 +182,7 @@ static void visit_class(struct sfi_codec *c, struct sf_class *k) {
     sfi_code_text(c, k->name, SF_NAME);
     sfi_code_u32(c, &k->stage);
     sfi_code_u64(c, &k->arena_bytes);
+    sfi_code_u64(c, &k->host_bytes);
     VISIT_ARRAY(c, k->bufs, k->bufs_n, struct sf_buffer, visit_buffer, SF_MAX_CLASS_OPS, BUFFER_BYTES, "buffers");
     VISIT_ARRAY(c, k->tensors, k->tensors_n, struct sf_tensor, visit_tensor, SF_MAX_CLASS_OPS, TENSOR_BYTES, "tensors");
     VISIT_ARRAY(c, k->ops, k->ops_n, struct sf_op, visit_op, SF_MAX_CLASS_OPS, OP_BYTES, "ops");

@@ -239,7 +239,7 @@ uint32_t sf_build_class_end(struct sf_build *b) {
     struct sf_class *c = &b->cls;
     if (!failed(b)) {
         sfi_place_buffers(b->ops.data, (uint32_t)b->ops.n, b->args.data, b->deps.data, b->bufs.data,
-                          (uint32_t)b->bufs.n, &c->arena_bytes, &b->err);
+                          (uint32_t)b->bufs.n, &c->arena_bytes, &c->host_bytes, &b->err);
     }
     c->ops_n = (uint32_t)b->ops.n;
     c->args_n = (uint32_t)b->args.n;

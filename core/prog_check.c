@@ -194,7 +194,9 @@ static int check_op_recipe(const struct sf_prog *prog, uint32_t class_i, uint32_
     const struct sf_class *c = &prog->classes[class_i];
     const struct sf_op *op = &c->ops[op_i];
     if (sf_op_group(op->kind) != SF_OP_IS_COMPUTE) {
-        uint32_t want = op->kind == SF_OP_REDUCE_SCATTER || op->kind == SF_OP_ALL_GATHER ? 2 : 1;
+        bool one =
+            op->kind == SF_OP_LOAD || op->kind == SF_OP_SEND || op->kind == SF_OP_RECV || op->kind == SF_OP_ALL_REDUCE;
+        uint32_t want = one ? 1 : 2;
         if (op->recipe != SF_NONE || op->arg_n != want) {
             return sfi_fail_op(prog, class_i, op_i, err, "expected %u arguments and no recipe, found %u", want,
                                op->arg_n);
@@ -234,6 +236,8 @@ static int check_op_access(const struct sf_prog *prog, uint32_t class_i, uint32_
         [SF_OP_ALL_REDUCE] = {SF_READ_WRITE},
         [SF_OP_REDUCE_SCATTER] = {SF_READ, SF_WRITE},
         [SF_OP_ALL_GATHER] = {SF_READ, SF_WRITE},
+        [SF_OP_OFFLOAD] = {SF_READ, SF_WRITE},
+        [SF_OP_FETCH] = {SF_READ, SF_WRITE},
     };
     const struct sf_class *c = &prog->classes[class_i];
     const struct sf_op *op = &c->ops[op_i];
@@ -263,6 +267,10 @@ static int check_op_bytes(const struct sf_prog *prog, uint32_t class_i, uint32_t
     case SF_OP_REDUCE_SCATTER:
         whole = args[0].bytes;
         break;
+    case SF_OP_OFFLOAD:
+    case SF_OP_FETCH:
+        whole = args[0].bytes == args[1].bytes ? args[0].bytes : 0;
+        break;
     case SF_OP_ALL_GATHER:
         whole = args[1].bytes;
         break;
@@ -289,21 +297,21 @@ static int check_buffers(const struct sf_prog *prog, uint32_t class_i, struct sf
     for (uint32_t i = 0; i < c->bufs_n; i++) {
         const struct sf_buffer *b = &c->bufs[i];
         SF_TRY(check_name(b->name, "buffer", i, err));
-        if (b->kind >= SF_BUF_KINDS || b->bytes > c->arena_bytes || b->offset > c->arena_bytes - b->bytes ||
-            b->offset % 64 != 0) {
-            return sf_fail(err, SF_E_INPUT, "class %u buffer \"%s\" lies outside the arena of %llu bytes", class_i,
-                           b->name, (unsigned long long)c->arena_bytes);
+        uint64_t room = b->kind == SF_BUF_HOST ? c->host_bytes : c->arena_bytes;
+        if (b->kind >= SF_BUF_KINDS || b->bytes > room || b->offset > room - b->bytes || b->offset % 64 != 0) {
+            return sf_fail(err, SF_E_INPUT, "class %u buffer \"%s\" lies outside the %s of %llu bytes", class_i,
+                           b->name, b->kind == SF_BUF_HOST ? "host memory" : "arena", (unsigned long long)room);
         }
     }
     return SF_OK;
 }
 
-/* State that the next step, or whoever reads the loss, finds where this one left it. */
+/* State that the next step, or whoever reads loss or norm, finds where this one left it. */
 static int check_persistence(const struct sf_class *c, uint32_t class_i, struct sf_err *err) {
     for (uint32_t i = 0; i < c->bufs_n; i++) {
         const struct sf_buffer *b = &c->bufs[i];
-        bool state =
-            b->kind == SF_BUF_PARAM || b->kind == SF_BUF_OPTIMIZER || b->kind == SF_BUF_HYPER || b->kind == SF_BUF_LOSS;
+        bool state = b->kind == SF_BUF_PARAM || b->kind == SF_BUF_OPTIMIZER || b->kind == SF_BUF_HYPER ||
+                     b->kind == SF_BUF_LOSS || b->kind == SF_BUF_NORM;
         if (state && (b->first_op != 0 || b->last_op != SF_NONE)) {
             return sf_fail(err, SF_E_INPUT,
                            "class %u buffer \"%s\" (%s) must live for the whole program, not for ops %u to %u", class_i,
@@ -384,18 +392,23 @@ static int check_tensors(const struct sf_prog *prog, uint32_t class_i, struct sf
     return check_tensors_apart(c, class_i, err);
 }
 
-static int check_fits(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
-    const struct sf_class *c = &prog->classes[class_i];
-    uint64_t have = prog->device_memory_bytes;
-    if (have == 0 || c->arena_bytes <= have) {
+static int check_room(const struct sf_prog *prog, uint32_t class_i, uint64_t need, uint64_t have, const char *whose,
+                      struct sf_err *err) {
+    if (have == 0 || need <= have) {
         return SF_OK;
     }
     char need_text[32], have_text[32], over_text[32];
-    uint64_t over = c->arena_bytes - have;
-    return sf_fail(err, SF_E_NOPLAN, "class %u \"%s\" needs %s but its device has %s: %s (%.1f %%) too much", class_i,
-                   c->name, sf_format_bytes(c->arena_bytes, need_text, sizeof need_text),
+    uint64_t over = need - have;
+    return sf_fail(err, SF_E_NOPLAN, "class %u \"%s\" needs %s but its %s has %s: %s (%.1f %%) too much", class_i,
+                   prog->classes[class_i].name, sf_format_bytes(need, need_text, sizeof need_text), whose,
                    sf_format_bytes(have, have_text, sizeof have_text),
                    sf_format_bytes(over, over_text, sizeof over_text), 100.0 * (double)over / (double)have);
+}
+
+static int check_fits(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    SF_TRY(check_room(prog, class_i, c->arena_bytes, prog->device_memory_bytes, "device", err));
+    return check_room(prog, class_i, c->host_bytes, prog->host_memory_bytes, "share of the host", err);
 }
 
 int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
@@ -429,7 +442,13 @@ static int check_ordered(const struct sf_prog *prog, uint32_t class_i, struct sf
     SF_TRY(sfi_order_create(c->ops, c->ops_n, c->deps, &order, err));
     int rc = sfi_check_memory(prog, class_i, &order, err);
     if (rc == SF_OK) {
+        rc = sfi_check_host(prog, class_i, &order, err);
+    }
+    if (rc == SF_OK) {
         rc = sfi_check_gradients(prog, class_i, &order, err);
+    }
+    if (rc == SF_OK) {
+        rc = sfi_check_clip(prog, class_i, &order, err);
     }
     sfi_order_free(&order);
     return rc;
@@ -451,5 +470,6 @@ int sf_prog_check(const struct sf_prog *prog, struct sf_err *err) {
     for (uint32_t i = 0; i < prog->classes_n; i++) {
         SF_TRY(check_ordered(prog, i, err));
     }
+    SF_TRY(sfi_check_clips_agree(prog, err));
     return sfi_check_communication(prog, err);
 }

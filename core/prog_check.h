@@ -18,7 +18,12 @@ int sfi_check_passes(const struct sf_prog *prog, uint32_t class_i, struct sf_err
 int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err);
 int sfi_check_gradients(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
                         struct sf_err *err);
-/* Over all classes: matching, agreement, deadlock. */
+/* What OFFLOAD took to the host is back before it is used. */
+int sfi_check_host(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err);
+int sfi_check_clip(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err);
+/* Over all classes: one norm for all; */
+int sfi_check_clips_agree(const struct sf_prog *prog, struct sf_err *err);
+/* matching, agreement, deadlock. */
 int sfi_check_communication(const struct sf_prog *prog, struct sf_err *err);
 
 /* "class 3 "stage3" op 17 (send c0 m2 +1 pp.fwd): message". Returns SF_E_INPUT. */

@@ -27,6 +27,24 @@ static bool is_own_microbatch(const struct sf_prog_job *job, const struct sf_op 
     return op->microbatch / share == op->chunk % copies;
 }
 
+/* Queries of a slice see the keys of those before it, and their gradients go back to those: forward in order, backward
+ * in reverse. `at` is the slice's place in `p`. */
+static int check_slice(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, uint32_t op_i,
+                       const struct passes *p, uint32_t at, struct sf_err *err) {
+    const struct sf_op *ops = prog->classes[class_i].ops, *op = &ops[op_i];
+    bool forward = op->kind == SF_OP_FORWARD;
+    bool alone = forward ? op->slice == 0 : op->slice + 1u == sf_prog_slices(&prog->job);
+    if (alone || op->kind == SF_OP_BACKWARD_WEIGHT) {
+        return SF_OK;
+    }
+    uint32_t other = forward ? at - 1 : at + 1;
+    if (p->state[other] < (forward ? FORWARD_DONE : INPUT_DONE) || !sfi_before(order, ops, p->latest[other], op_i)) {
+        return sfi_fail_op(prog, class_i, op_i, err, "is not ordered after the %s of slice %u",
+                           forward ? "forward" : "backward", forward ? op->slice - 1u : op->slice + 1u);
+    }
+    return SF_OK;
+}
+
 static int check_pass(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, uint32_t op_i,
                       struct passes *p, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
@@ -39,7 +57,11 @@ static int check_pass(const struct sf_prog *prog, uint32_t class_i, const struct
         return sfi_fail_op(prog, class_i, op_i, err, "another of the %u copies of the model works on this microbatch",
                            prog->job.extra_copies + 1);
     }
-    uint32_t at = op->chunk * prog->job.microbatches + op->microbatch;
+    uint32_t slices = sf_prog_slices(&prog->job);
+    if (op->slice >= slices) {
+        return sfi_fail_op(prog, class_i, op_i, err, "slice %u of %u", op->slice, slices);
+    }
+    uint32_t at = (op->chunk * prog->job.microbatches + op->microbatch) * slices + op->slice;
     if (op->kind == SF_OP_FORWARD && p->state[at] != UNSEEN) {
         return sfi_fail_op(prog, class_i, op_i, err, "this forward was there already: op %u came after it",
                            p->latest[at]);
@@ -49,6 +71,7 @@ static int check_pass(const struct sf_prog *prog, uint32_t class_i, const struct
         return sfi_fail_op(prog, class_i, op_i, err, "is not ordered after its %s, or is its second backward",
                            op->kind == SF_OP_BACKWARD_WEIGHT ? "backward_input" : "forward");
     }
+    SF_TRY(check_slice(prog, class_i, order, op_i, p, at, err));
     p->latest[at] = op_i;
     p->state[at] = (uint8_t)pass_leaves(op->kind);
     p->complete += p->state[at] == ALL_DONE;
@@ -63,9 +86,12 @@ static int check_copies(const struct sf_prog_job *job, struct sf_err *err) {
                        "%llu copies of the model do not divide %u microbatches and %u chunks into equal shares",
                        (unsigned long long)copies, job->microbatches, job->chunks);
     }
-    if ((uint64_t)job->chunks * job->microbatches > SF_MAX_CLASS_OPS) {
-        return sf_fail(err, SF_E_INPUT, "%u chunks x %u microbatches are more than %u", job->chunks, job->microbatches,
-                       SF_MAX_CLASS_OPS);
+    uint64_t units;
+    if (job->slices > SF_MAX_SLICES ||
+        __builtin_mul_overflow((uint64_t)job->chunks * job->microbatches, (uint64_t)sf_prog_slices(job), &units) ||
+        units > SF_MAX_CLASS_OPS) {
+        return sf_fail(err, SF_E_INPUT, "%u chunks x %u microbatches x %u slices are more than %u, or slices than %u",
+                       job->chunks, job->microbatches, job->slices, SF_MAX_CLASS_OPS, SF_MAX_SLICES);
     }
     return SF_OK;
 }
@@ -75,7 +101,7 @@ static int check_pairs(const struct sf_prog *prog, uint32_t class_i, const struc
                        struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     SF_TRY(check_copies(&prog->job, err));
-    size_t all = (size_t)prog->job.chunks * prog->job.microbatches;
+    size_t all = (size_t)prog->job.chunks * prog->job.microbatches * sf_prog_slices(&prog->job);
     uint32_t own = (uint32_t)(all / (prog->job.extra_copies + 1));
     struct passes p = {.state = sf_calloc(all, 1), .latest = sf_calloc(all, sizeof *p.latest)};
     int rc = p.state && p.latest ? SF_OK : sf_fail_memory(err, "gradient check");
@@ -221,11 +247,13 @@ static int check_buffer_reduced(const struct sf_prog *prog, uint32_t class_i, co
     return SF_OK;
 }
 
-/* The axis "dp" of the mesh holds replicas: with more than one, what the optimizer reads was reduced over it. */
+/* The axes "dp" and "shard" of the mesh hold replicas: with more than one, what the optimizer reads was reduced over
+ * each. */
 static bool has_replicas(const struct sf_prog *prog, uint32_t *axes) {
     *axes = 0;
     for (uint32_t a = 0; a < prog->axes_n; a++) {
-        *axes |= strcmp(prog->axes[a].name, "dp") == 0 && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
+        bool holds = strcmp(prog->axes[a].name, "dp") == 0 || strcmp(prog->axes[a].name, "shard") == 0;
+        *axes |= holds && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
     }
     return *axes != 0;
 }
@@ -236,13 +264,14 @@ static int check_optimizer_reads_sums(const struct sf_prog *prog, uint32_t class
     if (!has_replicas(prog, &replicas) || !reads_gradients(c, &c->ops[opt])) {
         return SF_OK;
     }
-    for (uint32_t i = 0; i < opt; i++) {
-        if (is_reduction(&c->ops[i]) && prog->comms[c->ops[i].comm].axes & replicas && feeds(c, i, opt)) {
-            return SF_OK;
-        }
+    for (uint32_t i = 0; i < opt && replicas != 0; i++) {
+        uint32_t over = is_reduction(&c->ops[i]) ? prog->comms[c->ops[i].comm].axes & replicas : 0;
+        replicas &= over != 0 && feeds(c, i, opt) ? ~over : UINT32_MAX;
     }
-    return sfi_fail_op(prog, class_i, opt, err,
-                       "uses gradients that no reduction over the replicas (axis \"dp\") has summed");
+    return replicas == 0 ? SF_OK
+                         : sfi_fail_op(prog, class_i, opt, err,
+                                       "uses gradients that no reduction over the replicas (axis \"%s\") has summed",
+                                       prog->axes[__builtin_ctz(replicas)].name);
 }
 
 /* ---- copies of the model ----------------------------------------------------------------------------------------- */

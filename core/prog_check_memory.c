@@ -70,11 +70,13 @@ static bool is_persistent(const struct sf_buffer *b) {
     return b->first_op == 0 && b->last_op == SF_NONE;
 }
 
-static int check_sharing(const struct sf_class *c, uint32_t class_i, const struct sfi_uses *uses, struct span *spans,
-                         struct sf_err *err) {
+/* Among the buffers on the host, or among all others. */
+static int check_sharing(const struct sf_class *c, uint32_t class_i, bool host, const struct sfi_uses *uses,
+                         struct span *spans, struct sf_err *err) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->bufs_n; i++) {
-        if (c->bufs[i].bytes > 0 && (uses[i].used || is_persistent(&c->bufs[i]))) {
+        if ((c->bufs[i].kind == SF_BUF_HOST) == host && c->bufs[i].bytes > 0 &&
+            (uses[i].used || is_persistent(&c->bufs[i]))) {
             spans[n++] = (struct span){c->bufs[i].offset, c->bufs[i].offset + c->bufs[i].bytes, i};
         }
     }
@@ -132,7 +134,8 @@ int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct 
         }
         SF_TRY_GOTO(rc, check_races(prog, class_i, order, list, first, last, err), done);
     }
-    rc = check_sharing(c, class_i, uses, spans, err);
+    rc = check_sharing(c, class_i, false, uses, spans, err);
+    rc = rc == SF_OK ? check_sharing(c, class_i, true, uses, spans, err) : rc;
 done:
     sf_free(spans);
     sf_free(uses);

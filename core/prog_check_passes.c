@@ -41,10 +41,11 @@ static int check_tokens(const struct sf_prog *prog, uint32_t class_i, uint32_t o
     const struct sf_class *c = &prog->classes[class_i];
     for (uint32_t i = op; i-- > 0;) {
         if (c->ops[i].kind == SF_OP_LOAD && overlap(args_of(c, i), arg)) {
-            return c->ops[i].microbatch == c->ops[op].microbatch
+            return c->ops[i].microbatch == c->ops[op].microbatch && c->ops[i].slice == c->ops[op].slice
                        ? SF_OK
-                       : sfi_fail_op(prog, class_i, op, err, "reads the tokens of microbatch %u, loaded by op %u",
-                                     c->ops[i].microbatch, i);
+                       : sfi_fail_op(prog, class_i, op, err,
+                                     "reads the tokens of microbatch %u, slice %u, loaded by op %u",
+                                     c->ops[i].microbatch, c->ops[i].slice, i);
         }
     }
     return SF_OK;

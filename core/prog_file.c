@@ -49,7 +49,7 @@ static int check_ops(const struct sf_prog *prog, const struct sf_class *c, struc
                            c->name, i);
         }
         if (op->kind >= SF_OP_KINDS || op->stream >= prog->streams_n || (op->flags & ~known_op_flags) != 0 ||
-            op->reserved != 0 || (op->comm != SF_NONE && op->comm >= prog->comms_n)) {
+            (op->comm != SF_NONE && op->comm >= prog->comms_n)) {
             return sf_fail(err, SF_E_INPUT,
                            "class \"%.31s\" op %u: unknown kind %u, stream %u, communicator %u or flags %#x", c->name,
                            i, op->kind, op->stream, op->comm, op->flags);

@@ -74,9 +74,14 @@ static int compare_first(const void *a, const void *b) {
     return x->buf < y->buf ? -1 : x->buf > y->buf;
 }
 
-static void place_all(struct place *p, struct by_first *queue, uint32_t bufs_n) {
+/* The buffers on the host, or all others. */
+static uint64_t place_all(struct place *p, struct by_first *queue, uint32_t bufs_n, bool host) {
     uint32_t n = 0;
+    p->end = p->placed_n = 0;
     for (uint32_t i = 0; i < bufs_n; i++) {
+        if ((p->bufs[i].kind == SF_BUF_HOST) != host) {
+            continue;
+        }
         if (is_persistent(&p->bufs[i])) {
             p->bufs[i].offset = p->end;
             p->end += align_up(p->bufs[i].bytes);
@@ -89,6 +94,7 @@ static void place_all(struct place *p, struct by_first *queue, uint32_t bufs_n) 
     for (uint32_t i = 0; i < n; i++) {
         place_one(p, queue[i].buf, floor);
     }
+    return p->end;
 }
 
 static int check_sizes(const struct sf_buffer *bufs, uint32_t bufs_n, struct sf_err *err) {
@@ -103,7 +109,8 @@ static int check_sizes(const struct sf_buffer *bufs, uint32_t bufs_n, struct sf_
 }
 
 int sfi_place_buffers(const struct sf_op *ops, uint32_t ops_n, const struct sf_arg *args, const uint32_t *deps,
-                      struct sf_buffer *bufs, uint32_t bufs_n, uint64_t *arena_bytes, struct sf_err *err) {
+                      struct sf_buffer *bufs, uint32_t bufs_n, uint64_t *arena_bytes, uint64_t *host_bytes,
+                      struct sf_err *err) {
     SF_TRY(check_sizes(bufs, bufs_n, err));
     struct sfi_order order;
     SF_TRY(sfi_order_create(ops, ops_n, deps, &order, err));
@@ -120,8 +127,8 @@ int sfi_place_buffers(const struct sf_op *ops, uint32_t ops_n, const struct sf_a
         sfi_uses_init(&p.uses[i]);
     }
     find_uses(&p, ops_n, args, &order);
-    place_all(&p, queue, bufs_n);
-    *arena_bytes = p.end;
+    *arena_bytes = place_all(&p, queue, bufs_n, false);
+    *host_bytes = place_all(&p, queue, bufs_n, true);
 done:
     sf_free(queue);
     sf_free(p.placed);

@@ -15,6 +15,7 @@ TABLE(job, FIELD("microbatches", SFI_U32, sf_prog_job, microbatches),
       FIELD("micro_batch_sequences", SFI_U32, sf_prog_job, micro_batch_sequences),
       FIELD("seq_len_tokens", SFI_U32, sf_prog_job, seq_len_tokens), FIELD("chunks", SFI_U32, sf_prog_job, chunks),
       USUALLY("extra_copies", SFI_U32, sf_prog_job, extra_copies, 0),
+      USUALLY("slices", SFI_U32, sf_prog_job, slices, 0),
       FIELD("global_batch_sequences", SFI_U64, sf_prog_job, global_batch_sequences),
       FIELD("model_flops_per_step", SFI_F64, sf_prog_job, model_flops_per_step),
       FIELD("vocab", SFI_U64, sf_prog_job, vocab), FIELD("lr", SFI_F32, sf_prog_job, lr),
@@ -24,13 +25,15 @@ TABLE(job, FIELD("microbatches", SFI_U32, sf_prog_job, microbatches),
 
 TABLE(placement, FIELD("ranks_per_domain", SFI_U32, sf_prog, ranks_per_domain),
       FIELD("domain_gpus", SFI_U32, sf_prog, domain_gpus),
-      FIELD("device_memory_bytes", SFI_U64, sf_prog, device_memory_bytes))
+      FIELD("device_memory_bytes", SFI_U64, sf_prog, device_memory_bytes),
+      USUALLY("host_memory_bytes", SFI_U64, sf_prog, host_memory_bytes, 0))
 
 TABLE(axis, FIELD("size", SFI_U32, sf_axis, size))
 TABLE(comm, FIELD("axes", SFI_AXES, sf_comm, axes))
 TABLE(binding, USUALLY("axes", SFI_AXES, sf_prog, class_axes, 0), FIELD("classes", SFI_CLASSES, sf_prog, class_of))
 TABLE(recipe, FIELD("formals", SFI_U32, sf_recipe, formals_n))
-TABLE(class, FIELD("stage", SFI_U32, sf_class, stage), FIELD("arena_bytes", SFI_U64, sf_class, arena_bytes))
+TABLE(class, FIELD("stage", SFI_U32, sf_class, stage), FIELD("arena_bytes", SFI_U64, sf_class, arena_bytes),
+      USUALLY("host_bytes", SFI_U64, sf_class, host_bytes, 0))
 
 TABLE(buffer, FIELD("bytes", SFI_U64, sf_buffer, bytes), FIELD("offset", SFI_U64, sf_buffer, offset),
       FIELD("live", SFI_LIVE, sf_buffer, first_op))
@@ -45,9 +48,9 @@ TABLE(tensor, FIELD("buffer", SFI_U32, sf_tensor, buf), FIELD("offset", SFI_U64,
 TABLE(op, FIELD("stream", SFI_STREAM, sf_op, stream), USUALLY("recipe", SFI_U32, sf_op, recipe, SF_NONE),
       USUALLY("comm", SFI_COMM, sf_op, comm, SF_NONE), USUALLY("peer", SFI_I32, sf_op, peer_delta, 0),
       USUALLY("bytes", SFI_U64, sf_op, bytes, 0), FIELD("mb", SFI_U16, sf_op, microbatch),
-      USUALLY("chunk", SFI_U16, sf_op, chunk, 0), USUALLY("group", SFI_U16, sf_op, group, 0),
-      USUALLY("flags", SFI_OP_FLAGS, sf_op, flags, 0), USUALLY("args", SFI_ARGS, sf_op, arg_n, 0),
-      USUALLY("deps", SFI_DEPS, sf_op, dep_n, 0))
+      USUALLY("chunk", SFI_U16, sf_op, chunk, 0), USUALLY("slice", SFI_U16, sf_op, slice, 0),
+      USUALLY("group", SFI_U16, sf_op, group, 0), USUALLY("flags", SFI_OP_FLAGS, sf_op, flags, 0),
+      USUALLY("args", SFI_ARGS, sf_op, arg_n, 0), USUALLY("deps", SFI_DEPS, sf_op, dep_n, 0))
 
 static const struct {
     const char *dims, *operands;

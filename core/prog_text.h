@@ -1,7 +1,7 @@
 /* The text form of a program: one object per line, its fields as key=value. The tables here name every field once;
  * prog_print.c writes by them and prog_parse.c reads by them.
  *
- *   staticfire program 2
+ *   staticfire program 3
  *   title "llama-8b on 64 ranks"
  *   source 00112233445566778899aabbccddeeff
  *   job microbatches=8 micro_batch_sequences=1 ...

@@ -8,10 +8,12 @@
 #define SF_KERNELS_FAST_ATTN_H
 
 #include "kernels/fast_attn_tile.h"
+#include "kernels/ref.h"
 
 struct attn {
     size_t batch, seq, heads, kv_heads, head_dim, row_stride;
-    size_t width; /* head_dim rounded up to whole vectors */
+    size_t before, keys, kv_stride; /* queries are the last `seq` of `keys` positions: before + seq */
+    size_t width;                   /* head_dim rounded up to whole vectors */
     float scale;
 };
 
@@ -31,6 +33,8 @@ FN struct attn attn_of(const struct sf_call *call) {
         .kv_heads = (size_t)call->dims[3],
         .head_dim = (size_t)call->dims[4],
         .row_stride = (size_t)call->dims[5],
+        .keys = (size_t)call->dims[1],
+        .kv_stride = (size_t)call->dims[5],
     };
     at.width = (at.head_dim + LANES - 1) / LANES * LANES;
     at.scale = 1.0f / sqrtf((float)at.head_dim);
@@ -43,21 +47,30 @@ FN size_t tile_vectors(size_t rows) {
 
 /* The segment after `key` for queries [query, query + QT). False when there is none. */
 FN bool segment_at(const struct attn *at, size_t query, size_t key, struct segment *out) {
-    size_t end = query + QT < at->seq ? query + QT : at->seq;
+    size_t from = at->before + query, end = from + QT < at->keys ? from + QT : at->keys;
     if (key >= end) {
         return false;
     }
-    *out = (struct segment){.key = key, .keys_n = query - key < KT ? query - key : KT};
-    if (key >= query) {
-        *out = (struct segment){.key = key, .keys_n = LANES, .first = (key - query) / LANES, .diagonal = true};
+    *out = (struct segment){.key = key, .keys_n = from - key < KT ? from - key : KT};
+    if (key >= from) {
+        *out = (struct segment){.key = key, .keys_n = LANES, .first = (key - from) / LANES, .diagonal = true};
     }
     return true;
 }
 
-/* Rows of one head of q, k, v, do: packed, zero beyond the sequence. */
-FN void pack_head(const struct attn *at, const float *head, size_t stride, size_t row, size_t rows, float *dst) {
-    size_t left = at->seq > row ? at->seq - row : 0;
+/* Rows of one head, of which there are `all`: packed, zero beyond them. */
+FN void pack_head(const struct attn *at, const float *head, size_t stride, size_t all, size_t row, size_t rows,
+                  float *dst) {
+    size_t left = all > row ? all - row : 0;
     pack_rows(head + row * stride, stride, left < rows ? left : rows, at->head_dim, rows, at->width, dst);
+}
+
+FN void pack_queries(const struct attn *at, const float *head, size_t stride, size_t row, size_t rows, float *dst) {
+    pack_head(at, head, stride, at->seq, row, rows, dst);
+}
+
+FN void pack_keys(const struct attn *at, const float *head, const struct segment *seg, float *dst) {
+    pack_head(at, head, at->kv_stride, at->keys, seg->key, seg->keys_n, dst);
 }
 
 /* All ones in the lanes of a diagonal segment's first vector that see key j of the segment. */
@@ -153,7 +166,7 @@ FN void fwd_queries(const struct attn *at, const float *const qkv[3], size_t que
                     float *lse) {
     size_t rows = at->seq - query < QT ? at->seq - query : QT;
     size_t vectors = tile_vectors(rows);
-    pack_head(at, qkv[0], at->row_stride, query, vectors * LANES, t->q);
+    pack_queries(at, qkv[0], at->row_stride, query, vectors * LANES, t->q);
     transpose(t->q, at->width, vectors * LANES, at->width, t->qt, QT);
     for (size_t i = 0; i < at->width * QT; i += LANES) {
         store(t->qt + i, load(t->qt + i) * splat(at->scale));
@@ -165,11 +178,44 @@ FN void fwd_queries(const struct attn *at, const float *const qkv[3], size_t que
     }
     struct segment seg;
     for (size_t key = 0; segment_at(at, query, key, &seg); key += seg.keys_n) {
-        pack_head(at, qkv[1], at->row_stride, key, seg.keys_n, t->k);
-        pack_head(at, qkv[2], at->row_stride, key, seg.keys_n, t->v);
+        pack_keys(at, qkv[1], &seg, t->k);
+        pack_keys(at, qkv[2], &seg, t->v);
         fwd_segment(at, t, &seg, vectors);
     }
     fwd_finish(at, t, rows, o, lse);
+}
+
+FN struct attn slice_of(const struct sf_call *call) {
+    struct attn at = {
+        .batch = 1,
+        .seq = (size_t)call->dims[1],
+        .heads = (size_t)call->dims[2],
+        .kv_heads = (size_t)call->dims[3],
+        .head_dim = (size_t)call->dims[4],
+        .row_stride = (size_t)((call->dims[2] + 2 * call->dims[3]) * call->dims[4]),
+        .before = (size_t)(call->dims[0] - call->dims[1]),
+        .keys = (size_t)call->dims[0],
+        .kv_stride = (size_t)(2 * call->dims[3] * call->dims[4]),
+    };
+    at.width = (at.head_dim + LANES - 1) / LANES * LANES;
+    at.scale = 1.0f / sqrtf((float)at.head_dim);
+    return at;
+}
+
+FN int attn_slice_fwd(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {
+    (void)err;
+    const struct attn at = slice_of(call);
+    struct fwd_tile tile;
+    sfi_slice_append(call, operand);
+    for (size_t h = 0; h < at.heads; h++) {
+        const float *keys = (const float *)operand[1] + h / (at.heads / at.kv_heads) * at.head_dim;
+        const float *const qkv[3] = {(const float *)operand[0] + h * at.head_dim, keys, keys + at.kv_stride / 2};
+        float *o = (float *)operand[2] + h * at.head_dim, *lse = (float *)operand[3] + h * at.seq;
+        for (size_t i = 0; i < at.seq; i += QT) {
+            fwd_queries(&at, qkv, i, &tile, o + i * at.heads * at.head_dim, lse + i);
+        }
+    }
+    return 0;
 }
 
 FN int attn_fwd(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {

@@ -89,8 +89,8 @@ FN void bwd_segment(const struct attn *at, const struct bwd_head *head, struct b
 FN void bwd_load(const struct attn *at, const struct bwd_head *head, size_t query, size_t rows, struct bwd_tile *t) {
     size_t padded = tile_vectors(rows) * LANES, o_stride = at->heads * at->head_dim;
     float lse[QT] = {0}, dot[QT] = {0};
-    pack_head(at, head->q, at->row_stride, query, padded, t->q);
-    pack_head(at, head->d_o, o_stride, query, padded, t->d_o);
+    pack_queries(at, head->q, at->row_stride, query, padded, t->q);
+    pack_queries(at, head->d_o, o_stride, query, padded, t->d_o);
     for (size_t i = 0; i < padded * at->width; i += LANES) {
         store(t->q + i, load(t->q + i) * splat(at->scale));
     }
@@ -116,8 +116,8 @@ FN void bwd_queries(const struct attn *at, const struct bwd_head *head, size_t q
     bwd_load(at, head, query, rows, t);
     struct segment seg;
     for (size_t key = 0; segment_at(at, query, key, &seg); key += seg.keys_n) {
-        pack_head(at, head->k, at->row_stride, key, seg.keys_n, t->k);
-        pack_head(at, head->v, at->row_stride, key, seg.keys_n, t->v);
+        pack_keys(at, head->k, &seg, t->k);
+        pack_keys(at, head->v, &seg, t->v);
         bwd_segment(at, head, t, &seg, vectors);
     }
     for (size_t i = 0; i < at->width * QT; i += LANES) {
@@ -129,35 +129,94 @@ FN void bwd_queries(const struct attn *at, const struct bwd_head *head, size_t q
     }
 }
 
-/* All query heads of one group, then the group's key and value gradients out of work. */
-FN void bwd_group(const struct attn *at, void *const operand[SF_CALL_OPERANDS], size_t b, size_t kv,
-                  struct bwd_tile *t) {
-    size_t row = b * at->seq * at->row_stride, kv_at = row + kv * at->head_dim;
-    size_t group = at->heads / at->kv_heads, part = (at->seq + LANES - 1) / LANES * LANES * at->width;
-    float *dk = operand[9], *dv = dk + part;
-    memset(dk, 0, 2 * part * sizeof(float));
-    for (size_t h = kv * group; h < (kv + 1) * group; h++) {
-        size_t o_at = (b * at->seq * at->heads + h) * at->head_dim;
-        const struct bwd_head head = {
-            .q = (const float *)operand[0] + row + h * at->head_dim,
-            .k = (const float *)operand[1] + kv_at,
-            .v = (const float *)operand[2] + kv_at,
-            .o = (const float *)operand[3] + o_at,
-            .lse = (const float *)operand[4] + (b * at->heads + h) * at->seq,
-            .d_o = (const float *)operand[5] + o_at,
-            .dq = (float *)operand[6] + row + h * at->head_dim,
-            .dk = dk,
-            .dv = dv,
-        };
+/* Key and value gradients of a group in work: [keys rounded up to LANES][width] each. */
+FN size_t part_of(const struct attn *at) {
+    return (at->keys + LANES - 1) / LANES * LANES * at->width;
+}
+
+/* All query heads of one group, of which `first` is the first; its dk is work. */
+FN void bwd_group(const struct attn *at, const struct bwd_head *first, struct bwd_tile *t) {
+    struct bwd_head head = *first;
+    memset(head.dk, 0, 2 * part_of(at) * sizeof(float));
+    head.dv = head.dk + part_of(at);
+    for (size_t g = 0; g < at->heads / at->kv_heads; g++) {
         for (size_t i = 0; i < at->seq; i += QT) {
             bwd_queries(at, &head, i, t);
         }
+        head.q += at->head_dim;
+        head.dq += at->head_dim;
+        head.o += at->head_dim;
+        head.d_o += at->head_dim;
+        head.lse += at->seq;
     }
+}
+
+FN void whole_group(const struct attn *at, void *const operand[SF_CALL_OPERANDS], size_t b, size_t kv,
+                    struct bwd_tile *t) {
+    size_t row = b * at->seq * at->row_stride, kv_at = row + kv * at->head_dim, h = kv * (at->heads / at->kv_heads);
+    size_t o_at = (b * at->seq * at->heads + h) * at->head_dim;
+    const struct bwd_head head = {
+        .q = (const float *)operand[0] + row + h * at->head_dim,
+        .k = (const float *)operand[1] + kv_at,
+        .v = (const float *)operand[2] + kv_at,
+        .o = (const float *)operand[3] + o_at,
+        .lse = (const float *)operand[4] + (b * at->heads + h) * at->seq,
+        .d_o = (const float *)operand[5] + o_at,
+        .dq = (float *)operand[6] + row + h * at->head_dim,
+        .dk = operand[9],
+    };
+    bwd_group(at, &head, t);
     for (size_t r = 0; r < at->seq; r++) {
         size_t to = kv_at + r * at->row_stride, bytes = at->head_dim * sizeof(float);
-        memcpy((float *)operand[7] + to, dk + r * at->width, bytes);
-        memcpy((float *)operand[8] + to, dv + r * at->width, bytes);
+        memcpy((float *)operand[7] + to, head.dk + r * at->width, bytes);
+        memcpy((float *)operand[8] + to, head.dk + part_of(at) + r * at->width, bytes);
     }
+}
+
+/* y = x, + r where there is one. */
+FN void put_row(const float *x, const float *r, size_t n, float *y) {
+    for (size_t c = 0; c < n; c++) {
+        y[c] = x[c] + (r ? r[c] : 0.0f);
+    }
+}
+
+/* Keys of earlier slices go on collecting in `sum`; the own ones are complete. sum, d_own: of the first key. */
+FN void slice_rows(const struct attn *at, const float *made, bool add, float *sum, float *d_own) {
+    for (size_t r = 0; r < at->keys; r++) {
+        float *kept = sum + r * at->kv_stride;
+        float *to = r < at->before ? kept : d_own + (r - at->before) * at->row_stride;
+        put_row(made + r * at->width, add ? kept : NULL, at->head_dim, to);
+    }
+}
+
+FN void slice_group(const struct sf_call *call, const struct attn *at, void *const operand[SF_CALL_OPERANDS], size_t kv,
+                    struct bwd_tile *t) {
+    size_t h = kv * (at->heads / at->kv_heads) * at->head_dim, values = at->kv_stride / 2, kv_at = kv * at->head_dim;
+    bool add = (call->flags & SF_CALL_ACC_FLAG) != 0;
+    const struct bwd_head head = {
+        .q = (const float *)operand[0] + h,
+        .k = (const float *)operand[1] + kv_at,
+        .v = (const float *)operand[1] + values + kv_at,
+        .o = (const float *)operand[2] + h,
+        .lse = (const float *)operand[3] + h / at->head_dim * at->seq,
+        .d_o = (const float *)operand[4] + h,
+        .dq = (float *)operand[5] + h,
+        .dk = operand[7],
+    };
+    float *sum = (float *)operand[6] + kv_at, *own = (float *)operand[5] + at->heads * at->head_dim + kv_at;
+    bwd_group(at, &head, t);
+    slice_rows(at, head.dk, add, sum, own);
+    slice_rows(at, head.dk + part_of(at), add, sum + values, own + values);
+}
+
+FN int attn_slice_bwd(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {
+    (void)err;
+    const struct attn at = slice_of(call);
+    struct bwd_tile tile;
+    for (size_t kv = 0; kv < at.kv_heads; kv++) {
+        slice_group(call, &at, operand, kv, &tile);
+    }
+    return 0;
 }
 
 FN int attn_bwd(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {
@@ -166,7 +225,7 @@ FN int attn_bwd(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS
     struct bwd_tile tile;
     for (size_t b = 0; b < at.batch; b++) {
         for (size_t kv = 0; kv < at.kv_heads; kv++) {
-            bwd_group(&at, operand, b, kv, &tile);
+            whole_group(&at, operand, b, kv, &tile);
         }
     }
     return 0;

@@ -38,13 +38,15 @@ FN float row_exp(float *x, size_t n, float max) {
     return sum_lanes(sum);
 }
 
-FN int xent(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {
-    size_t rows = (size_t)call->dims[0], vocab = (size_t)call->dims[1];
+/* The first `vocab` columns of rows that are `width` wide; the gradient of the others is 0. */
+FN int xent_columns(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], size_t vocab,
+                    struct sf_err *err) {
+    size_t rows = (size_t)call->dims[0], width = (size_t)call->dims[1];
     float *x = operand[0], *loss = operand[2];
     const int32_t *targets = operand[1];
-    SF_TRY(sfi_check_ids("target", targets, rows, call->dims[1], err));
+    SF_TRY(sfi_check_ids("target", targets, rows, (int64_t)vocab, err));
     double total = 0;
-    for (size_t r = 0; r < rows; r++, x += vocab) {
+    for (size_t r = 0; r < rows; r++, x += width) {
         size_t target = (size_t)targets[r];
         float max = row_max(x, vocab), hit = x[target];
         float sum = row_exp(x, vocab, max);
@@ -54,9 +56,18 @@ FN int xent(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], s
             store_n(x + c, load_n(x + c, vocab - c) * scale, vocab - c);
         }
         x[target] -= call->imm[0];
+        memset(x + vocab, 0, (width - vocab) * sizeof(float));
     }
-    *loss = (float)((double)call->imm[0] * total);
+    *loss = (float)((double)call->imm[0] * total + (call->flags & SF_CALL_ACC2_FLAG ? (double)*loss : 0));
     return 0;
+}
+
+FN int xent(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {
+    return xent_columns(call, operand, (size_t)call->dims[1], err);
+}
+
+FN int xent_padded(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {
+    return xent_columns(call, operand, (size_t)(call->dims[1] - call->dims[2]), err);
 }
 
 FN int adamw(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {

@@ -41,18 +41,22 @@ FN float sum_squares(const float *x, size_t n) {
     return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
+FN void rms_row(const float *x, const float *w, float eps, float *y, float *rstd, size_t cols) {
+    *rstd = 1.0f / sqrtf(sum_squares(x, cols) / (float)cols + eps);
+    vf scale = splat(*rstd);
+    for (size_t c = 0; c < cols; c += LANES) {
+        size_t n = cols - c;
+        store_n(y + c, load_n(x + c, n) * scale * load_n(w + c, n), n);
+    }
+}
+
 FN int rmsnorm_fwd(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], struct sf_err *err) {
     (void)err;
     size_t rows = (size_t)call->dims[0], cols = (size_t)call->dims[1];
     const float *x = operand[0], *w = operand[1];
     float *y = operand[2], *rstd = operand[3];
-    for (size_t r = 0; r < rows; r++, x += cols, y += cols) {
-        rstd[r] = 1.0f / sqrtf(sum_squares(x, cols) / (float)cols + call->imm[0]);
-        vf scale = splat(rstd[r]);
-        for (size_t c = 0; c < cols; c += LANES) {
-            size_t n = cols - c;
-            store_n(y + c, load_n(x + c, n) * scale * load_n(w + c, n), n);
-        }
+    for (size_t r = 0; r < rows; r++) {
+        rms_row(x + r * cols, w, call->imm[0], y + r * cols, rstd + r, cols);
     }
     return 0;
 }

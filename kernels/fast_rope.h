@@ -14,13 +14,6 @@ struct angles {
     size_t n;
 };
 
-FN void angles_start(struct angles *a) {
-    for (size_t i = 0; i < PAIRS; i++) {
-        a->cos[i] = 1;
-        a->sin[i] = 0;
-    }
-}
-
 FN void angles_of(double base, size_t head_dim, size_t first, double sign, struct angles *a) {
     a->n = head_dim / 2 - first < PAIRS ? head_dim / 2 - first : PAIRS;
     for (size_t i = 0; i < PAIRS; i++) {
@@ -40,6 +33,17 @@ FN void angles_next(struct angles *a) {
     }
 }
 
+/* A slice gets there by the steps that the whole sequence takes, hence the same bits. */
+FN void angles_start(struct angles *a, size_t position) {
+    for (size_t i = 0; i < PAIRS; i++) {
+        a->cos[i] = 1;
+        a->sin[i] = 0;
+    }
+    for (size_t p = 0; p < position; p++) {
+        angles_next(a);
+    }
+}
+
 /* low, high: the first and the second half's elements of one head. */
 FN void rotate_head(const struct angles *a, float *low, float *high) {
     for (size_t i = 0; i < a->n; i += LANES) {
@@ -52,13 +56,13 @@ FN void rotate_head(const struct angles *a, float *low, float *high) {
 
 FN void rope(const struct sf_call *call, float *x, double sign) {
     size_t rows = (size_t)call->dims[0], heads = (size_t)call->dims[1], head_dim = (size_t)call->dims[2];
-    size_t seq = (size_t)call->dims[3], row_stride = (size_t)call->dims[4];
+    size_t seq = (size_t)call->dims[3], row_stride = (size_t)call->dims[4], position = (size_t)call->dims[5];
     struct angles a;
     for (size_t first = 0; first < head_dim / 2; first += PAIRS) {
         angles_of((double)call->imm[0], head_dim, first, sign, &a);
         for (size_t r = 0; r < rows; r++) {
             if (r % seq == 0) {
-                angles_start(&a);
+                angles_start(&a, position);
             }
             angles_next(&a);
             for (size_t h = 0; h < heads; h++) {

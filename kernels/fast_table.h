@@ -1,6 +1,7 @@
 /* Everything compiled for one instruction set: included once by each fast_<isa>.c, which defines SFI_ISA (the name),
  * SFI_LANES and SFI_TARGET. */
 #include "kernels/fast_attn_bwd.h"
+#include "kernels/fast_layer.h"
 #include "kernels/fast_loss.h"
 #include "kernels/fast_norm.h"
 #include "kernels/fast_point.h"
@@ -34,19 +35,22 @@ const struct sfi_kern_table SFI_JOIN(sfi_kern_, SFI_ISA) = {
             [SF_CALL_EMBED_BWD] = embed_bwd,
             [SF_CALL_XENT] = xent,
             [SF_CALL_ADAMW] = adamw,
-            /* No CPU recipe uses these yet: the references serve. */
-            [SF_CALL_LAYERNORM_FWD] = sfi_ref_layernorm_fwd,
-            [SF_CALL_LAYERNORM_BWD] = sfi_ref_layernorm_bwd,
-            [SF_CALL_RMSNORM_ADD_FWD] = sfi_ref_rmsnorm_add_fwd,
-            [SF_CALL_LAYERNORM_ADD_FWD] = sfi_ref_layernorm_add_fwd,
-            [SF_CALL_BIAS_FWD] = sfi_ref_bias_fwd,
-            [SF_CALL_BIAS_BWD] = sfi_ref_bias_bwd,
+            [SF_CALL_LAYERNORM_FWD] = layernorm_fwd,
+            [SF_CALL_LAYERNORM_BWD] = layernorm_bwd,
+            [SF_CALL_RMSNORM_ADD_FWD] = rmsnorm_add_fwd,
+            [SF_CALL_LAYERNORM_ADD_FWD] = layernorm_add_fwd,
+            [SF_CALL_BIAS_FWD] = bias_fwd,
+            [SF_CALL_BIAS_BWD] = bias_bwd,
+            /* A few calls a step: the references serve. */
             [SF_CALL_SUMSQ] = sfi_ref_sumsq,
             [SF_CALL_CLIP] = sfi_ref_clip,
             [SF_CALL_CAST_DOWN] = copy, /* in f32 */
             [SF_CALL_CAST_UP] = copy,
             [SF_CALL_XENT_STATS] = xent_stats,
             [SF_CALL_XENT_PART] = xent_part,
+            [SF_CALL_XENT_PADDED] = xent_padded,
+            [SF_CALL_ATTN_SLICE_FWD] = attn_slice_fwd,
+            [SF_CALL_ATTN_SLICE_BWD] = attn_slice_bwd,
         },
     .embed_part_fwd = embed_part_fwd,
     .embed_part_bwd = embed_part_bwd,

@@ -42,6 +42,9 @@ static bool dims_ok(const struct sf_call *call) {
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
         return attn_dims_ok(d) && call->imm[1] >= 1.0f; /* a part of the keys: no kernel yet */
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
+        return d[1] <= d[0] && d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0;
     case SF_CALL_RMSNORM_FWD:
     case SF_CALL_RMSNORM_BWD:
     case SF_CALL_LAYERNORM_FWD:
@@ -49,6 +52,8 @@ static bool dims_ok(const struct sf_call *call) {
     case SF_CALL_RMSNORM_ADD_FWD:
     case SF_CALL_LAYERNORM_ADD_FWD:
         return d[1] > 0;
+    case SF_CALL_XENT_PADDED:
+        return d[2] < d[1];
     default:
         return true;
     }
@@ -67,9 +72,11 @@ static unsigned flags_of(uint8_t kind) {
         return SF_CALL_ACC_FLAG | SF_CALL_PART_FLAG;
     case SF_CALL_BIAS_BWD:
     case SF_CALL_SUMSQ:
+    case SF_CALL_ATTN_SLICE_BWD:
         return SF_CALL_ACC_FLAG;
     case SF_CALL_XENT:
     case SF_CALL_XENT_PART:
+    case SF_CALL_XENT_PADDED:
         return SF_CALL_ACC2_FLAG;
     case SF_CALL_GLU_FWD:
     case SF_CALL_GLU_BWD:
@@ -85,11 +92,12 @@ static bool is_rare(const struct sf_call *call) {
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
         return call->dims[4] > SFI_ATTN_HEAD_DIM_MAX;
+    case SF_CALL_ATTN_SLICE_FWD: /* earlier keys in whole vectors of the widest kind */
+    case SF_CALL_ATTN_SLICE_BWD:
+        return call->dims[4] > SFI_ATTN_HEAD_DIM_MAX || (call->dims[0] - call->dims[1]) % 16 != 0;
     case SF_CALL_GLU_FWD:
     case SF_CALL_GLU_BWD:
         return (call->flags & SF_CALL_PLAIN_FLAG) != 0;
-    case SF_CALL_XENT:
-        return (call->flags & SF_CALL_ACC2_FLAG) != 0;
     default:
         return false;
     }
@@ -126,7 +134,8 @@ void sf_kern_tree_sum(float *y, const float *const src[], size_t n, size_t count
 
 size_t sf_kern_attn_bwd_work(const struct sf_call *call) {
     /* dk and dv of one key head, rows and columns rounded up to the widest vector. */
-    size_t seq = ((size_t)call->dims[1] + 15) / 16 * 16, width = ((size_t)call->dims[4] + 15) / 16 * 16;
+    size_t keys = (size_t)call->dims[call->kind == SF_CALL_ATTN_SLICE_BWD ? 0 : 1];
+    size_t seq = (keys + 15) / 16 * 16, width = ((size_t)call->dims[4] + 15) / 16 * 16;
     return 2 * seq * width * sizeof(float);
 }
 

@@ -31,7 +31,7 @@ void sf_kern_setup(void);
  * sum of no sources is 0. */
 void sf_kern_tree_sum(float *y, const float *const src[], size_t n, size_t count);
 
-/* Bytes of `work` that ATTN_BWD needs for this call. */
+/* Bytes of `work` that ATTN_BWD or ATTN_SLICE_BWD needs for this call. */
 size_t sf_kern_attn_bwd_work(const struct sf_call *call);
 
 #endif

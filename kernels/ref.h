@@ -37,6 +37,12 @@ SFI_REF(embed_part_fwd);
 SFI_REF(embed_part_bwd);
 SFI_REF(xent_stats);
 SFI_REF(xent_part);
+SFI_REF(xent_padded);
+SFI_REF(attn_slice_fwd);
+SFI_REF(attn_slice_bwd);
+
+/* A slice's own keys and values behind those of the slices before it. */
+void sfi_slice_append(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS]);
 
 /* Log of the sum of exp over all parts of one row, and the target's logit, which one of them has. */
 double sfi_xent_join(const float *stats, size_t row, size_t rows, size_t parts, double *target);

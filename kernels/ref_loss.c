@@ -20,17 +20,31 @@ static double xent_row(float *x, size_t vocab, size_t target, double scale) {
     return loss;
 }
 
-SFI_REF(xent) {
-    size_t rows = (size_t)call->dims[0], vocab = (size_t)call->dims[1];
+/* The first `vocab` columns of rows that are `width` wide; the gradient of the others is 0. */
+static int xent_columns(const struct sf_call *call, void *const operand[SF_CALL_OPERANDS], size_t vocab,
+                        struct sf_err *err) {
+    size_t rows = (size_t)call->dims[0], width = (size_t)call->dims[1];
     const int32_t *targets = operand[1];
     double total = 0;
-    SF_TRY(sfi_check_ids("target", targets, rows, call->dims[1], err));
+    SF_TRY(sfi_check_ids("target", targets, rows, (int64_t)vocab, err));
     for (size_t r = 0; r < rows; r++) {
-        total += xent_row((float *)operand[0] + r * vocab, vocab, (size_t)targets[r], (double)call->imm[0]);
+        float *x = (float *)operand[0] + r * width;
+        total += xent_row(x, vocab, (size_t)targets[r], (double)call->imm[0]);
+        for (size_t c = vocab; c < width; c++) {
+            x[c] = 0;
+        }
     }
     float *loss = operand[2];
     *loss = (float)((double)call->imm[0] * total + (call->flags & SF_CALL_ACC2_FLAG ? (double)*loss : 0));
     return 0;
+}
+
+SFI_REF(xent) {
+    return xent_columns(call, operand, (size_t)call->dims[1], err);
+}
+
+SFI_REF(xent_padded) {
+    return xent_columns(call, operand, (size_t)(call->dims[1] - call->dims[2]), err);
 }
 
 SFI_REF(adamw) {

@@ -144,10 +144,10 @@ SFI_REF(layernorm_add_fwd) {
 
 static void rope(const struct sf_call *call, float *x, double sign) {
     size_t rows = (size_t)call->dims[0], heads = (size_t)call->dims[1], head_dim = (size_t)call->dims[2];
-    size_t seq = (size_t)call->dims[3], row_stride = (size_t)call->dims[4];
+    size_t seq = (size_t)call->dims[3], row_stride = (size_t)call->dims[4], first = (size_t)call->dims[5];
     for (size_t r = 0; r < rows; r++) {
         for (size_t i = 0; i < head_dim / 2; i++) {
-            double angle = (double)(r % seq) * pow((double)call->imm[0], -2 * (double)i / (double)head_dim);
+            double angle = (double)(first + r % seq) * pow((double)call->imm[0], -2 * (double)i / (double)head_dim);
             double c = cos(angle), s = sign * sin(angle);
             for (size_t h = 0; h < heads; h++) {
                 float *low = x + r * row_stride + h * head_dim + i, *high = low + head_dim / 2;

@@ -6,42 +6,83 @@
 #include "planner/compile_internal.h"
 #include "sim/seats.h"
 
-void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
+/* Parts of equal size, as few as keep below a bound. The same in every layout of a job: of the whole vocabulary,
+ * whatever tp. */
+static uint64_t loss_rows(const struct sf_scenario *s, const struct sfi_shape *shape) {
+    const uint64_t most_bytes = UINT64_C(256) << 20, unit = 128;
+    uint64_t row = sfi_mul(sf_model_rows(&s->model), shape->elem), rows = s->job.loss_rows;
+    if (rows == 0 && sfi_mul(shape->tokens, row) > most_bytes) {
+        uint64_t most = most_bytes / row / unit * unit;
+        uint64_t parts = (shape->tokens - 1) / (most > 0 ? most : unit) + 1;
+        rows = sfi_round_up((shape->tokens + parts - 1) / parts, unit);
+    }
+    return rows < shape->tokens ? rows : 0;
+}
+
+static void shape_experts(const struct sf_model *m, const struct sf_plan *plan, struct sfi_shape *out) {
+    out->experts_local = m->experts / plan->ep;
+    out->picks = sfi_mul(out->rows, m->topk);
+    out->all_picks = sfi_mul(out->etp > 1 ? out->tokens : out->rows, m->topk);
+    out->expert_rows = sfi_round_up(out->all_picks, out->experts_local) / out->experts_local;
+    out->expert_room = sfi_mul(out->expert_rows, out->experts_local);
+    out->expert_fill = (float)((double)out->all_picks / (double)out->expert_room);
+    out->shared_local = m->shared_ffn / plan->tp;
+    out->shared_up = 2 * out->shared_local;
+    out->shared_gate = m->shared_gate;
+}
+
+static void make_shape(const struct sf_scenario *s, const struct sf_plan *plan, bool routed, struct sfi_shape *out) {
     const struct sf_model *m = &s->model;
-    *out = (struct sfi_shape){.batch = plan->micro_batch,
-                              .seq = s->job.seq_len_tokens,
-                              .hidden = m->hidden,
-                              .head_dim = m->head_dim,
-                              .experts = m->experts,
-                              .topk = m->topk,
-                              .tp = plan->tp,
-                              .cp = sf_plan_cp(plan),
-                              .ep = plan->ep,
-                              .recompute = plan->recompute == SF_RECOMPUTE_FULL,
-                              .selective = plan->recompute == SF_RECOMPUTE_SELECTIVE,
-                              .expert_fill = 1};
+    *out = (struct sfi_shape){
+        .batch = plan->micro_batch,
+        .seq = s->job.seq_len_tokens,
+        .hidden = m->hidden,
+        .head_dim = m->head_dim,
+        .experts = routed ? m->experts : 0,
+        .topk = routed ? m->topk : 0,
+        .etp = sf_plan_etp(plan),
+        .tp = plan->tp,
+        .cp = sf_plan_cp(plan),
+        .slices = sf_plan_slices(plan),
+        .ep = plan->ep,
+        .recompute = plan->recompute == SF_RECOMPUTE_FULL,
+        .selective = plan->recompute == SF_RECOMPUTE_SELECTIVE || plan->recompute == SF_RECOMPUTE_SELECTIVE_UP,
+        .redo_up = plan->recompute == SF_RECOMPUTE_MLA_UP || plan->recompute == SF_RECOMPUTE_SELECTIVE_UP,
+        .expert_fill = 1};
     out->dtype = s->job.precision == SF_F32 ? SF_F32 : SF_BF16;
     out->gemm_dtype = s->job.precision;
     out->elem = (uint64_t)sf_dtype_bytes(out->dtype);
-    out->tokens = sfi_mul(out->batch, out->seq) / out->cp;
+    out->tokens = sfi_mul(out->batch, out->seq) / out->cp / out->slices;
     out->whole_rows = plan->whole_rows;
     out->rows = plan->whole_rows ? out->tokens : out->tokens / plan->tp;
     out->row_bytes = sfi_mul(sfi_mul(out->rows, out->hidden), out->elem);
-    out->vocab_local = m->vocab / plan->tp;
+    out->vocab_local = sf_model_rows(m) / plan->tp;
+    out->vocab_padding = m->vocab_padding;
+    out->layernorm = m->layernorm;
+    out->qkv_bias = m->qkv_bias;
+    out->out_bias = m->out_bias;
+    out->ffn_bias = m->ffn_bias;
+    out->positions = m->positions;
+    out->loss_rows = plan->split_head ? 0 : loss_rows(s, out);
+    out->vocab_part = plan->split_head ? out->vocab_local / plan->pp : 0;
     out->heads_local = m->heads / plan->tp;
     out->kv_heads_local = m->kv_heads / plan->tp;
     out->attn_local = sfi_mul(out->heads_local, m->head_dim);
     out->qkv_local = sfi_mul(out->heads_local + 2 * out->kv_heads_local, m->head_dim);
-    out->ffn_local = m->ffn / plan->tp;
+    sfi_shape_latent(m, plan->tp, out);
+    out->ffn_local = sf_model_width(m, routed) / (routed ? out->etp : plan->tp);
     out->up_local = m->plain ? out->ffn_local : 2 * out->ffn_local;
-    if (m->experts > 0) {
-        out->experts_local = m->experts / plan->ep;
-        out->picks = sfi_mul(out->rows, m->topk);
-        out->all_picks = sfi_mul(out->tokens, m->topk);
-        out->expert_rows = sfi_round_up(out->all_picks, out->experts_local) / out->experts_local;
-        out->expert_room = sfi_mul(out->expert_rows, out->experts_local);
-        out->expert_fill = (float)((double)out->all_picks / (double)out->expert_room);
+    if (routed) {
+        shape_experts(m, plan, out);
     }
+}
+
+void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
+    make_shape(s, plan, s->model.experts > 0, out);
+}
+
+void sfi_shape_dense(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
+    make_shape(s, plan, false, out);
 }
 
 static uint32_t comm(struct sf_build *b, const char *name, uint32_t axes, uint32_t members) {
@@ -51,17 +92,44 @@ static uint32_t comm(struct sf_build *b, const char *name, uint32_t axes, uint32
 /* Ranks that share sequences or experts are next to each other, so that the smaller groups are parts of the larger: two
  * axes, or one where nobody shares sequences. Returns the axes of ep. */
 static uint32_t build_shares(struct sf_build *b, const struct sf_plan *p, uint32_t *cp) {
-    uint32_t share = sf_plan_cp(p);
+    uint32_t share = sf_plan_cp(p), experts = sf_plan_ep_beside_tp(p);
     if (share == 1) {
-        return 1u << sf_build_axis(b, "ep", p->ep);
+        return 1u << sf_build_axis(b, "ep", experts);
     }
-    if (p->ep >= share) {
+    if (experts >= share) {
         *cp = 1u << sf_build_axis(b, "cp", share);
-        return *cp | 1u << sf_build_axis(b, "ep", p->ep / share);
+        return *cp | 1u << sf_build_axis(b, "ep", experts / share);
     }
-    uint32_t ep = 1u << sf_build_axis(b, "ep", p->ep);
-    *cp = ep | 1u << sf_build_axis(b, "cp", share / p->ep);
+    uint32_t ep = 1u << sf_build_axis(b, "ep", experts);
+    *cp = ep | 1u << sf_build_axis(b, "cp", share / experts);
     return ep;
+}
+
+/* Groups that share weights, gradients or optimizer: the inner part of dp. Returns their axis; 0: all of dp is one. */
+static uint32_t build_groups(struct sfi_compile *c, uint32_t inner) {
+    uint32_t sharers = (uint32_t)sf_plan_sharers(c->plan);
+    return sharers < c->comms.dp_n ? 1u << sf_build_axis(c->b, "shard", sharers / inner) : 0;
+}
+
+static uint32_t replicas_of(const struct sfi_compile *c, uint32_t inner) {
+    uint32_t sharers = (uint32_t)sf_plan_sharers(c->plan);
+    return c->comms.dp_n / (sharers < c->comms.dp_n ? sharers : inner);
+}
+
+static void build_shards(struct sfi_compile *c, uint32_t both, uint32_t ep, uint32_t shard, uint32_t dp) {
+    struct sfi_comms *k = &c->comms;
+    uint32_t sharers = (uint32_t)sf_plan_sharers(c->plan), experts = sf_plan_ep_beside_tp(c->plan);
+    k->share[SFI_DENSE] = k->dp;
+    k->share[SFI_EXPERT] = k->edp;
+    k->share_n[SFI_DENSE] = sharers;
+    k->share_n[SFI_EXPERT] = sharers / experts;
+    k->across = SF_NONE;
+    if (shard != 0) {
+        k->share[SFI_DENSE] = comm(c->b, "shard", both | shard, sharers);
+        k->share[SFI_EXPERT] =
+            c->s->model.experts ? comm(c->b, "eshard", (both & ~ep) | shard, k->share_n[SFI_EXPERT]) : SF_NONE;
+        k->across = comm(c->b, "across", dp, k->dp_n / sharers);
+    }
 }
 
 static void build_mesh(struct sfi_compile *c) {
@@ -69,24 +137,33 @@ static void build_mesh(struct sfi_compile *c) {
     static const char *const streams[] = {
         [SFI_COMPUTE] = "compute",   [SFI_LOAD] = "load",         [SFI_FWD_RECV] = "fwd.recv",
         [SFI_FWD_SEND] = "fwd.send", [SFI_BWD_RECV] = "bwd.recv", [SFI_BWD_SEND] = "bwd.send",
-        [SFI_GRAD] = "grad",
+        [SFI_GRAD] = "grad",         [SFI_OFFLOAD] = "offload",
     };
     uint32_t tp = 1u << sf_build_axis(c->b, "tp", p->tp);
     uint32_t cp = 0, ep = build_shares(c->b, p, &cp), both = ep | cp;
     c->comms.dp_n = p->dp * sf_plan_cp(p);
-    c->comms.edp_n = c->comms.dp_n / p->ep;
-    uint32_t inner = p->ep > sf_plan_cp(p) ? p->ep : sf_plan_cp(p);
-    uint32_t dp = 1u << sf_build_axis(c->b, "dp", c->comms.dp_n / inner);
+    uint32_t experts = sf_plan_ep_beside_tp(p);
+    c->comms.edp_n = c->comms.dp_n / experts;
+    uint32_t inner = experts > sf_plan_cp(p) ? experts : sf_plan_cp(p);
+    uint32_t shard = build_groups(c, inner), dp = 1u << sf_build_axis(c->b, "dp", replicas_of(c, inner));
+    uint32_t replicas = shard | dp;
     uint32_t pp = 1u << sf_build_axis(c->b, "pp", p->pp);
     c->comms.tp = comm(c->b, "tp", tp, p->tp);
-    c->comms.ep = comm(c->b, "ep", ep, p->ep);
+    c->comms.vocab = p->split_head ? comm(c->b, "pp.vocab", pp, p->pp) : SF_NONE;
+    c->comms.ep = comm(c->b, "ep", sf_plan_etp(p) < p->tp ? ep | tp : ep, p->ep);
     c->comms.cp = comm(c->b, "cp", cp, sf_plan_cp(p));
-    c->comms.dp = comm(c->b, "dp", both | dp, c->comms.dp_n);
-    c->comms.edp = c->s->model.experts ? comm(c->b, "edp", (both & ~ep) | dp, c->comms.edp_n) : SF_NONE;
+    c->comms.dp = comm(c->b, "dp", both | replicas, c->comms.dp_n);
+    c->comms.edp = c->s->model.experts ? comm(c->b, "edp", (both & ~ep) | replicas, c->comms.edp_n) : SF_NONE;
+    build_shards(c, both, ep, shard, dp);
     c->comms.fwd = comm(c->b, "pp.fwd", pp, p->pp);
     c->comms.bwd = comm(c->b, "pp.bwd", pp, p->pp);
     c->comms.swap = c->s->model.tied || sf_schedule_copies(p) > 1 ? comm(c->b, "pp.swap", pp, p->pp) : SF_NONE;
-    for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
+    bool shares = p->zero > 0 && c->comms.dp_n > 1;
+    c->comms.norm = sfi_squares_bytes(c) > 0 ? comm(c->b, "norm", shares ? both | (shard ? shard : dp) | pp : pp,
+                                                    p->pp * (shares ? c->comms.share_n[SFI_DENSE] : 1))
+                                             : SF_NONE;
+    size_t streams_n = sizeof streams / sizeof *streams - (p->offload == 0); /* it is the last */
+    for (size_t i = 0; i < streams_n; i++) {
         sf_build_stream(c->b, streams[i]);
     }
     sf_build_prog(c->b)->class_axes = pp;
@@ -125,6 +202,7 @@ static int build_facts(const struct sfi_compile *c, struct sf_err *err) {
         .seq_len_tokens = job->seq_len_tokens,
         .chunks = c->table.chunks_n,
         .extra_copies = c->table.pipe->ways - 1,
+        .slices = c->shape.slices > 1 ? c->shape.slices : 0,
         .global_batch_sequences = job->global_batch_sequences,
         .model_flops_per_step = sf_model_flops(&c->s->model, tokens, job->seq_len_tokens),
         .vocab = c->s->model.vocab,
@@ -139,14 +217,25 @@ static int build_facts(const struct sfi_compile *c, struct sf_err *err) {
     prog->ranks_per_domain = p->ranks_per_domain;
     prog->domain_gpus = sf_topo_domain_gpus(c->s->topo);
     prog->device_memory_bytes = c->unbounded ? 0 : sf_seats_memory(c->s->topo);
+    prog->host_memory_bytes = c->unbounded || p->offload == 0 ? 0 : sf_seats_host_memory(c->s->topo);
     return plan_identity(c->s, p, &prog->source, err);
+}
+
+static bool same_kinds(const struct sf_model *m, const struct sfi_vstage *a, const struct sfi_vstage *b) {
+    for (uint32_t i = 0; i < a->layers; i++) {
+        if (sf_model_routes(m, a->first_layer + i) != sf_model_routes(m, b->first_layer + i)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* An earlier virtual stage with the same contents, or NULL. */
 static const struct sfi_vstage *find_equal(const struct sfi_compile *c, const struct sfi_vstage *vs) {
     for (uint32_t i = 0; i < vs->index; i++) {
         const struct sfi_vstage *o = &c->vs[i];
-        if (o->owns_params && o->layers == vs->layers && o->is_first == vs->is_first && o->is_last == vs->is_last) {
+        if (o->owns_params && o->layers == vs->layers && o->is_first == vs->is_first && o->is_last == vs->is_last &&
+            o->ends == vs->ends && o->head == vs->head && same_kinds(&c->s->model, o, vs)) {
             return o;
         }
     }
@@ -173,10 +262,14 @@ static int build_vstage(struct sfi_compile *c, struct sfi_vstage *vs, struct sf_
     }
     vs->owns_params = true;
     SF_TRY(sfi_params_init(c, vs, &vs->params, err));
-    SF_TRY(refuse_size(vs, "activations", sfi_stash_bytes(&c->shape, vs->layers), err));
-    SF_TRY(refuse_size(vs, "activations", sfi_held_bytes(&c->shape, vs->layers), err));
-    SF_TRY(refuse_size(vs, "logits", sfi_head_bytes(&c->shape), err));
-    sfi_forward_recipe(c, vs);
+    SF_TRY(refuse_size(vs, "activations", sfi_stash_bytes(c, vs), err));
+    SF_TRY(refuse_size(vs, "activations", sfi_held_bytes(c, vs), err));
+    SF_TRY(refuse_size(vs, "logits", sfi_head_bytes(&c->shape, vs), err));
+    vs->recipes = sf_calloc(c->shape.slices, sizeof *vs->recipes);
+    if (!vs->recipes) {
+        return sf_fail_memory(err, "recipes");
+    }
+    sfi_forward_recipes(c, vs);
     sfi_backward_recipes(c, vs);
     return refuse_size(vs, "working memory", vs->work_bytes, err);
 }
@@ -186,10 +279,12 @@ static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
     for (uint32_t i = 0; i < c->vs_n; i++) {
         struct sfi_vstage *vs = &c->vs[i];
         vs->index = i;
-        vs->layers = sfi_unit_layers(c->plan, c->units, i);
+        vs->layers = c->plan->split_head && i >= c->plan->pp ? 0 : sfi_unit_layers(c->plan, c->units, i);
         vs->first_layer = layer;
         vs->is_first = i == 0;
         vs->is_last = i + 1 == c->vs_n;
+        vs->ends = c->plan->split_head ? i + 1 == c->plan->pp : vs->is_last;
+        vs->head = c->plan->split_head ? i >= c->plan->pp : vs->is_last;
         layer += vs->layers;
         SF_TRY(build_vstage(c, vs, err));
     }
@@ -215,10 +310,10 @@ static int build_classes(struct sfi_compile *c, struct sf_prog **out, struct sf_
 
 static int compile_all(struct sfi_compile *c, struct sf_prog **out, struct sf_err *err) {
     SF_TRY(sfi_table_init(c, err));
-    c->shape.split = c->table.split;
-    if (c->shape.split && c->shape.selective) {
-        return sf_fail(err, SF_E_INPUT, "plan: recompute selective needs a schedule of whole backwards, found %s",
-                       sf_schedule_name(c->plan->schedule));
+    c->shape.split = c->dense.split = c->table.split;
+    if (c->shape.split && (c->shape.selective || c->shape.redo_up)) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute %s needs a schedule of whole backwards, found %s",
+                       sf_recompute_name(c->plan->recompute), sf_schedule_name(c->plan->schedule));
     }
     build_mesh(c);
     SF_TRY(build_facts(c, err));
@@ -230,15 +325,21 @@ static int compile(const struct sf_scenario *s, const struct sf_plan *plan, bool
                    struct sf_err *err) {
     SF_TRY(sf_plan_check(s, plan, err));
     uint32_t units = sfi_units_of(plan);
-    struct sfi_compile c = {
-        .s = s, .plan = plan, .vs_n = plan->pp * plan->vpp * units, .units = units, .unbounded = unbounded};
+    struct sfi_compile c = {.s = s,
+                            .plan = plan,
+                            .vs_n = plan->pp * plan->vpp * units * (plan->split_head ? 2 : 1),
+                            .units = units,
+                            .unbounded = unbounded};
     sfi_shape_init(s, plan, &c.shape);
+    sfi_shape_dense(s, plan, &c.dense);
     c.b = sf_build_create();
     c.vs = sf_calloc(c.vs_n, sizeof *c.vs);
     int rc = c.b && c.vs ? compile_all(&c, out, err) : sf_fail_memory(err, "compilation");
     for (uint32_t i = 0; c.vs && i < c.vs_n; i++) {
         if (c.vs[i].owns_params) {
             sf_free(c.vs[i].params.buckets);
+            sf_free(c.vs[i].params.at);
+            sf_free(c.vs[i].recipes);
         }
     }
     sf_free(c.vs);

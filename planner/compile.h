@@ -25,7 +25,8 @@
  * rank's share in "grad.share".
  *
  * Buckets. Gradients are reduced, weights updated and gathered per bucket: the embedding, the head, each layer's
- * matrices, each layer's experts, all norms, all routers. With zero 1 a bucket is padded to whole 64-byte units per
+ * matrices, each layer's experts, biases that are split over tp, norms with all other biases, learned positions, all
+ * routers. Vectors, embedding and positions do not decay. With zero 1 a bucket is padded to whole 64-byte units per
  * rank.
  *
  * Context parallelism. With cp > 1 each rank has its share of every sequence, from both ends, and everything but
@@ -34,11 +35,33 @@
  * beside attention or before it (cp_exchange), and their gradients scattered back. For pricing: kernels cannot run it
  * yet.
  *
+ * Clipping. With a bound on the gradient's global norm, squares of all gradients are added up before the first update
+ * (compile_clip.c): over tp and experts inside recipes, over "norm" (pp, and dp where optimizers are shared) by one op.
+ *
+ * Slices. Where sequences are cut, every slice of a microbatch has passes, activations and transfers of its own,
+ * forward from the first on, backward from the last. Its slices share, per layer of a chunk, the keys and values of the
+ * whole sequence, which forward fills, and f32 sums of their gradients, which backward collects. A microbatch's weight
+ * gradients are added slice by slice, from the last on, which is one step of a canonical sum; so each number of slices
+ * has bits of its own, the same in every layout.
+ *
+ * Split heads. The head's parts, by vocabulary, are chunks of their own, virtual stages behind the layers: the first
+ * part is on the last rank, the last on the first. Forward hands the layers' output on and makes logits and their
+ * statistics, which an all-gather on the grad stream brings together over "pp.vocab"; backward makes a part's gradients
+ * and adds to the gradient that passes by. The last part keeps the loss (compile_vocab.c).
+ *
  * Shares. Zero 2 and 3 cut every stage into units of as few layers as all stages allow, and chunks are units. A unit's
  * gradients are scattered after every microbatch, and later shares are added to "grad.share". With zero 3 its weights
  * are gathered from "param.share" before every forward and backward, one pass ahead, and nobody holds them whole in
  * between: such a program names no tensors, so executors cannot fill them yet; it is for pricing. A unit is one bucket
  * per space, whose vectors decay like its matrices, as flat parameters do.
+ *
+ * Groups. With zero_group the shares are those of the ranks of axis "shard" (inside dp) and of ep or cp: gradients are
+ * scattered over communicator "shard" ("eshard": of experts), each share is added up over "across" once per step, and
+ * weights are gathered over "shard" alone. Sums have the bits that they have without groups.
+ *
+ * Offload. Stages are cut into units as for shares. What a chosen unit keeps, and its input, leave for a HOST buffer on
+ * stream "offload" while the pass behind its forward runs and come back on "load" during the pass before its backward.
+ * Units whose backward comes sooner than that stay where they are.
  *
  * Split backwards. The input half makes the gradients of a chunk's input, the weight half those of its weights; what
  * the weight half needs stays where the microbatch's activations are, so they live until then, and a chunk takes two
@@ -51,8 +74,24 @@
  * Tied tables. On one stage head and embedding share the table and its gradient. A pipeline (and canonical mode always)
  * has two copies; after the reduction over ranks their gradients are swapped and added on both sides.
  *
+ * Mixtures. Layers may be of two kinds, with experts and without, and shared experts run beside the others. With etp 1
+ * the ranks of tp have whole experts and are among those of ep; else they share each expert's matrices. Latent
+ * attention and whatever routes is for pricing: kernels cannot run it yet. A first or last virtual stage may hold the
+ * embedding or the loss alone.
+ *
  * Precision. fp8, its block-scaled kinds and nvfp4: inputs of the layers' GEMMs; router and head stay bf16. Mixtures of
  * experts, bf16 and below are exact in shape, count and volume for pricing; the CPU kernels execute dense f32 programs.
+ *
+ * Norms. The sum of a residual and what a layer's half puts out is made together with the norm that reads it, across
+ * layers of one chunk; the bits are those of sum and norm apart. Where what is added has a bias, bias and residual are
+ * added in one call and the norm follows.
+ *
+ * Logits. With a microbatch's logits above 256 MiB, or with loss_rows in the job, the head takes that many tokens at a
+ * time and does all its work in backward: logits, loss, gradients. Forward ends with the last norm, targets are loaded
+ * for the backward, and a weight half makes the logits again. Parts depend on the job alone, so their sums are the same
+ * in every layout. Rows of a padded vocabulary take no part in the loss, so their gradient is 0 and their weights stay;
+ * this needs tp 1. Learned positions are added as a bias of whole sequences: a rank of tp that works on a share of the
+ * rows must have whole sequences in it.
  *
  * Tensor parallelism. Column-parallel products, then row-parallel ones, whose partial sums are scattered over the rows
  * (or added up whole, whole_rows); embedding, head and cross entropy by parts of the vocabulary. A weight that is split

@@ -14,7 +14,8 @@ static struct sf_op chunk_op(uint32_t chunk, enum sf_op_kind kind, enum sfi_stre
 /* ---- reduction over ranks ---------------------------------------------------------------------------------------- */
 
 static uint32_t bucket_comm(const struct sfi_stage *st, const struct sfi_bucket *b) {
-    return b->space == SFI_DENSE ? st->c->comms.dp : st->c->comms.edp;
+    const struct sfi_comms *k = &st->c->comms;
+    return b->sharded ? k->share[b->space] : b->space == SFI_DENSE ? k->dp : k->edp;
 }
 
 /* Whole rows leave every rank the same gradient. */
@@ -37,7 +38,7 @@ uint32_t sfi_reduce_replicated(struct sfi_stage *st, uint32_t chunk, uint32_t gr
     const struct sfi_params *p = &st->chunks[chunk].vs->params;
     const struct sf_arg arg = {.buf = grad, .access = SF_READ_WRITE, .offset = p->norms, .bytes = p->replicated_bytes};
     bool later = st->c->plan->canonical && st->c->plan->zero <= 1; /* see finish_replicated */
-    return splits_rows(st) && !later ? sum_over_tp(st, chunk, arg, last_op) : last_op;
+    return splits_rows(st) && !later && arg.bytes > 0 ? sum_over_tp(st, chunk, arg, last_op) : last_op;
 }
 
 struct sf_arg sfi_owned_gradient(const struct sfi_stage *st, uint32_t chunk, uint32_t bucket, enum sf_access access) {
@@ -51,6 +52,15 @@ struct sf_arg sfi_owned_gradient(const struct sfi_stage *st, uint32_t chunk, uin
         at += ch->vs->params.buckets[i].sharded ? ch->vs->params.buckets[i].owned : 0;
     }
     return (struct sf_arg){.buf = st->grad_shard, .access = access, .offset = at, .bytes = b->owned};
+}
+
+uint32_t sfi_reduce_across(struct sfi_stage *st, uint32_t chunk, uint32_t bucket, uint32_t after) {
+    const struct sf_arg share = sfi_owned_gradient(st, chunk, bucket, SF_READ_WRITE);
+    struct sf_op op = chunk_op(chunk, SF_OP_ALL_REDUCE, SFI_GRAD);
+    op.comm = st->c->comms.across;
+    op.bytes = share.bytes;
+    op.flags = st->c->shape.dtype == SF_F32 ? SF_OP_SUM_F32 : 0;
+    return op.comm == SF_NONE ? after : sf_build_op(st->c->b, &op, &share, 1, &after, 1);
 }
 
 static uint32_t reduce_bucket(struct sfi_stage *st, uint32_t chunk, uint32_t bucket, uint32_t after) {
@@ -70,7 +80,8 @@ static uint32_t reduce_bucket(struct sfi_stage *st, uint32_t chunk, uint32_t buc
     if (b->sharded) {
         args[1] = sfi_owned_gradient(st, chunk, bucket, SF_WRITE);
     }
-    return sf_build_op(st->c->b, &op, args, b->sharded ? 2 : 1, &after, 1);
+    uint32_t reduced = sf_build_op(st->c->b, &op, args, b->sharded ? 2 : 1, &after, 1);
+    return b->sharded ? sfi_reduce_across(st, chunk, bucket, reduced) : reduced;
 }
 
 static void reduce_chunk(struct sfi_stage *st, uint32_t chunk, uint32_t last_op) {
@@ -219,6 +230,7 @@ static uint32_t adamw_recipe(const struct sfi_stage *st, uint64_t n, bool decays
     bool master = st->c->shape.dtype != SF_F32;
     struct sf_call call = {.kind = SF_CALL_ADAMW,
                            .dtype = (uint8_t)st->c->shape.dtype,
+                           .flags = st->c->s->job.lean_moments ? SF_CALL_LEAN_FLAG : 0,
                            .comm = SF_NONE,
                            .imm = {decays ? 1 : 0, 1},
                            .dims = {(int64_t)n}};
@@ -238,23 +250,23 @@ static struct sf_arg owned_param(const struct sfi_stage *st, uint32_t chunk, uin
     return arg;
 }
 
-static struct sf_arg state_arg(uint32_t buf, const struct sfi_bucket *b, uint64_t n) {
-    return (struct sf_arg){.buf = buf, .access = SF_READ_WRITE, .offset = b->state * 4, .bytes = n * 4};
+static struct sf_arg state_arg(uint32_t buf, const struct sfi_bucket *b, uint64_t n, uint64_t elem) {
+    return (struct sf_arg){.buf = buf, .access = SF_READ_WRITE, .offset = b->state * elem, .bytes = n * elem};
 }
 
 static void emit_bucket_update(struct sfi_stage *st, uint32_t chunk, uint32_t bucket) {
     const struct sfi_chunk *ch = &st->chunks[chunk];
     const struct sfi_bucket *b = &ch->vs->params.buckets[bucket];
-    uint64_t n = elements(st, b->owned);
+    uint64_t n = elements(st, b->owned), moment = sfi_moment_bytes(st->c);
     bool master = st->c->shape.dtype != SF_F32;
     struct sf_op op = chunk_op(chunk, SF_OP_OPTIMIZER, SFI_COMPUTE);
     const struct sf_arg args[] = {
         owned_param(st, chunk, bucket),
         sfi_owned_gradient(st, chunk, bucket, SF_READ),
-        state_arg(ch->m, b, n),
-        state_arg(ch->v, b, n),
+        state_arg(ch->m, b, n, moment),
+        state_arg(ch->v, b, n, moment),
         {.buf = st->hyper, .access = SF_READ, .bytes = 8 * sizeof(float)},
-        state_arg(ch->master, b, n),
+        state_arg(ch->master, b, n, sizeof(float)),
     };
     op.recipe = adamw_recipe(st, n, b->decays);
     uint32_t updated = sf_build_op(st->c->b, &op, args, master ? 6 : 5, &ch->ready[bucket], 1);
@@ -285,11 +297,18 @@ static void finish_replicated(struct sfi_stage *st, uint32_t chunk) {
 
 /* The last chunk's gradients are complete first. */
 void sfi_emit_update(struct sfi_stage *st) {
+    bool clips = sfi_squares_bytes(st->c) > 0;
     sfi_end_scatters(st);
     emit_copies(st);
     emit_tied(st);
-    for (uint32_t chunk = st->chunks_n; chunk-- > 0;) {
+    for (uint32_t chunk = st->chunks_n; chunk-- > 0 && clips;) {
         finish_replicated(st, chunk);
+    }
+    sfi_emit_clip(st);
+    for (uint32_t chunk = st->chunks_n; chunk-- > 0;) {
+        if (!clips) { /* nothing waits for the gradients of all chunks */
+            finish_replicated(st, chunk);
+        }
         for (uint32_t b = 0; b < st->chunks[chunk].vs->params.buckets_n; b++) {
             emit_bucket_update(st, chunk, b);
         }

@@ -27,8 +27,8 @@ static inline uint64_t sfi_round_up(uint64_t v, uint64_t to) {
 
 /* ---- shape ------------------------------------------------------------------------------------------------------- */
 
-/* Sizes of one microbatch on one rank; `seq` is whole, `tokens` and `rows` are its share of cp. Widths named *_local
- * are this rank's share of tensor parallelism. */
+/* Sizes of one microbatch, or a slice of it, on one rank; `seq` is whole, `tokens` and `rows` are its share of cp.
+ * Widths named *_local are this rank's share of tensor parallelism. */
 struct sfi_shape {
     uint64_t batch, seq;
     uint64_t tokens; /* rows where a rank works on whole sequences: inside attention and feed-forward */
@@ -45,17 +45,37 @@ struct sfi_shape {
     uint64_t elem;                         /* bytes of an activation, weight or gradient */
     uint64_t row_bytes;                    /* rows * hidden * elem: what a pipeline boundary carries */
     uint32_t tp, cp, ep;
-    bool recompute;    /* layers run forward again before their backward */
-    bool selective;    /* only their norms and activation functions do */
-    bool split;        /* some backwards are split: what weight gradients need is kept until then */
-    bool whole_rows;   /* rows are not split over tp: sums are all-reduced instead of scattered and gathered */
-    float expert_fill; /* expected rows of an expert by expert_rows */
+    uint32_t slices; /* that sequences are cut into: rows are those of one, seq is whole */
+    bool recompute;  /* layers run forward again before their backward */
+    bool selective;  /* only their norms and activation functions do */
+    bool split;      /* some backwards are split: what weight gradients need is kept until then */
+    bool whole_rows; /* rows are not split over tp: sums are all-reduced instead of scattered and gathered */
+    bool layernorm;  /* norms subtract the mean and have a bias */
+    bool qkv_bias, out_bias, ffn_bias; /* of q, k and v; of the attention's output; of both feed-forward products */
+    uint64_t positions;                /* learned; 0: rotary */
+    uint64_t vocab_part;               /* of the head where it is split over the pipeline; 0: whole, or over tp */
+    uint64_t vocab_padding;            /* rows of the table, at its end, that are no tokens */
+    uint64_t loss_rows;                /* tokens whose logits there are at a time; 0: all, from forward to backward */
+    float expert_fill;                 /* expected rows of an expert by expert_rows */
+    uint32_t etp;                      /* ranks that share an expert's matrices: tp, or 1 and then ep takes in tp */
+    uint64_t shared_local, shared_up;  /* widths of the shared experts, as ffn_local and up_local; 0: there are none */
+    bool shared_gate;
+    /* Latent attention (compile_mla.c); kv_rank 0: none. head_dim and qkv_local are then of queries alone. */
+    uint64_t q_rank, kv_rank, rope_dim, v_dim;
+    uint64_t latent; /* width of the latent vectors and the rotary key: both ranks and rope_dim */
+    uint64_t kv_up;  /* width of keys without the rotary part and values, of this rank's heads */
+    bool redo_up;    /* recompute: queries, keys and values are made from the latent vectors again */
 };
+
+/* Weights are kept in two spaces, because expert weights are reduced over fewer ranks than all others. */
+enum sfi_space { SFI_DENSE, SFI_EXPERT, SFI_SPACES };
 
 /* Indices of communicators; SF_NONE where the group has one member. */
 struct sfi_comms {
-    uint32_t tp, cp, ep, dp, edp, fwd, bwd, swap;
+    uint32_t tp, vocab, cp, ep, dp, edp, fwd, bwd, swap, norm;
     uint32_t dp_n, edp_n;
+    /* Of dp and edp, the ranks that share weights, gradients or optimizer; and those that have the same share. */
+    uint32_t share[SFI_SPACES], share_n[SFI_SPACES], across;
 };
 
 enum sfi_stream {
@@ -66,6 +86,7 @@ enum sfi_stream {
     SFI_BWD_RECV,
     SFI_BWD_SEND,
     SFI_GRAD,
+    SFI_OFFLOAD, /* to the host; what comes from there is on SFI_LOAD */
 };
 
 /* From which stage of ZeRO on gradients and weights are shared too; the optimizer's state is from 1 on. */
@@ -73,9 +94,6 @@ enum sfi_stream {
 #define SFI_ZERO_WEIGHTS 3u
 
 /* ---- parameters -------------------------------------------------------------------------------------------------- */
-
-/* Weights are kept in two spaces, because expert weights are reduced over fewer ranks than all others. */
-enum sfi_space { SFI_DENSE, SFI_EXPERT, SFI_SPACES };
 
 /* A range of one space that is reduced, updated and gathered as a whole. */
 struct sfi_bucket {
@@ -87,16 +105,31 @@ struct sfi_bucket {
     bool decays;            /* weight decay applies */
 };
 
+/* Vectors of a norm, its bias behind its weight, each aligned. */
+static inline uint64_t sfi_norm_bytes(const struct sfi_shape *s) {
+    return sfi_round_up(sfi_mul(s->hidden, s->elem), SFI_ALIGN) * (s->layernorm ? 2 : 1);
+}
+
+/* Where the weights of a layer lie: bytes inside the dense space, of experts inside theirs. */
+struct sfi_place {
+    uint64_t qkv, kv_up, o, gate_up, down; /* the last two of experts where the layer has them */
+    uint64_t shared_up, shared_down;
+    uint64_t router;
+    uint64_t latent, latent_norms; /* latent attention: the way down, which every tp rank holds whole */
+};
+
 /* Where the weights of a virtual stage lie. Offsets are bytes inside the space. */
 struct sfi_params {
-    uint64_t embed, head;          /* UINT64_MAX when the stage has none; equal when tied in place */
-    uint64_t layer0, layer_stride; /* dense matrices of the first layer; from layer to layer */
-    uint64_t expert0, expert_stride;
-    uint64_t qkv, o, gate_up, down;       /* inside a layer; the last two in the expert space of MoE models */
+    uint64_t embed, head;                 /* UINT64_MAX when the stage has none; equal when tied in place */
+    struct sfi_place *at;                 /* [layers] owned, in the block of `buckets` */
+    uint64_t local_biases, local_stride;  /* of a layer: qkv, then gate and up; parts of tp as their rows are */
     uint64_t norms, norm_stride, norms_n; /* two per layer, then the final one */
-    uint64_t routers, router_stride;
-    uint64_t replicated_bytes; /* from `norms`: weights that every tp rank holds whole */
+    uint64_t biases, bias_stride;         /* of a layer: attention's output, then feed-forward's; behind the norms */
+    uint64_t positions;
+    uint64_t routers, router_stride; /* those that there are, one after the other */
+    uint64_t replicated_bytes;       /* from `norms`: weights that every tp rank holds whole */
     uint64_t bytes[SFI_SPACES];
+    uint64_t used[SFI_SPACES];  /* of these, the rest is padding at the end */
     uint64_t state_n;           /* elements of optimizer state */
     struct sfi_bucket *buckets; /* owned */
     uint32_t buckets_n;
@@ -109,7 +142,9 @@ struct sfi_params {
 struct sfi_formals {
     uint32_t param, expert, grad, expert_grad;
     uint32_t stash; /* what backward needs of the layers */
-    uint32_t held;  /* the same, made by the input half of a backward that recomputes, for its weight half */
+    uint32_t keys;  /* of all slices of the sequence, with their values; a layer after the other */
+    uint32_t sums;  /* f32 gradients of keys and values, collected from the last slice on */
+    uint32_t held;  /* the same as stash, made by the input half of a backward that recomputes, for its weight half */
     uint32_t head;  /* what backward needs of the head: its input, norms, gradient of the logits */
     uint32_t x;     /* input of the first layer */
     uint32_t y;     /* forward: output; backward: its gradient */
@@ -122,15 +157,23 @@ static inline uint32_t sfi_formal(struct sfi_formals *f, bool wanted) {
     return wanted ? f->n++ : SF_NONE;
 }
 
+/* Of one slice. */
+struct sfi_recipes {
+    uint32_t fwd, input;
+    uint32_t bwd[2], weight[2]; /* [1] adds to the gradients, [0] overwrites them */
+};
+
 struct sfi_vstage {
     uint32_t index, layers, first_layer;
     bool is_first, is_last;
+    bool ends; /* has the final norm */
+    bool head; /* makes logits: all, or of a part of the vocabulary */
     struct sfi_params params;
     bool owns_params; /* false when shared with an earlier, equal virtual stage */
     uint64_t stash_bytes, held_bytes, head_bytes, work_bytes;
+    uint64_t keys_bytes, sums_bytes; /* 0: sequences are whole */
     struct sfi_formals fwd, bwd, bwd_input, bwd_weight;
-    uint32_t recipe_fwd, recipe_input;
-    uint32_t recipe_bwd[2], recipe_weight[2]; /* [1] adds to the gradients, [0] overwrites them */
+    struct sfi_recipes *recipes; /* [slices], owned like params */
 };
 
 /* ---- the schedule's table ---------------------------------------------------------------------------------------- */
@@ -140,12 +183,16 @@ enum sfi_pass { SFI_PASS_F, SFI_PASS_B, SFI_PASS_W, SFI_PASSES }; /* a whole bac
 struct sfi_table {
     struct sf_pipe *pipe;
     sf_time_ps **end;           /* [devices][passes] in a replay by FLOPs */
-    uint32_t *step[SFI_PASSES]; /* [stages * microbatches] place of a pass in its row */
+    uint32_t *step[SFI_PASSES]; /* [stages * microbatches * slices] place of a pass in its row */
     uint32_t chunks_n;          /* per rank */
     uint32_t *chunk_of;         /* [stages] which chunk of its rank a stage is */
     uint32_t *stage_at;         /* [devices * chunks_n] */
     bool split, whole;          /* kinds of backward in it */
 };
+
+static inline size_t sfi_pass_index(const struct sf_pipe *p, uint32_t stage, uint32_t microbatch, uint32_t slice) {
+    return ((size_t)stage * p->microbatches + microbatch) * p->slices + slice;
+}
 
 struct sfi_compile {
     const struct sf_scenario *s;
@@ -153,6 +200,7 @@ struct sfi_compile {
     bool unbounded; /* the program need not fit a device */
     struct sf_build *b;
     struct sfi_shape shape;
+    struct sfi_shape dense; /* of layers without experts; equal in models that have none */
     struct sfi_comms comms;
     struct sfi_vstage *vs; /* [vs_n] */
     uint32_t vs_n;
@@ -160,12 +208,20 @@ struct sfi_compile {
     struct sfi_table table;
 };
 
+static inline const struct sfi_shape *sfi_layer_shape(const struct sfi_compile *c, uint32_t layer) {
+    return sf_model_routes(&c->s->model, layer) ? &c->shape : &c->dense;
+}
+
 /* Multiply-adds of the passes of each virtual stage, pp * vpp of them; at least 1. */
-void sfi_pass_flops(const struct sfi_shape *s, const struct sf_plan *plan, uint64_t *f, uint64_t *b, uint64_t *w);
+void sfi_pass_flops(const struct sf_scenario *s, const struct sf_plan *plan, uint64_t *f, uint64_t *b, uint64_t *w);
 int sfi_table_init(struct sfi_compile *c, struct sf_err *err);
 void sfi_table_clear(struct sfi_table *t); /* legal on a zeroed one */
 
 void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out);
+/* The same for layers without experts. */
+void sfi_shape_dense(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out);
+/* The parts of it that make_shape of compile.c leaves to others. */
+void sfi_shape_latent(const struct sf_model *m, uint32_t tp, struct sfi_shape *out);
 
 /* Like sf_compile, for programs that are only priced and need not fit a device. */
 int sfi_compile_unbounded(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_prog **out,
@@ -177,8 +233,14 @@ void sfi_params_tensors(const struct sfi_compile *c, const struct sfi_vstage *vs
 static inline uint64_t sfi_params_norm(const struct sfi_params *p, uint64_t i) {
     return p->norms + i * p->norm_stride;
 }
+/* Sizes of biases and learned positions, and their buckets (compile_bias.c). */
+uint64_t sfi_vector_bytes(const struct sfi_shape *s, uint64_t n);
+uint64_t sfi_local_bias_bytes(const struct sfi_shape *s);
+uint64_t sfi_bias_bytes(const struct sfi_shape *s);
 
 /* ---- recipes ----------------------------------------------------------------------------------------------------- */
+
+struct sfi_stage;
 
 /* Hands out ranges of one formal, 64-byte aligned. Setting `at` back frees what was taken since. */
 struct sfi_bump {
@@ -197,26 +259,39 @@ struct sfi_recipe {
     unsigned flags;       /* on every call: RECOMPUTE */
     bool inputs, weights; /* backward: which gradients it makes */
     bool add;             /* weight gradients are added, not overwritten */
+    uint32_t slice;
 };
 
 /* A layer's weights, or their gradients. */
 struct sfi_refs {
     sf_ref norm1, qkv, o, norm2, router, gate_up, down;
+    sf_ref qkv_bias, o_bias, up_bias, down_bias; /* SF_REF_NONE: it has none */
+    sf_ref shared_up, shared_down;
+    sf_ref kv_up, latent, q_norm, kv_norm;
 };
 
-/* What a layer's forward leaves for its backward; `x` is its input, `out` its output unless it is the chunk's last.
+/* What a layer's forward leaves for its backward; `layer` counts in the chunk, `x` is its input, `out` its output
+ * unless it is the chunk's last.
  *
  * The input half of a split backward leaves the gradients that its weight half needs where it has done with the
  * activations: of the output in `out`, of the sum after attention in `xm`, of qkv, gate_up and scores in their own
- * places. So a microbatch takes the same bytes until its weight half as it did before. */
+ * places. So a microbatch takes the same bytes until its weight half as it did before.
+ *
+ * A norm's statistics lie together at its rstd: of layer norms, the mean is behind it. */
 struct sfi_acts {
+    uint32_t layer;
     sf_ref x, rstd1, n1, qkv, o, lse, xm, rstd2, n2, gate_up, act, out;
     sf_ref scores, ids, weights, dispatched; /* MoE */
     sf_ref d_norm1, d_norm2, d_rows;         /* split: gradients of the norms' weights; MoE: of dispatched rows */
+    sf_ref shared_up, shared_act;
+    /* Latent attention: qkv holds queries alone. */
+    sf_ref latent, q_rstd, q_latent, kv_rstd, kv_latent, kv_up, k, d_latent_norms;
 };
 
 struct sfi_head {
-    sf_ref x, rstd, n, logits;
+    sf_ref own_stats, all_stats; /* of a part of the vocabulary, and of all */
+    sf_ref x, rstd, n;
+    sf_ref logits; /* SF_REF_NONE where they are made in parts */
     sf_ref d_norm; /* split */
 };
 
@@ -225,38 +300,107 @@ void sfi_acts_of(struct sfi_recipe *r, uint32_t layer, struct sfi_acts *out);
 sf_ref sfi_layer_output(const struct sfi_recipe *r, uint32_t layer);
 void sfi_head_of(const struct sfi_recipe *r, struct sfi_head *out);
 /* Sizes of the formals above. */
-uint64_t sfi_stash_bytes(const struct sfi_shape *s, uint32_t layers);
-uint64_t sfi_held_bytes(const struct sfi_shape *s, uint32_t layers); /* 0 unless split backwards recompute */
+uint64_t sfi_stash_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs);
+uint64_t sfi_held_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs); /* 0 unless splits recompute */
+/* Of them, one layer's share of what is kept from forward to backward, and what every chunk has less. */
+uint64_t sfi_block_bytes(const struct sfi_shape *s);
+uint64_t sfi_row_room(const struct sfi_shape *s);
 /* Where a split backward keeps the gradient of the embedding's output: behind the layers. */
 sf_ref sfi_embedded_gradient(const struct sfi_recipe *r);
-uint64_t sfi_head_bytes(const struct sfi_shape *s);
+uint64_t sfi_head_bytes(const struct sfi_shape *s, const struct sfi_vstage *vs);
 
-void sfi_layer_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out);
+/* A norm and where its results go; w is SF_REF_NONE where there is none. */
+struct sfi_norm {
+    sf_ref w, y, rstd;
+};
+/* From a->n1 on: the norm of a layer's input is made with the sum that precedes it. `next` is that of what follows. */
+void sfi_layer_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out,
+                       const struct sfi_norm *next);
 void sfi_layer_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
                         const struct sfi_refs *dw, sf_ref g);
+void sfi_ffn_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out);
+void sfi_ffn_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
+                      const struct sfi_refs *dw, sf_ref g, sf_ref dn);
+/* The shared experts, added to `out` and to `dn`. */
+void sfi_shared_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out);
+void sfi_shared_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
+                         const struct sfi_refs *dw, sf_ref g, sf_ref dn);
+/* What a selective forward did not keep of them. */
+void sfi_shared_redo(struct sfi_recipe *r, const struct sfi_acts *a);
+/* Latent attention: from the normalised row to the attention's output before its projection, and back to dn, to which
+ * this adds nothing: it is written. */
+void sfi_latent_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w);
+void sfi_latent_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
+                         const struct sfi_refs *dw, sf_ref d_o, sf_ref dn);
+/* Its up-projections once more. */
+void sfi_latent_up(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w);
+/* Places and sizes; `light` is for what is made again, `b` for the rest. */
+void sfi_latent_acts(const struct sfi_shape *s, struct sfi_bump *b, struct sfi_bump *light, struct sfi_acts *a);
+uint64_t sfi_latent_norm_bytes(const struct sfi_shape *s);
 /* Bytes of a buffer of rows as they are dispatched: room for all local experts where no gather follows. */
 uint64_t sfi_dispatch_room(const struct sfi_shape *s);
 void sfi_experts_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out);
 /* From the gradient of the output (g, kept) to that of the input (dn). */
 void sfi_experts_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
                           const struct sfi_refs *dw, sf_ref g, sf_ref dn);
+/* Biases and learned positions: nothing where the model has none. In backward of the half that makes weights. */
+void sfi_add_bias(struct sfi_recipe *r, uint64_t cols, sf_ref b, sf_ref x); /* in place, tokens x cols */
+void sfi_bias_gradient(struct sfi_recipe *r, uint64_t rows, uint64_t cols, sf_ref dy, sf_ref db);
+/* sum = x + residual with the bias of x, and the norm of the sum. */
+void sfi_join(struct sfi_recipe *r, sf_ref x, sf_ref bias, sf_ref residual, sf_ref sum, const struct sfi_norm *norm);
+void sfi_add_positions(struct sfi_recipe *r, sf_ref x);
+void sfi_positions_gradient(struct sfi_recipe *r, sf_ref g);
+/* From the normalised output of the last layer to the loss, and from there to the gradient of that layer's output.
+ * Where logits are made in parts, forward does nothing: backward makes each part, its loss and its gradients. */
+void sfi_head_forward(struct sfi_recipe *r);
+/* A part of the head (compile_vocab.c): logits and their statistics; from those of all parts to the gradients. What it
+ * gets it hands on, and what comes back it adds to. */
+void sfi_part_forward(struct sfi_recipe *r);
+void sfi_part_backward(struct sfi_recipe *r, sf_ref g);
+static inline bool sfi_is_part(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    return c->shape.vocab_part > 0 && vs->head;
+}
+/* After the forward that made them: statistics of all parts, for the backward. */
+void sfi_emit_stats(struct sfi_stage *st, uint32_t step);
+void sfi_head_backward(struct sfi_recipe *r, sf_ref g);
+/* dy x w rstd dx dw of a norm; `kept` is where halves of a backward leave dw for each other. */
+void sfi_norm_backward(struct sfi_recipe *r, bool add_dx, const sf_ref operand[6], sf_ref kept);
+static inline bool sfi_is_half(const struct sfi_recipe *r) {
+    return !r->inputs || !r->weights;
+}
 /* Recipes of a virtual stage with its params set; fills formals, sizes and recipe indices. */
-void sfi_forward_recipe(const struct sfi_compile *c, struct sfi_vstage *vs);
+void sfi_forward_recipes(const struct sfi_compile *c, struct sfi_vstage *vs);
 void sfi_backward_recipes(const struct sfi_compile *c, struct sfi_vstage *vs);
 
 /* Calls, in the words of core/call.h; dtype and flags from the recipe. */
 void sfi_call_gemm(struct sfi_recipe *r, int dtype, unsigned flags, const uint64_t mnk[3], sf_ref a, sf_ref b,
                    sf_ref c);
 void sfi_call_expert_gemm(struct sfi_recipe *r, unsigned flags, const uint64_t mnk[3], sf_ref a, sf_ref b, sf_ref c);
-void sfi_call_norm_fwd(struct sfi_recipe *r, sf_ref x, sf_ref w, sf_ref y, sf_ref rstd);
+void sfi_call_norm_fwd(struct sfi_recipe *r, sf_ref x, const struct sfi_norm *norm);
+/* sum = x + residual, and its norm; sum may be x. */
+void sfi_call_norm_add(struct sfi_recipe *r, sf_ref x, sf_ref residual, sf_ref sum, const struct sfi_norm *norm);
 void sfi_call_norm_bwd(struct sfi_recipe *r, bool add_dx, bool add_dw, const sf_ref operand[6]);
+/* Norms of another width than the model's; operands as call.h has them. */
+void sfi_call_norm_of(struct sfi_recipe *r, int kind, unsigned flags, uint64_t cols, const sf_ref *operand,
+                      size_t operands_n);
 void sfi_call_rope(struct sfi_recipe *r, int kind, sf_ref qkv);
+void sfi_call_rope_of(struct sfi_recipe *r, int kind, uint64_t rows, const uint64_t dims[3], sf_ref x);
+/* Of heads that have keys of their own, wider than values. */
+void sfi_call_latent_attention(struct sfi_recipe *r, int kind, const sf_ref *operand, size_t operands_n);
 void sfi_call_attention(struct sfi_recipe *r, int kind, const sf_ref *operand, size_t operands_n);
+/* Of a slice; gradients of earlier keys are added to what is there. */
+void sfi_call_slice(struct sfi_recipe *r, int kind, bool add, const sf_ref *operand, size_t operands_n);
 void sfi_call_glu(struct sfi_recipe *r, int kind, uint64_t rows, const sf_ref *operand, size_t operands_n);
 void sfi_call_add(struct sfi_recipe *r, sf_ref a, sf_ref b, sf_ref y); /* rows x hidden */
 void sfi_call_copy(struct sfi_recipe *r, sf_ref x, sf_ref y);          /* rows x hidden */
 void sfi_call_simple(struct sfi_recipe *r, int kind, const uint64_t dims[3], const sf_ref *operand, size_t operands_n);
-void sfi_call_xent(struct sfi_recipe *r, sf_ref logits, sf_ref targets, sf_ref loss);
+/* Of `rows` tokens; a loss is added to what is there. */
+void sfi_call_xent(struct sfi_recipe *r, uint64_t rows, bool add, const sf_ref operand[3]);
+/* Statistics of a part of the vocabulary; and, with those of all parts, gradient and loss. */
+void sfi_call_part_stats(struct sfi_recipe *r, const sf_ref operand[3]);
+void sfi_call_part_loss(struct sfi_recipe *r, uint32_t parts, const sf_ref operand[4]);
+void sfi_call_bias_fwd(struct sfi_recipe *r, uint64_t rows, uint64_t cols, const sf_ref operand[4]);
+void sfi_call_bias_bwd(struct sfi_recipe *r, uint64_t rows, uint64_t cols, sf_ref dy, sf_ref db);
 /* A rank has its part of the table under tp; operand: tokens, table or dy, y or dtable. */
 void sfi_call_embed(struct sfi_recipe *r, int kind, const sf_ref operand[3]);
 void sfi_call_comm(struct sfi_recipe *r, int kind, uint32_t comm, uint64_t bytes, sf_ref x, sf_ref y);
@@ -265,6 +409,19 @@ void sfi_call_comm(struct sfi_recipe *r, int kind, uint32_t comm, uint64_t bytes
 sf_ref sfi_gather(struct sfi_recipe *r, uint64_t width, sf_ref x);
 sf_ref sfi_partial(struct sfi_recipe *r, uint64_t width, sf_ref out);
 void sfi_reduce(struct sfi_recipe *r, uint64_t width, sf_ref partial, sf_ref out);
+
+/* Attention of a slice (compile_slice.c). */
+void sfi_slice_forward(struct sfi_recipe *r, const struct sfi_acts *a);
+void sfi_slice_backward(struct sfi_recipe *r, const struct sfi_acts *a, sf_ref d_o, sf_ref d_qkv, sf_ref work);
+uint64_t sfi_keys_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs);
+uint64_t sfi_sums_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs);
+/* Rows of a sequence that a pass works on, and how many come before them. */
+static inline uint64_t sfi_pass_rows(const struct sfi_shape *s) {
+    return s->seq / s->cp / s->slices;
+}
+static inline uint64_t sfi_rows_before(const struct sfi_recipe *r) {
+    return r->slice * sfi_pass_rows(r->shape);
+}
 
 /* Keys and values of whole sequences, or their gradients: where cp is 1, slices of a fused qkv. Else they are collected
  * from the cp ranks before attention, and their gradients added up there afterwards. */
@@ -279,7 +436,8 @@ void sfi_return_keys(struct sfi_recipe *r, const struct sfi_kv *d, sf_ref d_qkv)
 
 #define SFI_SLOTS 2 /* results on their way out, and targets, are double-buffered */
 
-/* Which of a few equal buffers each unit (chunk, microbatch) uses, and when it may. */
+/* Which of a few equal buffers each unit (chunk, microbatch, slice) uses, and when it may. What all slices of a
+ * microbatch share is the first one's. */
 struct sfi_pool {
     uint32_t *slot;  /* [units] */
     uint32_t *after; /* [units] step that used the slot before; SF_NONE: nobody did */
@@ -287,15 +445,15 @@ struct sfi_pool {
     uint32_t slots_n;
 };
 
-/* A canonical sum over the microbatches of one chunk: the gradients of a run of microbatches, added in order, are a
- * leaf of a binary tree; whatever the order of the leaves, a pair is added as soon as both halves are there. Slot 0 is
- * the gradient buffer itself, where the whole sum ends up. */
+/* A canonical sum over the passes of one chunk, a microbatch's slices from the last to the first: the gradients of a
+ * run of microbatches, added in order, are a leaf of a binary tree; whatever the order of the leaves, a pair is added
+ * as soon as both halves are there. Slot 0 is the gradient buffer itself, where the whole sum ends up. */
 struct sfi_sum {
-    uint32_t run, leaves;
-    uint32_t *slot;   /* [2 * leaves] of a node that waits; node 1 is the whole, 2n and 2n + 1 are halves of n */
-    uint32_t *next;   /* [leaves] how many microbatches of its run have come */
-    uint64_t taken;   /* bit set of slots */
-    uint32_t slots_n; /* most at once */
+    uint32_t run, leaves; /* run: of passes */
+    uint32_t *slot;       /* [2 * leaves] of a node that waits; node 1 is the whole, 2n and 2n + 1 are halves of n */
+    uint32_t *next;       /* [leaves] how many passes of its run have come */
+    uint64_t taken;       /* bit set of slots */
+    uint32_t slots_n;     /* most at once */
 };
 
 #define SFI_SUM_SLOTS 64
@@ -307,7 +465,7 @@ struct sfi_chunk {
     uint32_t stage;         /* of the table */
     uint32_t first_mb, mbs; /* microbatches first_mb .. first_mb + mbs - 1 */
     uint32_t complete;      /* the op after which its gradients are all added up */
-    uint32_t weights_done;  /* microbatches whose weight gradients are made */
+    uint32_t weights_done;  /* passes that made their weight gradients */
     struct sfi_sum sum;
     uint32_t param[SFI_SPACES], grad[SFI_SPACES];
     uint32_t slots[SFI_SPACES][SFI_SUM_SLOTS]; /* of the sum; the first is grad */
@@ -339,6 +497,7 @@ struct sfi_part {
     uint32_t chunk, bucket, scattered; /* the op that delivers it */
     uint32_t buf;                      /* SF_NONE: it was the first and is where it belongs */
     uint16_t microbatch;
+    bool last; /* of its chunk */
 };
 
 #define SFI_PARTS (4 * SFI_SPACES) /* of two passes, with room to spare */
@@ -361,13 +520,18 @@ struct sfi_stage {
     const struct sf_pass *steps;
     uint32_t steps_n, chunks_n, units_n;
     uint32_t *step_op;    /* [steps_n] the compute op of a step */
+    uint32_t *stats;      /* [steps_n] the op that gathers statistics for a backward of a part of the head */
     uint32_t *arrival[2]; /* [steps_n] ops that deliver its inputs: transfer or tokens; targets */
     struct sfi_arrival *arrivals;
     uint32_t arrivals_n, arrived;
     struct sfi_chunk *chunks; /* [chunks_n] */
-    struct sfi_pool x, stash, held, head, tokens, landing;
+    struct sfi_pool x, stash, held, head, tokens, landing, keys, key_sums;
+    struct sfi_pool away; /* on the host, see compile_offload.c */
+    uint32_t *copied;     /* [steps_n] the op that frees what an offloaded forward left; SF_NONE */
+    uint32_t *fetched;    /* [steps_n] the op that brings back what a backward needs; SF_NONE */
     struct sfi_shards shards;
     uint32_t work, hyper, loss, grad_shard, param_shard;
+    uint32_t sums, norm;                      /* of clipping; see compile_clip.c */
     uint32_t out[SFI_SIDES][SFI_SLOTS];       /* results on their way to a neighbour */
     uint32_t last_send[SFI_SIDES][SFI_SLOTS]; /* op that last read them */
     uint32_t sent[SFI_SIDES];
@@ -382,8 +546,12 @@ uint32_t sfi_stage_behind(const struct sfi_compile *c, uint32_t stage);
 static inline struct sfi_chunk *sfi_chunk_of(const struct sfi_stage *st, const struct sf_pass *step) {
     return &st->chunks[st->c->table.chunk_of[step->stage]];
 }
-static inline uint32_t sfi_unit_of(const struct sfi_stage *st, uint32_t stage, uint32_t microbatch) {
-    return st->c->table.chunk_of[stage] * st->c->plan->microbatches + microbatch;
+static inline uint32_t sfi_unit_of(const struct sfi_stage *st, uint32_t stage, uint32_t microbatch, uint32_t slice) {
+    return (uint32_t)sfi_pass_index(st->c->table.pipe, st->c->table.chunk_of[stage], microbatch, slice);
+}
+/* The same on its second stay on the device, when it is back from the host: in the pools of x and stash. */
+static inline uint32_t sfi_unit_back(const struct sfi_stage *st, uint32_t unit) {
+    return st->units_n + unit;
 }
 static inline uint32_t sfi_pool_buffer(const struct sfi_pool *pool, uint32_t unit) {
     return pool->bufs[pool->slot[unit]];
@@ -393,11 +561,23 @@ static inline uint32_t sfi_pool_buffer(const struct sfi_pool *pool, uint32_t uni
 int sfi_assign_slots(struct sfi_stage *st, struct sf_err *err);
 void sfi_pools_clear(struct sfi_stage *st);
 
+/* Where what layers hold comes and goes, stages are cut into units. */
+static inline bool sfi_cuts_stages(const struct sf_plan *plan) {
+    return plan->zero >= SFI_ZERO_GRADIENTS || plan->offload > 0;
+}
 /* Units that every stage of the plan is cut into, and how many layers a virtual stage has then. */
 uint32_t sfi_units_of(const struct sf_plan *plan);
 uint32_t sfi_unit_layers(const struct sf_plan *plan, uint32_t units, uint32_t unit);
 /* Replaces the table by one whose passes are those of units. */
 int sfi_cut_stages(struct sf_pipe **table, uint32_t units, struct sf_err *err);
+/* Do the activations of this pair wait on the host? */
+bool sfi_is_away(const struct sfi_stage *st, uint32_t stage, uint32_t microbatch, uint32_t slice);
+/* The op after which what a step held is free: itself, or that which copies it away. SF_NONE of SF_NONE. */
+uint32_t sfi_freed_by(const struct sfi_stage *st, uint32_t step);
+uint64_t sfi_away_bytes(const struct sfi_stage *st, const struct sfi_vstage *vs);
+/* After a forward, and ahead of a backward; nothing where activations stay. */
+void sfi_emit_offload(struct sfi_stage *st, uint32_t step);
+void sfi_emit_fetch(struct sfi_stage *st, uint32_t step);
 int sfi_shards_init(struct sfi_stage *st, struct sf_err *err);
 void sfi_shards_clear(struct sfi_shards *s); /* legal on a zeroed one */
 void sfi_emit_gathers(struct sfi_stage *st, uint32_t step);
@@ -405,7 +585,7 @@ void sfi_emit_gathers(struct sfi_stage *st, uint32_t step);
 void sfi_bind_whole(const struct sfi_stage *st, uint32_t step, uint32_t param[SFI_SPACES]);
 /* Before a pass that makes weight gradients: what it has to wait for, or SF_NONE. Then where they go, which is never
  * added to; what becomes of them; and, after all passes, the rest of it. */
-uint32_t sfi_await_scatters(struct sfi_stage *st);
+uint32_t sfi_await_scatters(struct sfi_stage *st, const struct sf_pass *step);
 bool sfi_take_whole(struct sfi_stage *st, const struct sf_pass *step, uint32_t out[SFI_SPACES]);
 void sfi_emit_scatters(struct sfi_stage *st, const struct sf_pass *step, uint32_t after);
 void sfi_end_scatters(struct sfi_stage *st);
@@ -423,6 +603,8 @@ void sfi_sum_clear(struct sfi_sum *s);
 bool sfi_take_leaf(struct sfi_stage *st, const struct sf_pass *step, uint32_t out[SFI_SPACES]);
 /* After the op that made them: sums that are possible now, and the chunk's reductions after its last one. */
 void sfi_emit_leaf(struct sfi_stage *st, const struct sf_pass *step, uint32_t leaf_op);
+/* Adds up the shares of groups that have the same; the op after which they are. Nothing where there is one group. */
+uint32_t sfi_reduce_across(struct sfi_stage *st, uint32_t chunk, uint32_t bucket, uint32_t after);
 /* This rank's part of a bucket's gradient: a share in the shard buffer, or the bucket itself. */
 struct sf_arg sfi_owned_gradient(const struct sfi_stage *st, uint32_t chunk, uint32_t bucket, enum sf_access access);
 /* Sums over tp of what only some of its ranks saw, in the gradients of a chunk at `grad`; the op after which they are.
@@ -434,5 +616,12 @@ uint32_t sfi_sum_recipe(const struct sfi_stage *st, uint64_t n, bool copy_back);
 void sfi_emit_reductions(struct sfi_stage *st, uint32_t chunk, uint32_t last_op);
 /* After everything. */
 void sfi_emit_update(struct sfi_stage *st);
+static inline uint64_t sfi_moment_bytes(const struct sfi_compile *c) {
+    return c->s->job.lean_moments ? 2 : 4;
+}
+/* Bytes of the vector of squares; 0: gradients are not clipped. */
+uint64_t sfi_squares_bytes(const struct sfi_compile *c);
+/* Between complete gradients and the updates: cut the gradient's scale. */
+void sfi_emit_clip(struct sfi_stage *st);
 
 #endif

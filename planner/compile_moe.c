@@ -10,7 +10,7 @@ static uint64_t dispatch_bytes(const struct sfi_shape *s) {
 }
 
 uint64_t sfi_dispatch_room(const struct sfi_shape *s) {
-    return sfi_mul(sfi_mul(s->tp == 1 ? s->expert_room : s->picks, s->hidden), s->elem);
+    return sfi_mul(sfi_mul(s->etp == 1 ? s->expert_room : s->picks, s->hidden), s->elem);
 }
 
 /* Rows in expert order to and from the ranks that own the experts; with ep = 1 they stay where they are. */
@@ -26,19 +26,34 @@ static sf_ref scratch(struct sfi_recipe *r, uint64_t bytes) {
     return sfi_take(&r->work, bytes);
 }
 
-/* Whole rows over tp, with room for the rounding of expert_rows behind them. */
+static uint64_t rounding_bytes(const struct sfi_shape *s) {
+    return s->etp > 1 ? sfi_mul((s->expert_room - s->all_picks) * s->hidden, s->elem) : 0;
+}
+
+/* Whole rows over the ranks that share an expert, with room for the rounding of expert_rows behind them. */
 static sf_ref gather_picks(struct sfi_recipe *r, sf_ref x) {
     const struct sfi_shape *s = r->shape;
-    sf_ref whole = sfi_gather(r, s->topk * s->hidden, x);
-    sfi_take(&r->work, s->tp > 1 ? sfi_mul((s->expert_room - s->all_picks) * s->hidden, s->elem) : 0);
+    sf_ref whole = s->etp > 1 ? sfi_gather(r, s->topk * s->hidden, x) : x;
+    sfi_take(&r->work, rounding_bytes(s));
     return whole;
 }
 
 static sf_ref partial_picks(struct sfi_recipe *r, sf_ref out) {
     const struct sfi_shape *s = r->shape;
-    sf_ref whole = sfi_partial(r, s->topk * s->hidden, out);
-    sfi_take(&r->work, s->tp > 1 ? sfi_mul((s->expert_room - s->all_picks) * s->hidden, s->elem) : 0);
+    sf_ref whole = s->etp > 1 ? sfi_partial(r, s->topk * s->hidden, out) : out;
+    sfi_take(&r->work, rounding_bytes(s));
     return whole;
+}
+
+static void reduce_picks(struct sfi_recipe *r, sf_ref partial, sf_ref out) {
+    if (r->shape->etp > 1) {
+        sfi_reduce(r, r->shape->topk * r->shape->hidden, partial, out);
+    }
+}
+
+/* Rows of the router's matrix: a gate of shared experts is the last. */
+static uint64_t scores_n(const struct sfi_shape *s) {
+    return s->experts + s->shared_gate;
 }
 
 static const uint64_t *route_dims(const struct sfi_shape *s, uint64_t dims[3]) {
@@ -58,7 +73,7 @@ static const uint64_t *permute_dims(const struct sfi_shape *s, uint64_t dims[3])
 static void dispatch(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w) {
     const struct sfi_shape *s = r->shape;
     uint64_t dims[3];
-    sfi_call_gemm(r, s->dtype, SF_CALL_TB_FLAG, (const uint64_t[]){s->rows, s->experts, s->hidden}, a->n2, w->router,
+    sfi_call_gemm(r, s->dtype, SF_CALL_TB_FLAG, (const uint64_t[]){s->rows, scores_n(s), s->hidden}, a->n2, w->router,
                   a->scores);
     sfi_call_simple(r, SF_CALL_MOE_ROUTE_FWD, route_dims(s, dims), (const sf_ref[]){a->scores, a->ids, a->weights}, 3);
     sf_ref sorted = s->ep > 1 ? scratch(r, sfi_dispatch_room(s)) : a->dispatched;
@@ -68,8 +83,7 @@ static void dispatch(struct sfi_recipe *r, const struct sfi_acts *a, const struc
 
 void sfi_experts_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out) {
     const struct sfi_shape *s = r->shape;
-    uint64_t width = s->topk * s->hidden, dims[3];
-    uint64_t mark = r->work.at;
+    uint64_t mark = r->work.at, dims[3];
     dispatch(r, a, w);
     r->work.at = mark;
     sf_ref x = gather_picks(r, a->dispatched);
@@ -80,7 +94,7 @@ void sfi_experts_forward(struct sfi_recipe *r, const struct sfi_acts *a, const s
     sf_ref y = partial_picks(r, mine);
     sfi_call_expert_gemm(r, SF_CALL_TB_FLAG, (const uint64_t[]){s->expert_rows, s->hidden, s->ffn_local}, a->act,
                          w->down, y);
-    sfi_reduce(r, width, y, mine);
+    reduce_picks(r, y, mine);
     back = exchange(r, mine, back);
     sfi_call_simple(r, SF_CALL_MOE_UNPERMUTE, permute_dims(s, dims), (const sf_ref[]){back, a->ids, a->weights, out},
                     4);
@@ -137,21 +151,21 @@ static void route_backward(struct sfi_recipe *r, const struct sfi_acts *a, const
     const struct sfi_shape *s = r->shape;
     uint64_t dims[3];
     sf_ref d_weights = scratch(r, r->inputs ? sfi_mul(s->picks, 4) : 0);
-    sf_ref d_scores = r->inputs ? scratch(r, sfi_mul(sfi_mul(s->rows, s->experts), s->elem)) : a->scores;
+    sf_ref d_scores = r->inputs ? scratch(r, sfi_mul(sfi_mul(s->rows, scores_n(s)), s->elem)) : a->scores;
     if (r->inputs) {
         sfi_call_simple(r, SF_CALL_MOE_ROUTE_BWD, route_dims(s, dims),
                         (const sf_ref[]){d_weights, a->ids, a->scores, d_scores}, 4);
     }
     if (r->inputs && is_half(r)) {
-        sfi_call_simple(r, SF_CALL_COPY, (const uint64_t[3]){sfi_mul(s->rows, s->experts)},
+        sfi_call_simple(r, SF_CALL_COPY, (const uint64_t[3]){sfi_mul(s->rows, scores_n(s))},
                         (const sf_ref[]){d_scores, a->scores}, 2);
     }
     if (r->weights) {
         sfi_call_gemm(r, s->dtype, SF_CALL_TA_FLAG | (r->add ? SF_CALL_ACC_FLAG : 0),
-                      (const uint64_t[]){s->experts, s->hidden, s->rows}, d_scores, a->n2, dw->router);
+                      (const uint64_t[]){scores_n(s), s->hidden, s->rows}, d_scores, a->n2, dw->router);
     }
     if (r->inputs) {
-        sfi_call_gemm(r, s->dtype, SF_CALL_ACC_FLAG, (const uint64_t[]){s->rows, s->hidden, s->experts}, d_scores,
+        sfi_call_gemm(r, s->dtype, SF_CALL_ACC_FLAG, (const uint64_t[]){s->rows, s->hidden, scores_n(s)}, d_scores,
                       w->router, dn);
     }
 }
@@ -160,7 +174,7 @@ static void route_backward(struct sfi_recipe *r, const struct sfi_acts *a, const
 static void return_gradients(struct sfi_recipe *r, const struct sfi_acts *a, sf_ref partial, sf_ref mine, sf_ref back,
                              sf_ref dn) {
     uint64_t dims[3];
-    sfi_reduce(r, r->shape->topk * r->shape->hidden, partial, mine);
+    reduce_picks(r, partial, mine);
     back = exchange(r, mine, back);
     sfi_call_simple(r, SF_CALL_MOE_UNPERMUTE, permute_dims(r->shape, dims),
                     (const sf_ref[]){back, a->ids, SF_REF_NONE, dn}, 4);

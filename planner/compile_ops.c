@@ -9,6 +9,7 @@ static struct sf_op pass_op(const struct sfi_stage *st, const struct sf_pass *st
                           .recipe = SF_NONE,
                           .comm = SF_NONE,
                           .microbatch = (uint16_t)step->microbatch,
+                          .slice = step->slice,
                           .chunk = (uint16_t)st->c->table.chunk_of[step->stage]};
 }
 
@@ -17,7 +18,7 @@ static struct sf_arg whole(uint32_t buf, uint64_t bytes, enum sf_access access) 
 }
 
 static uint32_t own_unit(const struct sfi_stage *st, const struct sf_pass *step) {
-    return sfi_unit_of(st, step->stage, step->microbatch);
+    return sfi_unit_of(st, step->stage, step->microbatch, step->slice);
 }
 
 /* ---- routes ------------------------------------------------------------------------------------------------------ */
@@ -56,10 +57,17 @@ static uint32_t target_of(const struct sfi_stage *st, const struct sf_pass *step
 
 static uint32_t emit_load(struct sfi_stage *st, uint32_t j, uint32_t buf, uint16_t flags) {
     struct sf_op op = pass_op(st, &st->steps[j], SF_OP_LOAD, SFI_LOAD);
-    op.comm = st->c->comms.tp; /* the tables are split over it */
+    const struct sfi_vstage *vs = sfi_chunk_of(st, &st->steps[j])->vs;
+    op.comm = sfi_is_part(st->c, vs) ? st->c->comms.vocab : st->c->comms.tp; /* the tables are split over it */
     struct sf_arg arg = whole(buf, st->c->shape.tokens * 4, SF_WRITE);
     op.flags = flags;
     return sf_build_op(st->c->b, &op, &arg, 1, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
+}
+
+/* Where logits are made, whole in forward or in parts in every kind of backward. */
+static bool uses_targets(const struct sfi_stage *st, const struct sf_pass *step) {
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    return sfi_is_part(st->c, vs) || (vs->head && (step->kind == SF_PASS_F) == (st->c->shape.loss_rows == 0));
 }
 
 static void emit_loads(struct sfi_stage *st, uint32_t j) {
@@ -68,7 +76,7 @@ static void emit_loads(struct sfi_stage *st, uint32_t j) {
     if (step->kind == SF_PASS_F && vs->is_first) {
         st->arrival[0][j] = emit_load(st, j, sfi_pool_buffer(&st->tokens, own_unit(st, step)), 0);
     }
-    if (step->kind == SF_PASS_F && vs->is_last) {
+    if (uses_targets(st, step)) {
         st->arrival[1][j] = emit_load(st, j, st->targets[st->targeted_early++ % SFI_SLOTS], SF_OP_TARGETS);
     }
 }
@@ -78,9 +86,8 @@ static void emit_recv(struct sfi_stage *st, uint32_t j) {
     const struct sfi_pool *pool = step->kind == SF_PASS_F ? &st->x : &st->landing;
     struct sf_op op = transfer_op(st, step, false, source_of(st, step), step->stage);
     struct sf_arg arg = whole(sfi_pool_buffer(pool, own_unit(st, step)), op.bytes, SF_WRITE);
-    uint32_t after = pool->after[own_unit(st, step)];
-    st->arrival[0][j] =
-        sf_build_op(st->c->b, &op, &arg, 1, after != SF_NONE ? &st->step_op[after] : NULL, after != SF_NONE);
+    uint32_t after = sfi_freed_by(st, pool->after[own_unit(st, step)]);
+    st->arrival[0][j] = sf_build_op(st->c->b, &op, &arg, 1, &after, after != SF_NONE);
 }
 
 /* Transfers made while step j runs. */
@@ -99,11 +106,30 @@ static void bind(struct sf_arg *args, uint32_t formal, uint32_t buf, uint64_t by
     }
 }
 
+static const struct sfi_recipes *recipes_of(const struct sfi_stage *st, const struct sf_pass *step) {
+    return &sfi_chunk_of(st, step)->vs->recipes[step->slice];
+}
+
 static void bind_pooled(struct sf_arg *args, uint32_t formal, const struct sfi_pool *pool, uint32_t unit,
                         uint64_t bytes, enum sf_access access) {
     if (formal != SF_NONE) {
         args[formal] = whole(sfi_pool_buffer(pool, unit), bytes, access);
     }
+}
+
+/* What the slices of a microbatch share. A forward, run again too, leaves the slice's keys and values; a backward
+ * collects gradients for the slices before it. */
+static void bind_shared(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
+                        struct sf_arg *args) {
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    uint32_t unit = sfi_unit_of(st, step->stage, step->microbatch, 0);
+    bool writes = step->kind == SF_PASS_F || st->c->shape.recompute;
+    bool first = step->kind == SF_PASS_F ? step->slice == 0 : step->slice + 1u == st->c->shape.slices;
+    bind_pooled(args, f->keys, &st->keys, unit, vs->keys_bytes,
+                !writes                            ? SF_READ
+                : first && step->kind == SF_PASS_F ? SF_WRITE
+                                                   : SF_READ_WRITE);
+    bind_pooled(args, f->sums, &st->key_sums, unit, vs->sums_bytes, first ? SF_WRITE : SF_READ_WRITE);
 }
 
 /* What all passes bind alike; `stash` and `head` say what the pass does to activations. */
@@ -114,16 +140,19 @@ static void bind_common(struct sfi_stage *st, const struct sf_pass *step, const 
     uint32_t unit = own_unit(st, step);
     enum sf_access held = step->kind == SF_PASS_B ? SF_READ_WRITE : SF_READ;
     enum sf_access x = step->kind == SF_PASS_F && vs->is_first ? SF_WRITE : SF_READ;
+    bool was_away = step->kind != SF_PASS_F && sfi_is_away(st, step->stage, step->microbatch, step->slice);
+    uint32_t back = was_away ? sfi_unit_back(st, unit) : unit;
     uint32_t param[SFI_SPACES] = {chunk->param[SFI_DENSE], chunk->param[SFI_EXPERT]};
     sfi_bind_whole(st, (uint32_t)(step - st->steps), param);
     bind(args, f->param, param[SFI_DENSE], vs->params.bytes[SFI_DENSE], SF_READ);
     bind(args, f->expert, param[SFI_EXPERT], vs->params.bytes[SFI_EXPERT], SF_READ);
     bind(args, f->work, st->work, vs->work_bytes, SF_READ_WRITE);
-    bind_pooled(args, f->stash, &st->stash, unit, vs->stash_bytes, stash);
+    bind_pooled(args, f->stash, &st->stash, back, vs->stash_bytes, stash);
     bind_pooled(args, f->held, &st->held, unit, vs->held_bytes, held);
     bind_pooled(args, f->head, &st->head, unit, vs->head_bytes, head);
+    bind_shared(st, step, f, args);
     bind_pooled(args, f->tokens, &st->tokens, unit, st->c->shape.tokens * 4, SF_READ);
-    bind_pooled(args, f->x, &st->x, unit, st->c->shape.row_bytes, x);
+    bind_pooled(args, f->x, &st->x, back, st->c->shape.row_bytes, x);
 }
 
 /* Where a step's result goes: straight to where the next stage on this rank reads it, or to the slot of a transfer;
@@ -132,7 +161,10 @@ static uint32_t result_buffer(struct sfi_stage *st, const struct sf_pass *step, 
     uint32_t to = target_of(st, step);
     const struct sfi_table *t = &st->c->table;
     if (t->pipe->device_of[to] == st->stage) {
-        return sfi_pool_buffer(step->kind == SF_PASS_F ? &st->x : &st->landing, sfi_unit_of(st, to, step->microbatch));
+        const struct sfi_pool *pool = step->kind == SF_PASS_F ? &st->x : &st->landing;
+        uint32_t unit = sfi_unit_of(st, to, step->microbatch, step->slice);
+        *freed = sfi_freed_by(st, pool->after[unit]);
+        return sfi_pool_buffer(pool, unit);
     }
     enum sfi_side side = sfi_route_of(t, step->stage, to).side;
     uint32_t slot = st->sent[side] % SFI_SLOTS;
@@ -143,13 +175,20 @@ static uint32_t result_buffer(struct sfi_stage *st, const struct sf_pass *step, 
 static uint32_t emit_compute(struct sfi_stage *st, uint32_t j, struct sf_op *op, const struct sf_arg *args,
                              uint32_t args_n, uint32_t freed) {
     const uint32_t *const *gathered = (const uint32_t *const *)st->shards.gathered;
+    uint32_t unit = own_unit(st, &st->steps[j]);
+    bool forward = st->steps[j].kind == SF_PASS_F;
     const uint32_t all[] = {st->arrival[0][j],
                             st->arrival[1][j],
+                            st->stats[j],
                             freed,
+                            st->fetched[j],
+                            forward ? sfi_freed_by(st, st->stash.after[unit]) : SF_NONE,
+                            forward ? sfi_freed_by(st, st->x.after[unit]) : SF_NONE,
                             gathered[SFI_DENSE][j],
                             gathered[SFI_EXPERT][j],
-                            op->kind == SF_OP_BACKWARD || op->kind == SF_OP_BACKWARD_WEIGHT ? sfi_await_scatters(st)
-                                                                                            : SF_NONE};
+                            op->kind == SF_OP_BACKWARD || op->kind == SF_OP_BACKWARD_WEIGHT
+                                ? sfi_await_scatters(st, &st->steps[j])
+                                : SF_NONE};
     uint32_t deps[sizeof all / sizeof *all], n = 0;
     for (uint32_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (all[i] != SF_NONE) {
@@ -173,22 +212,34 @@ static void emit_send(struct sfi_stage *st, const struct sf_pass *step, uint32_t
     st->last_send[side][slot] = sf_build_op(st->c->b, &op, &arg, 1, &after, 1);
 }
 
+static void bind_loss(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
+                      struct sf_arg *args) {
+    if (f->targets != SF_NONE) {
+        bind(args, f->targets, st->targets[st->targeted++ % SFI_SLOTS], st->c->shape.tokens * 4, SF_READ);
+    }
+    if (f->loss != SF_NONE) {
+        bool first = step->kind == SF_PASS_F ? step->slice == 0 : step->slice + 1u == st->c->shape.slices;
+        bind(args, f->loss, st->loss, sizeof(float), first ? SF_WRITE : SF_READ_WRITE);
+        args[f->loss].offset = step->microbatch * sizeof(float);
+    }
+}
+
 static void emit_forward(struct sfi_stage *st, uint32_t j) {
     const struct sf_pass *step = &st->steps[j];
     const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
     struct sf_op op = pass_op(st, step, SF_OP_FORWARD, SFI_COMPUTE);
     struct sf_arg args[32];
     uint32_t freed = SF_NONE;
-    op.recipe = vs->recipe_fwd;
+    op.recipe = recipes_of(st, step)->fwd;
     bind_common(st, step, &vs->fwd, args, SF_WRITE, SF_WRITE);
-    if (vs->is_last) {
-        bind(args, vs->fwd.targets, st->targets[st->targeted++ % SFI_SLOTS], st->c->shape.tokens * 4, SF_READ);
-        bind(args, vs->fwd.loss, st->loss, sizeof(float), SF_WRITE);
-        args[vs->fwd.loss].offset = step->microbatch * sizeof(float);
-    } else {
+    bind_loss(st, step, &vs->fwd, args);
+    if (!vs->is_last) {
         bind(args, vs->fwd.y, result_buffer(st, step, &freed), st->c->shape.row_bytes, SF_WRITE);
     }
-    emit_send(st, step, emit_compute(st, j, &op, args, vs->fwd.n, freed));
+    uint32_t done = emit_compute(st, j, &op, args, vs->fwd.n, freed);
+    sfi_emit_stats(st, j);
+    sfi_emit_offload(st, j);
+    emit_send(st, step, done);
 }
 
 static bool bind_gradients(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
@@ -212,11 +263,13 @@ static void emit_backward(struct sfi_stage *st, uint32_t j) {
     enum sf_access keeps = split ? SF_READ_WRITE : SF_READ; /* gradients where activations were */
     struct sf_arg args[32];
     uint32_t freed = SF_NONE;
-    bind_common(st, step, f, args, st->c->shape.recompute ? SF_READ : keeps, keeps);
-    op.recipe = vs->recipe_input;
+    bind_common(st, step, f, args, st->c->shape.recompute ? SF_READ : keeps,
+                sfi_is_part(st->c, vs) ? SF_READ_WRITE : keeps);
+    op.recipe = recipes_of(st, step)->input;
     if (!split) {
-        op.recipe = vs->recipe_bwd[bind_gradients(st, step, f, args)];
+        op.recipe = recipes_of(st, step)->bwd[bind_gradients(st, step, f, args)];
     }
+    bind_loss(st, step, f, args);
     bind_pooled(args, f->y, &st->landing, own_unit(st, step), st->c->shape.row_bytes, SF_READ);
     if (f->dx != SF_NONE) {
         bind(args, f->dx, result_buffer(st, step, &freed), st->c->shape.row_bytes, SF_WRITE);
@@ -234,7 +287,8 @@ static void emit_weights(struct sfi_stage *st, uint32_t j) {
     struct sf_op op = pass_op(st, step, SF_OP_BACKWARD_WEIGHT, SFI_COMPUTE);
     struct sf_arg args[32];
     bind_common(st, step, &vs->bwd_weight, args, SF_READ, SF_READ);
-    op.recipe = vs->recipe_weight[bind_gradients(st, step, &vs->bwd_weight, args)];
+    bind_loss(st, step, &vs->bwd_weight, args);
+    op.recipe = recipes_of(st, step)->weight[bind_gradients(st, step, &vs->bwd_weight, args)];
     sfi_emit_leaf(st, step, emit_compute(st, j, &op, args, vs->bwd_weight.n, SF_NONE));
 }
 
@@ -246,6 +300,7 @@ void sfi_emit_step(struct sfi_stage *st, uint32_t j) {
     if (j + 1 < st->steps_n) {
         emit_loads(st, j + 1);
         sfi_emit_gathers(st, j + 1);
+        sfi_emit_fetch(st, j + 1);
     }
     emit_arrivals(st, j);
     if (st->steps[j].kind == SF_PASS_F) {

@@ -36,50 +36,88 @@ static uint64_t add_bucket(struct layout *l, enum sfi_space space, uint64_t byte
     return b->offset;
 }
 
-static uint64_t padded(const struct layout *l, enum sfi_space space, uint64_t bytes) {
-    return sfi_round_up(bytes, l->sharded[space] ? SFI_ALIGN * l->group[space] : SFI_ALIGN);
+/* Sizes of a layer's dense matrices, each behind the other from `at` on; returns their end. */
+static uint64_t place_dense(const struct sfi_shape *s, uint64_t at, struct sfi_place *p) {
+    bool latent = s->kv_rank > 0;
+    p->qkv = at;
+    p->kv_up = p->qkv + matrix_bytes(s, s->qkv_local, s->q_rank > 0 ? s->q_rank : s->hidden);
+    p->o = p->kv_up + (latent ? matrix_bytes(s, s->kv_up, s->kv_rank) : 0);
+    p->gate_up = p->shared_up = p->o + matrix_bytes(s, s->hidden, s->attn_local);
+    uint64_t up = s->experts ? s->shared_up : s->up_local, down = s->experts ? s->shared_local : s->ffn_local;
+    p->down = p->shared_down = p->gate_up + matrix_bytes(s, up, s->hidden);
+    return p->down + matrix_bytes(s, s->hidden, down);
 }
 
-/* Offsets inside a layer; returns its bytes per space. */
-static void place_layer(const struct sfi_shape *s, struct sfi_params *p, uint64_t bytes[SFI_SPACES]) {
-    uint64_t qkv = matrix_bytes(s, s->qkv_local, s->hidden), o = matrix_bytes(s, s->hidden, s->attn_local);
-    uint64_t copies = s->experts ? s->experts_local : 1;
-    uint64_t gate_up = matrix_bytes(s, sfi_mul(copies, s->up_local), s->hidden);
-    uint64_t down = matrix_bytes(s, sfi_mul(copies, s->hidden), s->ffn_local);
-    p->qkv = 0;
-    p->o = qkv;
-    p->gate_up = s->experts ? 0 : qkv + o;
-    p->down = p->gate_up + gate_up;
-    bytes[SFI_DENSE] = s->experts ? qkv + o : qkv + o + gate_up + down;
-    bytes[SFI_EXPERT] = s->experts ? gate_up + down : 0;
+static uint64_t place_experts(const struct sfi_shape *s, uint64_t at, struct sfi_place *p) {
+    p->gate_up = at;
+    p->down = at + matrix_bytes(s, sfi_mul(s->experts_local, s->up_local), s->hidden);
+    return p->down + matrix_bytes(s, sfi_mul(s->experts_local, s->hidden), s->ffn_local);
 }
 
-static void add_layers(struct layout *l, uint32_t layers) {
+static void add_layers(struct layout *l, const struct sfi_vstage *vs) {
     struct sfi_params *p = l->p;
-    uint64_t bytes[SFI_SPACES];
-    place_layer(&l->c->shape, p, bytes);
-    p->layer0 = p->bytes[SFI_DENSE];
-    p->expert0 = p->bytes[SFI_EXPERT];
-    p->layer_stride = padded(l, SFI_DENSE, bytes[SFI_DENSE]);
-    p->expert_stride = padded(l, SFI_EXPERT, bytes[SFI_EXPERT]);
-    for (uint32_t i = 0; i < layers; i++) {
-        add_bucket(l, SFI_DENSE, bytes[SFI_DENSE], true);
-        if (bytes[SFI_EXPERT] > 0) {
-            add_bucket(l, SFI_EXPERT, bytes[SFI_EXPERT], true);
+    for (uint32_t i = 0; i < vs->layers; i++) {
+        const struct sfi_shape *s = sfi_layer_shape(l->c, vs->first_layer + i);
+        uint64_t dense = p->bytes[SFI_DENSE], expert = p->bytes[SFI_EXPERT];
+        add_bucket(l, SFI_DENSE, place_dense(s, dense, &p->at[i]) - dense, true);
+        if (s->experts) {
+            add_bucket(l, SFI_EXPERT, place_experts(s, expert, &p->at[i]) - expert, true);
         }
+    }
+}
+
+/* One after the other in a bucket of their own: a gate of shared experts is one more row of the router. */
+static void add_routers(struct layout *l, const struct sfi_vstage *vs) {
+    const struct sfi_shape *s = &l->c->shape;
+    struct sfi_params *p = l->p;
+    uint64_t routed = 0;
+    p->routers = p->bytes[SFI_DENSE];
+    p->router_stride = s->experts ? matrix_bytes(s, s->experts + s->shared_gate, s->hidden) : 0;
+    for (uint32_t i = 0; i < vs->layers; i++) {
+        p->at[i].router = p->routers + routed * p->router_stride;
+        routed += sf_model_routes(&l->c->s->model, vs->first_layer + i);
+    }
+    if (routed > 0) {
+        add_bucket(l, SFI_DENSE, sfi_mul(routed, p->router_stride), true);
+    }
+}
+
+/* The matrices down, then their norms. */
+static void add_latents(struct layout *l, const struct sfi_vstage *vs) {
+    const struct sfi_shape *s = &l->c->shape;
+    uint64_t down = matrix_bytes(s, s->latent, s->hidden), norms = sfi_latent_norm_bytes(s);
+    if (s->kv_rank == 0 || vs->layers == 0) {
+        return;
+    }
+    uint64_t downs = add_bucket(l, SFI_DENSE, sfi_mul(vs->layers, down), true);
+    uint64_t all_norms = add_bucket(l, SFI_DENSE, sfi_mul(vs->layers, norms), false);
+    for (uint32_t i = 0; i < vs->layers; i++) {
+        l->p->at[i].latent = downs + i * down;
+        l->p->at[i].latent_norms = all_norms + i * norms;
     }
 }
 
 static void add_replicated(struct layout *l, const struct sfi_vstage *vs) {
     const struct sfi_shape *s = &l->c->shape;
     struct sfi_params *p = l->p;
-    p->norms_n = 2 * (uint64_t)vs->layers + vs->is_last;
-    p->norm_stride = matrix_bytes(s, s->hidden, 1);
-    p->norms = add_bucket(l, SFI_DENSE, sfi_mul(p->norms_n, p->norm_stride), false);
-    if (s->experts) {
-        p->router_stride = matrix_bytes(s, s->experts, s->hidden);
-        p->routers = add_bucket(l, SFI_DENSE, sfi_mul(vs->layers, p->router_stride), true);
+    p->norms_n = 2 * (uint64_t)vs->layers + vs->ends;
+    p->norm_stride = sfi_norm_bytes(s);
+    p->bias_stride = sfi_bias_bytes(s);
+    p->local_stride = sfi_local_bias_bytes(s);
+    uint64_t norms = sfi_mul(p->norms_n, p->norm_stride);
+    if (p->local_stride > 0 && vs->layers > 0) {
+        p->local_biases = add_bucket(l, SFI_DENSE, sfi_mul(vs->layers, p->local_stride), false);
     }
+    p->norms = p->bytes[SFI_DENSE]; /* an embedding alone has none */
+    if (norms > 0) {
+        add_bucket(l, SFI_DENSE, norms + sfi_mul(vs->layers, p->bias_stride), false);
+    }
+    p->biases = p->norms + norms;
+    if (vs->is_first && s->positions > 0) {
+        p->positions = add_bucket(l, SFI_DENSE, matrix_bytes(s, s->positions, s->hidden), false);
+    }
+    add_routers(l, vs);
+    add_latents(l, vs);
     p->replicated_bytes = p->bytes[SFI_DENSE] - p->norms;
 }
 
@@ -90,6 +128,7 @@ static void join_buckets(struct layout *l) {
     p->state_n = 0;
     for (uint32_t space = 0; space < SFI_SPACES; space++) {
         uint64_t bytes = p->bytes[space];
+        p->used[space] = bytes;
         p->bytes[space] = 0;
         l->sharded[space] = true;
         if (bytes > 0) {
@@ -102,12 +141,13 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
                     struct sf_err *err) {
     const struct sf_model *m = &c->s->model;
     bool shard = c->plan->zero == 1;
-    struct layout l = {.c = c, .p = out, .group = {c->comms.dp_n, c->comms.edp_n}};
-    l.sharded[SFI_DENSE] = shard && c->comms.dp_n > 1;
-    l.sharded[SFI_EXPERT] = shard && c->comms.edp_n > 1;
+    struct layout l = {.c = c, .p = out, .group = {c->comms.share_n[SFI_DENSE], c->comms.share_n[SFI_EXPERT]}};
+    l.sharded[SFI_DENSE] = shard && l.group[SFI_DENSE] > 1;
+    l.sharded[SFI_EXPERT] = shard && l.group[SFI_EXPERT] > 1;
     *out = (struct sfi_params){.embed = UINT64_MAX, .head = UINT64_MAX};
-    out->buckets = sf_calloc(2 * (size_t)vs->layers + 4, sizeof *out->buckets);
-    if (!out->buckets) {
+    out->buckets = sf_calloc(2 * (size_t)vs->layers + 8, sizeof *out->buckets);
+    out->at = sf_calloc(vs->layers + 1, sizeof *out->at); /* an end may have none */
+    if (!out->buckets || !out->at) {
         return sf_fail_memory(err, "parameter layout");
     }
     uint64_t table = matrix_bytes(&c->shape, c->shape.vocab_local, c->shape.hidden);
@@ -116,11 +156,13 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
     if (vs->is_first) {
         out->embed = add_bucket(&l, SFI_DENSE, table, false);
     }
-    if (vs->is_last) {
+    if (sfi_is_part(c, vs)) {
+        out->head = add_bucket(&l, SFI_DENSE, matrix_bytes(&c->shape, c->shape.vocab_part, c->shape.hidden), true);
+    } else if (vs->head) {
         out->copied_head = copies;
         out->head = m->tied && !copies ? out->embed : add_bucket(&l, SFI_DENSE, table, !m->tied);
     }
-    add_layers(&l, vs->layers);
+    add_layers(&l, vs);
     add_replicated(&l, vs);
     if (c->plan->zero >= SFI_ZERO_GRADIENTS) {
         join_buckets(&l);
@@ -136,6 +178,7 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
 
 struct naming {
     const struct sfi_compile *c;
+    const struct sfi_shape *shape; /* of the layer */
     uint32_t buf;
 };
 
@@ -148,7 +191,7 @@ static struct sf_tensor whole(uint64_t offset, uint64_t rows, uint64_t cols) {
 static struct sf_tensor rows_of(const struct naming *n, uint64_t offset, uint64_t rows, uint64_t cols,
                                 uint64_t first_row, uint64_t whole_rows) {
     struct sf_tensor t = whole(offset, rows, cols);
-    if (n->c->shape.tp > 1) {
+    if (n->shape->tp > 1) {
         t.comm = n->c->comms.tp;
         t.first_row = first_row;
         t.whole_rows = whole_rows;
@@ -158,9 +201,9 @@ static struct sf_tensor rows_of(const struct naming *n, uint64_t offset, uint64_
 
 static struct sf_tensor cols_of(const struct naming *n, uint64_t offset, uint64_t rows, uint64_t cols) {
     struct sf_tensor t = whole(offset, rows, cols);
-    if (n->c->shape.tp > 1) {
+    if (n->shape->tp > 1) {
         t.comm = n->c->comms.tp;
-        t.whole_cols = cols * n->c->shape.tp;
+        t.whole_cols = cols * n->shape->tp;
     }
     return t;
 }
@@ -168,12 +211,14 @@ static struct sf_tensor cols_of(const struct naming *n, uint64_t offset, uint64_
 static void tensor(const struct naming *n, struct sf_tensor t, double std, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* std 0 is a norm: ones. */
+#define BIAS (-1.0)
+
+/* std 0 is a norm's weight: ones; a bias: zeros. */
 static void tensor(const struct naming *n, struct sf_tensor t, double std, const char *fmt, ...) {
     t.buf = n->buf;
-    t.init_std = (float)std;
-    t.init = std > 0 ? SF_INIT_NORMAL : SF_INIT_ONE;
-    t.dtype = (uint32_t)n->c->shape.dtype;
+    t.init_std = std > 0 ? (float)std : 0.0f;
+    t.init = std > 0 ? SF_INIT_NORMAL : std < 0 ? SF_INIT_ZERO : SF_INIT_ONE;
+    t.dtype = (uint32_t)n->shape->dtype;
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(t.name, sizeof t.name, fmt, ap);
@@ -182,84 +227,192 @@ static void tensor(const struct naming *n, struct sf_tensor t, double std, const
 }
 
 /* Query, key and value rows of all heads follow each other in the whole, and those of a rank's heads on a rank. */
-static void name_qkv(const struct naming *n, uint64_t at, uint32_t layer) {
-    static const char name[] = "model.layers.%u.self_attn.qkv_proj.weight";
-    const struct sfi_shape *s = &n->c->shape;
-    const uint64_t rows[] = {s->attn_local, s->kv_heads_local * s->head_dim, s->kv_heads_local * s->head_dim};
-    uint64_t first = 0;
+static void name_rows(const struct naming *n, uint64_t at, const uint64_t *rows, uint32_t parts, uint64_t cols,
+                      double std, const char *name, uint32_t layer) {
+    const struct sfi_shape *s = n->shape;
+    uint64_t first = 0, all = 0;
+    for (uint32_t i = 0; i < parts; i++) {
+        all += rows[i];
+    }
     if (s->tp == 1) {
-        tensor(n, whole(at, s->qkv_local, s->hidden), n->c->s->model.init_std, name, layer);
+        tensor(n, whole(at, all, cols), std, name, layer);
         return;
     }
-    for (int i = 0; i < 3; i++) {
-        tensor(n, rows_of(n, at + first * s->hidden * s->elem, rows[i], s->hidden, first * s->tp, s->qkv_local * s->tp),
-               n->c->s->model.init_std, name, layer);
+    for (uint32_t i = 0; i < parts; i++) {
+        tensor(n, rows_of(n, at + first * cols * s->elem, rows[i], cols, first * s->tp, all * s->tp), std, name, layer);
         first += rows[i];
     }
 }
 
+static void name_qkv(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
+    const struct sfi_shape *s = n->shape;
+    const uint64_t rows[] = {s->attn_local, s->kv_heads_local * s->head_dim, s->kv_heads_local * s->head_dim};
+    name_rows(n, p->at[i].qkv, rows, 3, s->hidden, n->c->s->model.init_std, "model.layers.%u.self_attn.qkv_proj.weight",
+              layer);
+    if (s->qkv_bias) {
+        name_rows(n, p->local_biases + i * p->local_stride, rows, 3, 1, BIAS, "model.layers.%u.self_attn.qkv_proj.bias",
+                  layer);
+    }
+}
+
+/* Up from the latent vectors: rows of all heads follow each other in the whole, and those of a rank's heads on a rank;
+ * of keys and values the keys' come first. Down to them: queries, keys and values, the rotary key. */
+static void name_latent(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
+    const struct sfi_shape *s = n->shape;
+    double std = n->c->s->model.init_std;
+    const uint64_t up[] = {s->kv_up - s->attn_local, s->attn_local};
+    const struct sfi_place *at = &p->at[i];
+    uint64_t kv_norm = at->latent_norms + (s->q_rank > 0 ? sfi_vector_bytes(s, s->q_rank) : 0);
+    name_rows(n, at->qkv, &s->qkv_local, 1, s->q_rank > 0 ? s->q_rank : s->hidden, std,
+              "model.layers.%u.self_attn.q_b_proj.weight", layer);
+    name_rows(n, at->kv_up, up, 2, s->kv_rank, std, "model.layers.%u.self_attn.kv_b_proj.weight", layer);
+    tensor(n, whole(at->latent, s->latent, s->hidden), std, "model.layers.%u.self_attn.qkv_a_proj.weight", layer);
+    tensor(n, whole(kv_norm, s->kv_rank, 1), 0, "model.layers.%u.self_attn.kv_a_layernorm.weight", layer);
+    if (s->q_rank > 0) {
+        tensor(n, whole(at->latent_norms, s->q_rank, 1), 0, "model.layers.%u.self_attn.q_a_layernorm.weight", layer);
+    }
+}
+
+static void vector(const struct naming *n, uint64_t at, double std, const char *name, uint32_t layer) {
+    tensor(n, whole(at, n->shape->hidden, 1), std, name, layer);
+}
+
+static void name_norms(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
+    const struct sfi_shape *s = n->shape;
+    uint64_t one = sfi_params_norm(p, 2 * (uint64_t)i), two = one + p->norm_stride;
+    vector(n, one, 0, "model.layers.%u.input_layernorm.weight", layer);
+    vector(n, two, 0, "model.layers.%u.post_attention_layernorm.weight", layer);
+    if (s->layernorm) {
+        vector(n, one + p->norm_stride / 2, BIAS, "model.layers.%u.input_layernorm.bias", layer);
+        vector(n, two + p->norm_stride / 2, BIAS, "model.layers.%u.post_attention_layernorm.bias", layer);
+    }
+}
+
+/* Of projections into the residual stream, which every tp rank holds whole. */
+static void name_biases(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
+    const struct sfi_shape *s = n->shape;
+    uint64_t at = p->biases + i * p->bias_stride;
+    if (s->out_bias) {
+        vector(n, at, BIAS, "model.layers.%u.self_attn.o_proj.bias", layer);
+        at += sfi_vector_bytes(s, s->hidden);
+    }
+    if (s->ffn_bias) {
+        vector(n, at, BIAS, "model.layers.%u.mlp.down_proj.bias", layer);
+    }
+}
+
 static void name_attention(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
-    const struct sfi_shape *s = &n->c->shape;
+    const struct sfi_shape *s = n->shape;
     const struct sf_model *m = &n->c->s->model;
-    uint64_t at = p->layer0 + i * p->layer_stride;
     double deep = m->init_std / sqrt(2.0 * m->layers); /* projections into the residual stream, as GPT-2 does */
-    name_qkv(n, at + p->qkv, layer);
-    tensor(n, cols_of(n, at + p->o, s->hidden, s->attn_local), deep, "model.layers.%u.self_attn.o_proj.weight", layer);
-    tensor(n, whole(sfi_params_norm(p, 2 * (uint64_t)i), s->hidden, 1), 0, "model.layers.%u.input_layernorm.weight",
-           layer);
-    tensor(n, whole(sfi_params_norm(p, 2 * (uint64_t)i + 1), s->hidden, 1), 0,
-           "model.layers.%u.post_attention_layernorm.weight", layer);
+    (s->kv_rank > 0 ? name_latent : name_qkv)(n, p, i, layer);
+    tensor(n, cols_of(n, p->at[i].o, s->hidden, s->attn_local), deep, "model.layers.%u.self_attn.o_proj.weight", layer);
+    name_norms(n, p, i, layer);
+    name_biases(n, p, i, layer);
     if (s->experts) {
-        tensor(n, whole(p->routers + i * p->router_stride, s->experts, s->hidden), m->init_std,
+        tensor(n, whole(p->at[i].router, s->experts + s->shared_gate, s->hidden), m->init_std,
                "model.layers.%u.block_sparse_moe.gate.weight", layer);
     }
 }
 
 /* Of experts every rank has others; their parts are named as if they were whole. */
 static void name_experts(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
-    const struct sfi_shape *s = &n->c->shape;
+    const struct sfi_shape *s = n->shape;
     const struct sf_model *m = &n->c->s->model;
-    uint64_t at = p->expert0 + i * p->expert_stride, copies = s->experts_local;
-    tensor(n, whole(at + p->gate_up, copies * s->up_local, s->hidden), m->init_std,
+    uint64_t copies = s->experts_local;
+    tensor(n, whole(p->at[i].gate_up, copies * s->up_local, s->hidden), m->init_std,
            "model.layers.%u.block_sparse_moe.experts.gate_up_proj.weight", layer);
-    tensor(n, whole(at + p->down, copies * s->hidden, s->ffn_local), m->init_std / sqrt(2.0 * m->layers),
+    tensor(n, whole(p->at[i].down, copies * s->hidden, s->ffn_local), m->init_std / sqrt(2.0 * m->layers),
            "model.layers.%u.block_sparse_moe.experts.down_proj.weight", layer);
 }
 
 /* Gate rows, then up rows, in the whole and on a rank. */
 static void name_ffn(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
-    const struct sfi_shape *s = &n->c->shape;
+    const struct sfi_shape *s = n->shape;
     const struct sf_model *m = &n->c->s->model;
-    uint64_t at = p->layer0 + i * p->layer_stride, blocks = s->tp > 1 ? s->up_local / s->ffn_local : 1;
-    uint64_t rows = s->up_local / blocks;
-    for (uint64_t b = 0; b < blocks; b++) {
-        tensor(n,
-               rows_of(n, at + p->gate_up + b * rows * s->hidden * s->elem, rows, s->hidden, b * rows * s->tp,
-                       s->up_local * s->tp),
-               m->init_std, "model.layers.%u.mlp.gate_up_proj.weight", layer);
+    const uint64_t rows[] = {s->ffn_local, s->ffn_local};
+    uint32_t parts = (uint32_t)(s->up_local / s->ffn_local);
+    name_rows(n, p->at[i].gate_up, rows, parts, s->hidden, m->init_std, "model.layers.%u.mlp.gate_up_proj.weight",
+              layer);
+    if (s->ffn_bias) {
+        uint64_t bias = p->local_biases + i * p->local_stride;
+        bias += s->qkv_bias ? sfi_vector_bytes(s, s->qkv_local) : 0;
+        name_rows(n, bias, rows, parts, 1, BIAS, "model.layers.%u.mlp.gate_up_proj.bias", layer);
     }
-    tensor(n, cols_of(n, at + p->down, s->hidden, s->ffn_local), m->init_std / sqrt(2.0 * m->layers),
+    tensor(n, cols_of(n, p->at[i].down, s->hidden, s->ffn_local), m->init_std / sqrt(2.0 * m->layers),
            "model.layers.%u.mlp.down_proj.weight", layer);
+}
+
+static void name_shared(const struct naming *n, const struct sfi_params *p, uint32_t i, uint32_t layer) {
+    const struct sfi_shape *s = n->shape;
+    const struct sf_model *m = &n->c->s->model;
+    const uint64_t rows[] = {s->shared_local, s->shared_local};
+    if (s->shared_local == 0) {
+        return;
+    }
+    name_rows(n, p->at[i].shared_up, rows, (uint32_t)(s->shared_up / s->shared_local), s->hidden, m->init_std,
+              "model.layers.%u.mlp.shared_experts.gate_up_proj.weight", layer);
+    tensor(n, cols_of(n, p->at[i].shared_down, s->hidden, s->shared_local), m->init_std / sqrt(2.0 * m->layers),
+           "model.layers.%u.mlp.shared_experts.down_proj.weight", layer);
+}
+
+static void name_final_norm(const struct naming *n, const struct sfi_params *p) {
+    const struct sfi_shape *s = n->shape;
+    uint64_t norm = sfi_params_norm(p, p->norms_n - 1);
+    tensor(n, whole(norm, s->hidden, 1), 0, "model.norm.weight");
+    if (s->layernorm) {
+        tensor(n, whole(norm + p->norm_stride / 2, s->hidden, 1), BIAS, "model.norm.bias");
+    }
+}
+
+static void name_head(const struct naming *n, const struct sfi_params *p) {
+    const struct sfi_shape *s = n->shape;
+    const struct sf_model *m = &n->c->s->model;
+    if (s->vocab_part > 0) {
+        struct sf_tensor part = whole(p->head, s->vocab_part, s->hidden);
+        part.comm = n->c->comms.vocab;
+        part.whole_rows = s->vocab_local;
+        tensor(n, part, m->init_std, "lm_head.weight");
+        return;
+    }
+    if (p->copied_head || !m->tied) { /* a copy has the table's name, so it starts from the same values */
+        tensor(n, rows_of(n, p->head, s->vocab_local, s->hidden, 0, sf_model_rows(m)), m->init_std, "%s",
+               p->copied_head ? "model.embed_tokens.weight" : "lm_head.weight");
+    }
+}
+
+static void name_embedding(const struct naming *n, const struct sfi_params *p) {
+    const struct sfi_shape *s = n->shape;
+    const struct sf_model *m = &n->c->s->model;
+    tensor(n, rows_of(n, p->embed, s->vocab_local, s->hidden, 0, sf_model_rows(m)), m->init_std,
+           "model.embed_tokens.weight");
+    if (s->positions > 0) {
+        tensor(n, whole(p->positions, s->positions, s->hidden), m->init_std, "model.embed_positions.weight");
+    }
 }
 
 void sfi_params_tensors(const struct sfi_compile *c, const struct sfi_vstage *vs, const uint32_t bufs[SFI_SPACES]) {
     const struct sfi_params *p = &vs->params;
-    const struct sfi_shape *s = &c->shape;
-    const struct naming dense = {c, bufs[SFI_DENSE]}, ffn = {c, bufs[s->experts ? SFI_EXPERT : SFI_DENSE]};
-    double std = c->s->model.init_std;
+    struct naming dense = {c, &c->shape, bufs[SFI_DENSE]}, expert = {c, &c->shape, bufs[SFI_EXPERT]};
     if (vs->is_first) {
-        tensor(&dense, rows_of(&dense, p->embed, s->vocab_local, s->hidden, 0, c->s->model.vocab), std,
-               "model.embed_tokens.weight");
+        name_embedding(&dense, p);
     }
     for (uint32_t i = 0; i < vs->layers; i++) {
-        name_attention(&dense, p, i, vs->first_layer + i);
-        (s->experts ? name_experts : name_ffn)(&ffn, p, i, vs->first_layer + i);
-    }
-    if (vs->is_last) {
-        tensor(&dense, whole(sfi_params_norm(p, p->norms_n - 1), s->hidden, 1), 0, "model.norm.weight");
-        if (p->copied_head || !c->s->model.tied) { /* a copy has the table's name, so it starts from the same values */
-            tensor(&dense, rows_of(&dense, p->head, s->vocab_local, s->hidden, 0, c->s->model.vocab), std, "%s",
-                   p->copied_head ? "model.embed_tokens.weight" : "lm_head.weight");
+        uint32_t layer = vs->first_layer + i;
+        dense.shape = sfi_layer_shape(c, layer);
+        name_attention(&dense, p, i, layer);
+        if (dense.shape->experts) {
+            name_experts(&expert, p, i, layer);
+            name_shared(&dense, p, i, layer);
+        } else {
+            name_ffn(&dense, p, i, layer);
         }
+    }
+    dense.shape = &c->shape;
+    if (vs->ends) {
+        name_final_norm(&dense, p);
+    }
+    if (vs->head) {
+        name_head(&dense, p);
     }
 }

@@ -14,10 +14,6 @@ static unsigned add_flag(const struct sfi_recipe *r) {
     return r->add ? SF_CALL_ACC_FLAG : 0;
 }
 
-static bool is_half(const struct sfi_recipe *r) {
-    return !r->inputs || !r->weights;
-}
-
 /* dW[out, in] (+)= dY^T X. */
 static void weight_gradient(struct sfi_recipe *r, int dtype, uint64_t out, uint64_t in, sf_ref dy, sf_ref x,
                             sf_ref dw) {
@@ -54,48 +50,53 @@ static sf_ref gather_for_weights(struct sfi_recipe *r, sf_ref x) {
     return r->weights ? sfi_gather(r, r->shape->hidden, x) : SF_REF_NONE;
 }
 
-static void add_vector(struct sfi_recipe *r, sf_ref from, sf_ref to) {
+/* A norm's vectors, the gaps behind them left alone. */
+static void add_vectors(struct sfi_recipe *r, sf_ref from, sf_ref to) {
     const uint64_t n[3] = {r->shape->hidden};
-    if (r->add) {
-        sfi_call_simple(r, SF_CALL_ADD, n, (const sf_ref[]){to, from, to}, 3);
-    } else {
-        sfi_call_simple(r, SF_CALL_COPY, n, (const sf_ref[]){from, to}, 2);
+    uint64_t step = sfi_vector_bytes(r->shape, r->shape->hidden);
+    for (uint64_t at = 0; at < sfi_norm_bytes(r->shape); at += step) {
+        if (r->add) {
+            sfi_call_simple(r, SF_CALL_ADD, n, (const sf_ref[]){to + at, from + at, to + at}, 3);
+        } else {
+            sfi_call_simple(r, SF_CALL_COPY, n, (const sf_ref[]){from + at, to + at}, 2);
+        }
     }
 }
 
-/* operand: dy x w rstd dx dw. The input half leaves dw in `kept`, and the weight half adds it. A canonical whole does
- * the same within itself: the kernel would add row by row, which rounds differently. */
-static void norm_backward(struct sfi_recipe *r, bool add_dx, const sf_ref operand[6], sf_ref kept) {
-    bool apart = !is_half(r) && r->add && r->c->plan->canonical;
+/* The input half leaves dw in `kept`, and the weight half adds it. A canonical whole does the same within itself: the
+ * kernel would add row by row, which rounds differently. */
+void sfi_norm_backward(struct sfi_recipe *r, bool add_dx, const sf_ref operand[6], sf_ref kept) {
+    bool half = sfi_is_half(r), apart = !half && r->add && r->c->plan->canonical;
     uint64_t mark = r->work.at;
-    sf_ref dw = is_half(r) ? kept : apart ? take(r, 1, r->shape->hidden) : operand[5];
+    sf_ref dw = half ? kept : apart ? sfi_take(&r->work, sfi_norm_bytes(r->shape)) : operand[5];
     if (r->inputs) {
         const sf_ref all[] = {operand[0], operand[1], operand[2], operand[3], operand[4], dw};
-        sfi_call_norm_bwd(r, add_dx, r->add && !is_half(r) && !apart, all);
+        sfi_call_norm_bwd(r, add_dx, r->add && !half && !apart, all);
     }
     if (!r->inputs || apart) {
-        add_vector(r, dw, operand[5]);
+        add_vectors(r, dw, operand[5]);
     }
     r->work.at = mark;
 }
 
 /* The input half copies what the weight half needs. */
 static void keep(struct sfi_recipe *r, uint64_t elements, sf_ref from, sf_ref to) {
-    if (is_half(r) && r->inputs) {
+    if (sfi_is_half(r) && r->inputs) {
         sfi_call_simple(r, SF_CALL_COPY, (const uint64_t[3]){elements}, (const sf_ref[]){from, to}, 2);
     }
 }
 
-static void ffn_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
-                         const struct sfi_refs *dw, sf_ref g, sf_ref dn) {
+void sfi_ffn_backward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w,
+                      const struct sfi_refs *dw, sf_ref g, sf_ref dn) {
     const struct sfi_shape *s = r->shape;
     uint64_t mark = r->work.at;
     sf_ref partial = partial_of(r, dn);
     sf_ref d_act = take(r, s->tokens, s->ffn_local);
-    sf_ref d_gate_up = is_half(r) ? a->gate_up : take(r, s->tokens, s->up_local);
+    sf_ref d_gate_up = sfi_is_half(r) ? a->gate_up : take(r, s->tokens, s->up_local);
     uint64_t gathered = r->work.at;
     sf_ref dy = sfi_gather(r, s->hidden, g);
     weight_gradient(r, s->gemm_dtype, s->hidden, s->ffn_local, dy, a->act, dw->down);
+    sfi_bias_gradient(r, s->rows, s->hidden, g, dw->down_bias);
     input_gradient(r, s->gemm_dtype, s->hidden, s->ffn_local, dy, w->down, d_act);
     if (r->inputs) {
         sfi_call_glu(r, SF_CALL_GLU_BWD, s->tokens, (const sf_ref[]){d_act, a->gate_up, d_gate_up}, 3);
@@ -103,6 +104,7 @@ static void ffn_backward(struct sfi_recipe *r, const struct sfi_acts *a, const s
     r->work.at = gathered;
     sf_ref n = gather_for_weights(r, a->n2);
     weight_gradient(r, s->gemm_dtype, s->up_local, s->hidden, d_gate_up, n, dw->gate_up);
+    sfi_bias_gradient(r, s->tokens, s->up_local, d_gate_up, dw->up_bias);
     input_gradient(r, s->gemm_dtype, s->up_local, s->hidden, d_gate_up, w->gate_up, partial);
     reduce_inputs(r, partial, dn);
     r->work.at = mark;
@@ -118,6 +120,12 @@ static uint64_t attention_scratch(const struct sfi_shape *s) {
 static void attention_core_backward(struct sfi_recipe *r, const struct sfi_acts *a, sf_ref d_o, sf_ref d_qkv) {
     const struct sfi_shape *s = r->shape;
     uint64_t mark = r->work.at;
+    if (s->slices > 1) {
+        sfi_slice_backward(r, a, d_o, d_qkv, sfi_take(&r->work, attention_scratch(s)));
+        sfi_call_rope(r, SF_CALL_ROPE_BWD, d_qkv);
+        r->work.at = mark;
+        return;
+    }
     struct sfi_kv kv = sfi_all_keys(r, a->qkv), d = sfi_keys_gradients(r, d_qkv);
     const sf_ref operand[] = {a->qkv, kv.k,  kv.v, a->o, a->lse,
                               d_o,    d_qkv, d.k,  d.v,  sfi_take(&r->work, attention_scratch(s))};
@@ -131,20 +139,28 @@ static void attention_backward(struct sfi_recipe *r, const struct sfi_acts *a, c
                                const struct sfi_refs *dw, sf_ref g, sf_ref dn) {
     const struct sfi_shape *s = r->shape;
     uint64_t mark = r->work.at;
-    sf_ref partial = partial_of(r, dn);
+    bool latent = s->kv_rank > 0;
+    sf_ref partial = latent ? SF_REF_NONE : partial_of(r, dn);
     sf_ref d_o = take(r, s->tokens, s->attn_local);
-    sf_ref d_qkv = r->inputs ? take(r, s->tokens, s->qkv_local) : a->qkv;
+    sf_ref d_qkv = latent ? SF_REF_NONE : r->inputs ? take(r, s->tokens, s->qkv_local) : a->qkv;
     uint64_t gathered = r->work.at;
     sf_ref dy = sfi_gather(r, s->hidden, g);
     weight_gradient(r, s->gemm_dtype, s->hidden, s->attn_local, dy, a->o, dw->o);
+    sfi_bias_gradient(r, s->rows, s->hidden, g, dw->o_bias);
     input_gradient(r, s->gemm_dtype, s->hidden, s->attn_local, dy, w->o, d_o);
     r->work.at = gathered;
+    if (latent) {
+        sfi_latent_backward(r, a, w, dw, d_o, dn);
+        r->work.at = mark;
+        return;
+    }
     if (r->inputs) {
         attention_core_backward(r, a, d_o, d_qkv);
     }
     keep(r, sfi_mul(s->tokens, s->qkv_local), d_qkv, a->qkv);
     sf_ref n = gather_for_weights(r, a->n1);
     weight_gradient(r, s->gemm_dtype, s->qkv_local, s->hidden, d_qkv, n, dw->qkv);
+    sfi_bias_gradient(r, s->tokens, s->qkv_local, d_qkv, dw->qkv_bias);
     input_gradient(r, s->gemm_dtype, s->qkv_local, s->hidden, d_qkv, w->qkv, partial);
     reduce_inputs(r, partial, dn);
     r->work.at = mark;
@@ -158,13 +174,14 @@ void sfi_layer_backward(struct sfi_recipe *r, const struct sfi_acts *a, const st
     keep(r, row, g, a->out);
     if (r->shape->experts) {
         sfi_experts_backward(r, a, w, dw, g_out, dn);
+        sfi_shared_backward(r, a, w, dw, g_out, dn);
     } else {
-        ffn_backward(r, a, w, dw, g_out, dn);
+        sfi_ffn_backward(r, a, w, dw, g_out, dn);
     }
-    norm_backward(r, true, (const sf_ref[]){dn, a->xm, w->norm2, a->rstd2, g, dw->norm2}, a->d_norm2);
+    sfi_norm_backward(r, true, (const sf_ref[]){dn, a->xm, w->norm2, a->rstd2, g, dw->norm2}, a->d_norm2);
     keep(r, row, g, a->xm);
     attention_backward(r, a, w, dw, g_mid, dn);
-    norm_backward(r, true, (const sf_ref[]){dn, a->x, w->norm1, a->rstd1, g, dw->norm1}, a->d_norm1);
+    sfi_norm_backward(r, true, (const sf_ref[]){dn, a->x, w->norm1, a->rstd1, g, dw->norm1}, a->d_norm1);
     r->work.at = mark;
 }
 
@@ -172,7 +189,9 @@ void sfi_layer_backward(struct sfi_recipe *r, const struct sfi_acts *a, const st
 static void recompute_layer(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w) {
     uint64_t mark = r->work.at;
     r->flags = SF_CALL_RECOMPUTE_FLAG;
-    sfi_layer_forward(r, a, w, sfi_take(&r->work, r->shape->row_bytes));
+    sf_ref out = sfi_take(&r->work, r->shape->row_bytes);
+    sfi_call_norm_fwd(r, a->x, &(struct sfi_norm){w->norm1, a->n1, a->rstd1});
+    sfi_layer_forward(r, a, w, out, &(struct sfi_norm){.w = SF_REF_NONE});
     r->flags = 0;
     r->work.at = mark;
 }
@@ -181,9 +200,16 @@ static void recompute_layer(struct sfi_recipe *r, const struct sfi_acts *a, cons
 static void redo_light(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w) {
     const struct sfi_shape *s = r->shape;
     r->flags = SF_CALL_RECOMPUTE_FLAG;
-    sfi_call_norm_fwd(r, a->x, w->norm1, a->n1, a->rstd1);
-    sfi_call_norm_fwd(r, a->xm, w->norm2, a->n2, a->rstd2);
-    sfi_call_glu(r, SF_CALL_GLU_FWD, s->experts ? s->all_picks : s->tokens, (const sf_ref[]){a->gate_up, a->act}, 2);
+    if (s->selective) {
+        sfi_call_norm_fwd(r, a->x, &(struct sfi_norm){w->norm1, a->n1, a->rstd1});
+        sfi_call_norm_fwd(r, a->xm, &(struct sfi_norm){w->norm2, a->n2, a->rstd2});
+        sfi_call_glu(r, SF_CALL_GLU_FWD, s->experts ? s->all_picks : s->tokens, (const sf_ref[]){a->gate_up, a->act},
+                     2);
+        sfi_shared_redo(r, a);
+    }
+    if (s->redo_up) {
+        sfi_latent_up(r, a, w);
+    }
     r->flags = 0;
 }
 
@@ -195,31 +221,17 @@ static void layers_backward(struct sfi_recipe *r, sf_ref g) {
         sfi_acts_of(r, i, &a);
         sfi_refs_of(r, i, false, &w);
         sfi_refs_of(r, i, true, &dw);
+        r->shape = sfi_layer_shape(r->c, r->vs->first_layer + i);
         if (r->shape->recompute && r->inputs) {
             recompute_layer(r, &a, &w);
         }
-        if (r->shape->selective) {
+        if (r->shape->selective || r->shape->redo_up) {
             redo_light(r, &a, &w);
         }
         sfi_layer_backward(r, &a, &w, &dw, g);
         r->work.at = mark;
     }
-}
-
-static void head_backward(struct sfi_recipe *r, sf_ref g) {
-    const struct sfi_shape *s = r->shape;
-    const struct sfi_params *p = &r->vs->params;
-    uint64_t mark = r->work.at, norm = sfi_params_norm(p, p->norms_n - 1);
-    struct sfi_head h;
-    sfi_head_of(r, &h);
-    sf_ref dn = take(r, s->rows, s->hidden), partial = partial_of(r, dn);
-    sf_ref n = gather_for_weights(r, h.n);
-    weight_gradient(r, s->dtype, s->vocab_local, s->hidden, h.logits, n, SF_REF(r->f.grad, p->head));
-    input_gradient(r, s->dtype, s->vocab_local, s->hidden, h.logits, SF_REF(r->f.param, p->head), partial);
-    reduce_inputs(r, partial, dn);
-    norm_backward(r, false, (const sf_ref[]){dn, h.x, SF_REF(r->f.param, norm), h.rstd, g, SF_REF(r->f.grad, norm)},
-                  h.d_norm);
-    r->work.at = mark;
+    r->shape = &r->c->shape;
 }
 
 /* Only adds, so a table that starts afresh is cleared first, unless the head's gradient already lies there. */
@@ -231,62 +243,87 @@ static void embed_backward(struct sfi_recipe *r, sf_ref g) {
         const uint64_t n[3] = {sfi_mul(s->vocab_local, s->hidden)};
         sfi_call_simple(r, SF_CALL_ZERO, n, &table, 1);
     }
+    sfi_positions_gradient(r, g);
     sf_ref dy = sfi_gather(r, s->hidden, g);
     sfi_call_embed(r, SF_CALL_EMBED_BWD, (const sf_ref[]){SF_REF(r->f.tokens, 0), dy, table});
 }
 
+static bool makes_logits(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    return vs->head && c->shape.loss_rows > 0;
+}
+
 static void backward_formals(const struct sfi_compile *c, struct sfi_vstage *vs) {
-    struct sfi_formals f = {.held = SF_NONE, .targets = SF_NONE, .loss = SF_NONE};
+    struct sfi_formals f = {.held = SF_NONE};
     f.param = sfi_formal(&f, true);
-    f.expert = sfi_formal(&f, c->shape.experts > 0);
+    f.expert = sfi_formal(&f, vs->params.bytes[SFI_EXPERT] > 0);
     f.grad = sfi_formal(&f, true);
-    f.expert_grad = sfi_formal(&f, c->shape.experts > 0);
+    f.expert_grad = sfi_formal(&f, vs->params.bytes[SFI_EXPERT] > 0);
     f.stash = sfi_formal(&f, vs->stash_bytes > 0);
-    f.head = sfi_formal(&f, vs->is_last);
+    f.keys = sfi_formal(&f, vs->keys_bytes > 0);
+    f.sums = sfi_formal(&f, vs->sums_bytes > 0);
+    f.head = sfi_formal(&f, vs->ends || vs->head);
     f.x = sfi_formal(&f, true);
     f.y = sfi_formal(&f, !vs->is_last);
     f.dx = sfi_formal(&f, !vs->is_first);
     f.tokens = sfi_formal(&f, vs->is_first);
+    f.targets = sfi_formal(&f, makes_logits(c, vs) || sfi_is_part(c, vs));
+    f.loss = sfi_formal(&f, makes_logits(c, vs) || (sfi_is_part(c, vs) && vs->is_last));
     f.work = sfi_formal(&f, true);
     vs->bwd = f;
 }
 
 static void half_formals(const struct sfi_compile *c, struct sfi_vstage *vs) {
-    struct sfi_formals in = {.grad = SF_NONE, .expert_grad = SF_NONE, .targets = SF_NONE, .loss = SF_NONE};
+    struct sfi_formals in = {.grad = SF_NONE, .expert_grad = SF_NONE};
     in.param = sfi_formal(&in, true);
-    in.expert = sfi_formal(&in, c->shape.experts > 0);
+    in.expert = sfi_formal(&in, vs->params.bytes[SFI_EXPERT] > 0);
     in.stash = sfi_formal(&in, vs->stash_bytes > 0);
+    in.keys = sfi_formal(&in, vs->keys_bytes > 0);
+    in.sums = sfi_formal(&in, vs->sums_bytes > 0);
     in.held = sfi_formal(&in, vs->held_bytes > 0);
-    in.head = sfi_formal(&in, vs->is_last);
+    in.head = sfi_formal(&in, vs->ends || vs->head);
     in.x = sfi_formal(&in, true);
     in.y = sfi_formal(&in, !vs->is_last);
     in.dx = sfi_formal(&in, !vs->is_first);
     in.tokens = SF_NONE;
+    in.targets = sfi_formal(&in, makes_logits(c, vs));
+    in.loss = sfi_formal(&in, makes_logits(c, vs));
     in.work = sfi_formal(&in, true);
     vs->bwd_input = in;
-    struct sfi_formals w = {.param = SF_NONE, .expert = SF_NONE, .x = SF_NONE, .y = SF_NONE, .dx = SF_NONE};
-    w.targets = w.loss = SF_NONE;
+    struct sfi_formals w = {.expert = SF_NONE, .x = SF_NONE, .y = SF_NONE, .dx = SF_NONE, .loss = SF_NONE};
+    w.keys = w.sums = SF_NONE;
+    w.param = sfi_formal(&w, makes_logits(c, vs));
     w.grad = sfi_formal(&w, true);
-    w.expert_grad = sfi_formal(&w, c->shape.experts > 0);
+    w.expert_grad = sfi_formal(&w, vs->params.bytes[SFI_EXPERT] > 0);
     w.stash = sfi_formal(&w, vs->held_bytes == 0);
     w.held = sfi_formal(&w, vs->held_bytes > 0);
-    w.head = sfi_formal(&w, vs->is_last);
+    w.head = sfi_formal(&w, vs->ends || vs->head);
     w.tokens = sfi_formal(&w, vs->is_first);
+    w.targets = sfi_formal(&w, makes_logits(c, vs));
     w.work = sfi_formal(&w, true);
     vs->bwd_weight = w;
 }
 
 /* The gradient of the chunk's output. */
 static void begin_backward(struct sfi_recipe *r, sf_ref g) {
-    if (r->vs->is_last) {
-        head_backward(r, g);
+    struct sfi_head h;
+    if (sfi_is_part(r->c, r->vs)) {
+        sfi_part_backward(r, g);
+    } else if (r->vs->head) {
+        sfi_head_backward(r, g);
+    } else if (r->vs->ends) {
+        uint64_t norm = sfi_params_norm(&r->vs->params, r->vs->params.norms_n - 1);
+        sfi_head_of(r, &h);
+        sfi_norm_backward(
+            r, false,
+            (const sf_ref[]){SF_REF(r->f.y, 0), h.x, SF_REF(r->f.param, norm), h.rstd, g, SF_REF(r->f.grad, norm)},
+            h.d_norm);
     } else if (r->inputs) {
         sfi_call_copy(r, SF_REF(r->f.y, 0), g);
     }
 }
 
 static void end_backward(struct sfi_recipe *r, sf_ref g) {
-    sf_ref kept = is_half(r) ? sfi_embedded_gradient(r) : g;
+    sf_ref kept = sfi_is_half(r) ? sfi_embedded_gradient(r) : g;
     if (!r->vs->is_first) {
         return;
     }
@@ -301,7 +338,7 @@ static uint32_t backward_recipe(struct sfi_recipe *r, struct sfi_vstage *vs, con
     uint32_t layers = vs->layers;
     r->work.formal = r->f.work;
     snprintf(name, sizeof name, "backward%s%s%s %u%s", half, r->add ? " add" : "", vs->is_first ? " embed" : "", layers,
-             vs->is_last ? " head" : "");
+             vs->head ? " head" : "");
     sf_build_recipe_begin(r->c->b, name, r->f.n);
     sf_ref g = vs->is_first ? take(r, r->shape->rows, r->shape->hidden) : SF_REF(r->f.dx, 0);
     begin_backward(r, g);
@@ -311,26 +348,35 @@ static uint32_t backward_recipe(struct sfi_recipe *r, struct sfi_vstage *vs, con
     return sf_build_recipe_end(r->c->b);
 }
 
+/* Does anybody add to what another pass made? */
+static bool adds(const struct sfi_compile *c) {
+    return sfi_canonical_run(c->plan) > 1 || c->shape.slices > 1;
+}
+
 /* [0] overwrites weight gradients, [1] adds to them. */
-static void weight_recipes(const struct sfi_compile *c, struct sfi_vstage *vs, bool whole, uint32_t out[2]) {
+static void weight_recipes(const struct sfi_compile *c, struct sfi_vstage *vs, uint32_t slice, bool whole,
+                           uint32_t out[2]) {
     for (uint32_t add = 0; add < 2; add++) {
         struct sfi_recipe r = {.c = c, .vs = vs, .shape = &c->shape, .inputs = whole, .weights = true, .add = add > 0};
         r.f = whole ? vs->bwd : vs->bwd_weight;
-        out[add] =
-            add == 0 || sfi_canonical_run(c->plan) > 1 ? backward_recipe(&r, vs, whole ? "" : " weight") : out[0];
+        r.slice = slice;
+        out[add] = add == 0 || adds(c) ? backward_recipe(&r, vs, whole ? "" : " weight") : out[0];
     }
 }
 
 void sfi_backward_recipes(const struct sfi_compile *c, struct sfi_vstage *vs) {
-    if (c->table.whole) {
-        backward_formals(c, vs);
-        weight_recipes(c, vs, true, vs->recipe_bwd);
-    }
-    if (c->table.split) {
-        struct sfi_recipe r = {.c = c, .vs = vs, .shape = &c->shape, .inputs = true};
-        half_formals(c, vs);
-        r.f = vs->bwd_input;
-        vs->recipe_input = backward_recipe(&r, vs, " input");
-        weight_recipes(c, vs, false, vs->recipe_weight);
+    backward_formals(c, vs);
+    half_formals(c, vs);
+    for (uint32_t slice = 0; slice < c->shape.slices; slice++) {
+        struct sfi_recipes *to = &vs->recipes[slice];
+        if (c->table.whole) {
+            weight_recipes(c, vs, slice, true, to->bwd);
+        }
+        if (c->table.split) {
+            struct sfi_recipe r = {.c = c, .vs = vs, .shape = &c->shape, .inputs = true, .slice = slice};
+            r.f = vs->bwd_input;
+            to->input = backward_recipe(&r, vs, " input");
+            weight_recipes(c, vs, slice, false, to->weight);
+        }
     }
 }

@@ -9,42 +9,53 @@ static void linear(struct sfi_recipe *r, int dtype, uint64_t out, uint64_t in, s
 }
 
 /* The q, k and v slices of a fused row, as the attention calls take them. */
+static void plain_attention(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w) {
+    const struct sfi_shape *s = r->shape;
+    sf_ref n = sfi_gather(r, s->hidden, a->n1);
+    linear(r, s->gemm_dtype, s->qkv_local, s->hidden, n, w->qkv, a->qkv);
+    sfi_add_bias(r, s->qkv_local, w->qkv_bias, a->qkv);
+    sfi_call_rope(r, SF_CALL_ROPE_FWD, a->qkv);
+    if (s->slices > 1) {
+        sfi_slice_forward(r, a);
+        return;
+    }
+    struct sfi_kv kv = sfi_all_keys(r, a->qkv);
+    sfi_call_attention(r, SF_CALL_ATTN_FWD, (const sf_ref[]){a->qkv, kv.k, kv.v, a->o, a->lse}, 5);
+}
+
 static void attention_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w) {
     const struct sfi_shape *s = r->shape;
     uint64_t mark = r->work.at;
-    sfi_call_norm_fwd(r, a->x, w->norm1, a->n1, a->rstd1);
-    sf_ref n = sfi_gather(r, s->hidden, a->n1);
-    linear(r, s->gemm_dtype, s->qkv_local, s->hidden, n, w->qkv, a->qkv);
-    sfi_call_rope(r, SF_CALL_ROPE_FWD, a->qkv);
-    struct sfi_kv kv = sfi_all_keys(r, a->qkv);
-    sfi_call_attention(r, SF_CALL_ATTN_FWD, (const sf_ref[]){a->qkv, kv.k, kv.v, a->o, a->lse}, 5);
+    (s->kv_rank > 0 ? sfi_latent_forward : plain_attention)(r, a, w);
     sf_ref y = sfi_partial(r, s->hidden, a->xm);
     linear(r, s->gemm_dtype, s->hidden, s->attn_local, a->o, w->o, y);
     sfi_reduce(r, s->hidden, y, a->xm);
-    sfi_call_add(r, a->xm, a->x, a->xm);
+    sfi_join(r, a->xm, w->o_bias, a->x, a->xm, &(struct sfi_norm){w->norm2, a->n2, a->rstd2});
     r->work.at = mark;
 }
 
-static void ffn_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out) {
+void sfi_ffn_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out) {
     const struct sfi_shape *s = r->shape;
     sf_ref n = sfi_gather(r, s->hidden, a->n2);
     linear(r, s->gemm_dtype, s->up_local, s->hidden, n, w->gate_up, a->gate_up);
+    sfi_add_bias(r, s->up_local, w->up_bias, a->gate_up);
     sfi_call_glu(r, SF_CALL_GLU_FWD, s->tokens, (const sf_ref[]){a->gate_up, a->act}, 2);
     sf_ref y = sfi_partial(r, s->hidden, out);
     linear(r, s->gemm_dtype, s->hidden, s->ffn_local, a->act, w->down, y);
     sfi_reduce(r, s->hidden, y, out);
 }
 
-void sfi_layer_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out) {
+void sfi_layer_forward(struct sfi_recipe *r, const struct sfi_acts *a, const struct sfi_refs *w, sf_ref out,
+                       const struct sfi_norm *next) {
     uint64_t mark = r->work.at;
     attention_forward(r, a, w);
-    sfi_call_norm_fwd(r, a->xm, w->norm2, a->n2, a->rstd2);
     if (r->shape->experts) {
         sfi_experts_forward(r, a, w, out);
+        sfi_shared_forward(r, a, w, out);
     } else {
-        ffn_forward(r, a, w, out);
+        sfi_ffn_forward(r, a, w, out);
     }
-    sfi_call_add(r, out, a->xm, out);
+    sfi_join(r, out, w->down_bias, a->xm, out, next);
     r->work.at = mark;
 }
 
@@ -55,33 +66,22 @@ static void embed_forward(struct sfi_recipe *r, sf_ref x) {
     const sf_ref operand[] = {SF_REF(r->f.tokens, 0), SF_REF(r->f.param, r->vs->params.embed), y};
     sfi_call_embed(r, SF_CALL_EMBED_FWD, operand);
     sfi_reduce(r, s->hidden, y, x);
-    r->work.at = mark;
-}
-
-static void head_forward(struct sfi_recipe *r) {
-    const struct sfi_shape *s = r->shape;
-    const struct sfi_params *p = &r->vs->params;
-    uint64_t mark = r->work.at;
-    struct sfi_head h;
-    sfi_head_of(r, &h);
-    sfi_call_norm_fwd(r, h.x, SF_REF(r->f.param, sfi_params_norm(p, p->norms_n - 1)), h.n, h.rstd);
-    sf_ref n = sfi_gather(r, s->hidden, h.n);
-    linear(r, s->dtype, s->vocab_local, s->hidden, n, SF_REF(r->f.param, p->head), h.logits);
-    sfi_call_xent(r, h.logits, SF_REF(r->f.targets, 0), SF_REF(r->f.loss, 0));
+    sfi_add_positions(r, x);
     r->work.at = mark;
 }
 
 static void forward_formals(const struct sfi_compile *c, struct sfi_vstage *vs) {
-    struct sfi_formals f = {.grad = SF_NONE, .expert_grad = SF_NONE, .held = SF_NONE, .dx = SF_NONE};
+    struct sfi_formals f = {.grad = SF_NONE, .expert_grad = SF_NONE, .held = SF_NONE, .dx = SF_NONE, .sums = SF_NONE};
     f.param = sfi_formal(&f, true);
-    f.expert = sfi_formal(&f, c->shape.experts > 0);
+    f.expert = sfi_formal(&f, vs->params.bytes[SFI_EXPERT] > 0);
     f.stash = sfi_formal(&f, vs->stash_bytes > 0);
-    f.head = sfi_formal(&f, vs->is_last);
+    f.keys = sfi_formal(&f, vs->keys_bytes > 0);
+    f.head = sfi_formal(&f, vs->ends || vs->head);
     f.x = sfi_formal(&f, true);
     f.y = sfi_formal(&f, !vs->is_last);
     f.tokens = sfi_formal(&f, vs->is_first);
-    f.targets = sfi_formal(&f, vs->is_last);
-    f.loss = sfi_formal(&f, vs->is_last);
+    f.targets = sfi_formal(&f, vs->head && c->shape.loss_rows == 0);
+    f.loss = sfi_formal(&f, vs->head && !sfi_is_part(c, vs) && c->shape.loss_rows == 0);
     f.work = sfi_formal(&f, true);
     vs->fwd = f;
 }
@@ -91,37 +91,83 @@ static sf_ref forward_output(const struct sfi_recipe *r, uint32_t layer) {
     if (layer + 1 < r->vs->layers) {
         return sfi_layer_output(r, layer);
     }
-    if (!r->vs->is_last) {
+    if (!r->vs->ends) {
         return SF_REF(r->f.y, 0);
     }
     sfi_head_of(r, &h);
     return h.x;
 }
 
-void sfi_forward_recipe(const struct sfi_compile *c, struct sfi_vstage *vs) {
-    char name[SF_NAME];
-    vs->stash_bytes = sfi_stash_bytes(&c->shape, vs->layers);
-    vs->held_bytes = sfi_held_bytes(&c->shape, vs->layers);
-    vs->head_bytes = vs->is_last ? sfi_head_bytes(&c->shape) : 0;
-    forward_formals(c, vs);
-    struct sfi_recipe r = {.c = c, .vs = vs, .shape = &c->shape, .f = vs->fwd, .work = {.formal = vs->fwd.work}};
-    snprintf(name, sizeof name, "forward%s %u%s", vs->is_first ? " embed" : "", vs->layers, vs->is_last ? " head" : "");
-    sf_build_recipe_begin(c->b, name, r.f.n);
-    if (vs->is_first) {
-        embed_forward(&r, SF_REF(r.f.x, 0));
+/* The norm of what layer `layer` of the chunk puts out: the next layer's first, or the head's. Every layer's
+ * activations begin at the same place in working memory. */
+static struct sfi_norm norm_behind(struct sfi_recipe *r, uint32_t layer) {
+    const struct sfi_params *p = &r->vs->params;
+    uint64_t mark = r->work.at;
+    struct sfi_acts a;
+    struct sfi_refs w;
+    struct sfi_head h;
+    if (layer < r->vs->layers) {
+        sfi_acts_of(r, layer, &a);
+        sfi_refs_of(r, layer, false, &w);
+        r->work.at = mark;
+        return (struct sfi_norm){w.norm1, a.n1, a.rstd1};
     }
-    for (uint32_t i = 0; i < vs->layers; i++) {
+    if (!r->vs->ends) {
+        return (struct sfi_norm){.w = SF_REF_NONE};
+    }
+    sfi_head_of(r, &h);
+    return (struct sfi_norm){SF_REF(r->f.param, sfi_params_norm(p, p->norms_n - 1)),
+                             r->vs->head ? h.n : SF_REF(r->f.y, 0), h.rstd};
+}
+
+static void layers_forward(struct sfi_recipe *r) {
+    const struct sfi_norm first = norm_behind(r, 0);
+    if (r->vs->layers == 0 && (r->vs->ends || !r->vs->is_last)) {
+        sfi_call_copy(r, SF_REF(r->f.x, 0), forward_output(r, 0));
+    }
+    if (first.w != SF_REF_NONE) {
+        sfi_call_norm_fwd(r, SF_REF(r->f.x, 0), &first);
+    }
+    for (uint32_t i = 0; i < r->vs->layers; i++) {
         struct sfi_acts a;
         struct sfi_refs w;
-        uint64_t mark = r.work.at;
-        sfi_acts_of(&r, i, &a);
-        sfi_refs_of(&r, i, false, &w);
-        sfi_layer_forward(&r, &a, &w, forward_output(&r, i));
-        r.work.at = mark;
+        uint64_t mark = r->work.at;
+        const struct sfi_norm next = norm_behind(r, i + 1);
+        sfi_acts_of(r, i, &a);
+        sfi_refs_of(r, i, false, &w);
+        r->shape = sfi_layer_shape(r->c, r->vs->first_layer + i);
+        sfi_layer_forward(r, &a, &w, forward_output(r, i), &next);
+        r->work.at = mark;
     }
-    if (vs->is_last) {
-        head_forward(&r);
+    r->shape = &r->c->shape;
+}
+
+static void forward_recipe(struct sfi_recipe *r, struct sfi_vstage *vs) {
+    char name[SF_NAME];
+    snprintf(name, sizeof name, "forward%s %u%s", vs->is_first ? " embed" : "", vs->layers, vs->head ? " head" : "");
+    sf_build_recipe_begin(r->c->b, name, r->f.n);
+    if (vs->is_first) {
+        embed_forward(r, SF_REF(r->f.x, 0));
     }
-    vs->recipe_fwd = sf_build_recipe_end(c->b);
-    vs->work_bytes = r.work.peak;
+    layers_forward(r);
+    if (vs->head) {
+        (sfi_is_part(r->c, vs) ? sfi_part_forward : sfi_head_forward)(r);
+    }
+    vs->recipes[r->slice].fwd = sf_build_recipe_end(r->c->b);
+    vs->work_bytes = r->work.peak > vs->work_bytes ? r->work.peak : vs->work_bytes;
+}
+
+void sfi_forward_recipes(const struct sfi_compile *c, struct sfi_vstage *vs) {
+    vs->stash_bytes = sfi_stash_bytes(c, vs);
+    vs->held_bytes = sfi_held_bytes(c, vs);
+    vs->head_bytes = sfi_head_bytes(&c->shape, vs);
+    vs->keys_bytes = sfi_keys_bytes(c, vs);
+    vs->sums_bytes = sfi_sums_bytes(c, vs);
+    vs->work_bytes = 0;
+    forward_formals(c, vs);
+    for (uint32_t slice = 0; slice < c->shape.slices; slice++) {
+        struct sfi_recipe r = {.c = c, .vs = vs, .shape = &c->shape, .f = vs->fwd, .slice = slice};
+        r.work.formal = vs->fwd.work;
+        forward_recipe(&r, vs);
+    }
 }

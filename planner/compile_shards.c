@@ -12,7 +12,7 @@ uint32_t sfi_units_of(const struct sf_plan *plan) {
     for (uint32_t s = 0; s < plan->pp * plan->vpp; s++) {
         units = plan->layers[s] < units ? plan->layers[s] : units;
     }
-    return plan->zero >= SFI_ZERO_GRADIENTS ? units : 1;
+    return sfi_cuts_stages(plan) ? units : 1;
 }
 
 uint32_t sfi_unit_layers(const struct sf_plan *plan, uint32_t units, uint32_t unit) {
@@ -24,14 +24,15 @@ uint32_t sfi_unit_layers(const struct sf_plan *plan, uint32_t units, uint32_t un
 static void push_units(struct sf_pipe *to, uint32_t device, const struct sf_pass *pass, uint32_t units) {
     for (uint32_t i = 0; i < units; i++) {
         uint32_t unit = pass->kind == SF_PASS_F ? i : units - 1 - i;
-        sf_pipe_push(to, device, (enum sf_pass_kind)pass->kind, pass->stage * units + unit, pass->microbatch, 0);
+        sf_pipe_push(to, device, (enum sf_pass_kind)pass->kind, pass->stage * units + unit, pass->microbatch,
+                     pass->slice);
     }
 }
 
 int sfi_cut_stages(struct sf_pipe **table, uint32_t units, struct sf_err *err) {
     const struct sf_pipe *p = *table;
     struct sf_pipe *cut;
-    SF_TRY(sf_pipe_create(p->devices, p->stages * units, p->microbatches, 1, &cut, err));
+    SF_TRY(sf_pipe_create(p->devices, p->stages * units, p->microbatches, p->slices, &cut, err));
     cut->ways = p->ways;
     for (uint32_t s = 0; s < cut->stages; s++) {
         cut->device_of[s] = p->device_of[s / units];
@@ -47,10 +48,6 @@ int sfi_cut_stages(struct sf_pipe **table, uint32_t units, struct sf_err *err) {
 }
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
-
-static uint32_t space_comm(const struct sfi_stage *st, uint32_t space) {
-    return space == SFI_DENSE ? st->c->comms.dp : st->c->comms.edp;
-}
 
 /* With shared gradients a unit has one bucket per space. */
 static uint32_t bucket_of(const struct sfi_params *p, uint32_t space) {
@@ -80,16 +77,18 @@ static void gather(struct sfi_stage *st, uint32_t j, uint32_t space) {
     struct sf_arg args[] = {sfi_owned_gradient(st, op.chunk, bucket_of(p, space), SF_READ),
                             part_of(whole, p->bytes[space], SF_WRITE)};
     args[0].buf = st->param_shard; /* laid out as the gradients' */
-    op.comm = space_comm(st, space);
+    op.comm = st->c->comms.share[space];
     op.bytes = p->bytes[space];
     st->shards.whole[space][j] = whole;
     st->shards.gathered[space][j] = sf_build_op(st->c->b, &op, args, 2, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
 }
 
-/* The weight half of a split backward reads no weights. */
+/* The weight half of a split backward reads no weights, but for a head that makes its logits again. */
 void sfi_emit_gathers(struct sfi_stage *st, uint32_t j) {
     const struct sfi_params *p = &sfi_chunk_of(st, &st->steps[j])->vs->params;
-    if (st->c->plan->zero < SFI_ZERO_WEIGHTS || st->steps[j].kind == SF_PASS_W) {
+    bool weights_only =
+        st->steps[j].kind == SF_PASS_W && sfi_chunk_of(st, &st->steps[j])->vs->bwd_weight.param == SF_NONE;
+    if (st->c->plan->zero < SFI_ZERO_WEIGHTS || weights_only) {
         return;
     }
     for (uint32_t space = 0; space < SFI_SPACES; space++) {
@@ -137,18 +136,45 @@ static void drain(struct sfi_stage *st, uint32_t left) {
         if (part->buf != SF_NONE) {
             add_part(st, part);
         }
+        uint32_t *ready = &st->chunks[part->chunk].ready[part->bucket];
+        *ready = part->last ? sfi_reduce_across(st, part->chunk, part->bucket, *ready) : *ready;
     }
 }
 
+/* All matrices and vectors end where the next one may begin. */
+static bool is_tight(const struct sfi_shape *s) {
+    return s->kv_rank == 0 && (s->hidden * s->elem | s->qkv_local * s->elem | s->up_local * s->elem) % SFI_ALIGN == 0;
+}
+
+/* Gradients do not cover the whole of their buffers, and what was there before must not count in their norm. Padding is
+ * at the end alone where all vectors are aligned. Returns what the pass waits for. */
+static uint32_t clear_padding(struct sfi_stage *st, const struct sf_pass *step, uint32_t after) {
+    const struct sfi_params *p = &sfi_chunk_of(st, step)->vs->params;
+    struct sfi_recipe r = {.c = st->c, .shape = &st->c->shape};
+    for (uint32_t space = 0; space < SFI_SPACES; space++) {
+        uint64_t from = is_tight(&st->c->shape) ? p->used[space] : 0, n = (p->bytes[space] - from) / st->c->shape.elem;
+        struct sf_op op = pass_op(st, step, SF_OP_ACCUMULATE, SFI_COMPUTE);
+        const struct sf_arg arg = {
+            .buf = st->shards.made[space], .access = SF_WRITE, .offset = from, .bytes = p->bytes[space] - from};
+        if (n > 0) {
+            sf_build_recipe_begin(st->c->b, "no gradient", 1);
+            sfi_call_simple(&r, SF_CALL_ZERO, (const uint64_t[3]){n}, &(sf_ref){SF_REF(0, 0)}, 1);
+            op.recipe = sf_build_recipe_end(st->c->b);
+            sf_build_op(st->c->b, &op, &arg, 1, &after, after != SF_NONE);
+        }
+    }
+    return after;
+}
+
 /* Before the gradients of one more pass are made, those of the pass before the last have left. */
-uint32_t sfi_await_scatters(struct sfi_stage *st) {
+uint32_t sfi_await_scatters(struct sfi_stage *st, const struct sf_pass *step) {
     struct sfi_shards *s = &st->shards;
     if (st->c->plan->zero < SFI_ZERO_GRADIENTS) {
         return SF_NONE;
     }
     uint32_t behind = s->passes_n++ % 2, before_last = s->scattered[behind];
     drain(st, s->parts_of_last);
-    return before_last;
+    return sfi_squares_bytes(st->c) > 0 ? clear_padding(st, step, before_last) : before_last;
 }
 
 static void scatter(struct sfi_stage *st, const struct sf_pass *step, uint32_t space, uint32_t after) {
@@ -160,11 +186,12 @@ static void scatter(struct sfi_stage *st, const struct sf_pass *step, uint32_t s
     struct sf_arg args[] = {part_of(s->made[space], p->bytes[space], SF_READ),
                             sfi_owned_gradient(st, op.chunk, bucket, SF_WRITE)};
     struct sfi_part part = {.chunk = op.chunk, .bucket = bucket, .microbatch = op.microbatch, .buf = SF_NONE};
+    part.last = ch->weights_done + 1 == ch->mbs * st->c->shape.slices;
     if (ch->weights_done > 0) {
         part.buf = sf_build_buffer(st->c->b, "grad.part", SF_BUF_GRAD, p->buckets[bucket].owned, false);
         args[1] = part_of(part.buf, p->buckets[bucket].owned, SF_WRITE);
     }
-    op.comm = space_comm(st, space);
+    op.comm = st->c->comms.share[space];
     op.bytes = p->bytes[space];
     op.flags = st->c->shape.dtype == SF_F32 ? SF_OP_SUM_F32 : 0;
     part.scattered = sf_build_op(st->c->b, &op, args, 2, &after, 1);

@@ -52,8 +52,8 @@ static void chunk_buffers(struct sfi_stage *st, struct sfi_chunk *chunk, uint32_
     } else if (st->c->plan->zero < SFI_ZERO_WEIGHTS) {
         whole_buffers(st, chunk, index, "param.c", "expert.param.c", SF_BUF_PARAM, chunk->param);
     }
-    chunk->m = buffer(st, "m.c", index, SF_BUF_OPTIMIZER, p->state_n * 4, true);
-    chunk->v = buffer(st, "v.c", index, SF_BUF_OPTIMIZER, p->state_n * 4, true);
+    chunk->m = buffer(st, "m.c", index, SF_BUF_OPTIMIZER, p->state_n * sfi_moment_bytes(st->c), true);
+    chunk->v = buffer(st, "v.c", index, SF_BUF_OPTIMIZER, p->state_n * sfi_moment_bytes(st->c), true);
     if (st->c->shape.dtype != SF_F32) {
         chunk->master = buffer(st, "master.c", index, SF_BUF_OPTIMIZER, p->state_n * 4, true);
     }
@@ -83,6 +83,15 @@ static void shard_buffers(struct sfi_stage *st) {
         enum sf_buf_kind kind = f32 ? SF_BUF_OPTIMIZER : weights ? SF_BUF_PARAM : SF_BUF_COMM;
         st->param_shard = sf_build_buffer(st->c->b, "param.share", kind, bytes, f32 || weights);
     }
+}
+
+static bool makes_logits(const struct sfi_stage *st) {
+    for (uint32_t i = 0; i < st->chunks_n; i++) {
+        if (st->chunks[i].vs->head) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool has_chunk(const struct sfi_stage *st, bool first) {
@@ -122,22 +131,28 @@ static uint64_t most(uint64_t a, uint64_t b) {
 /* Slots of a pool are equal, so that any chunk can use any of them. */
 static void activation_buffers(struct sfi_stage *st) {
     const struct sfi_shape *s = &st->c->shape;
-    uint64_t work = 0, stash = 0, held = 0, head = 0;
+    uint64_t work = 0, stash = 0, held = 0, head = 0, keys = 0, sums = 0, away = 0;
     for (uint32_t i = 0; i < st->chunks_n; i++) {
         const struct sfi_vstage *vs = st->chunks[i].vs;
         work = most(work, vs->work_bytes);
         stash = most(stash, vs->stash_bytes);
         held = most(held, vs->held_bytes);
         head = most(head, vs->head_bytes);
+        away = most(away, sfi_away_bytes(st, vs));
+        keys = most(keys, vs->keys_bytes);
+        sums = most(sums, vs->sums_bytes);
     }
     st->work = sf_build_buffer(st->c->b, "work", SF_BUF_WORK, work, false);
     pool_buffers(st, &st->stash, "stash", SF_BUF_ACTIVATION, stash);
     pool_buffers(st, &st->held, "held", SF_BUF_ACTIVATION, held);
     pool_buffers(st, &st->head, "head", SF_BUF_ACTIVATION, head);
+    pool_buffers(st, &st->keys, "keys", SF_BUF_ACTIVATION, keys);
+    pool_buffers(st, &st->key_sums, "keys.grad", SF_BUF_ACTIVATION, sums);
     pool_buffers(st, &st->x, "x", SF_BUF_ACTIVATION, s->row_bytes);
     pool_buffers(st, &st->tokens, "tokens", SF_BUF_TOKENS, s->tokens * 4);
     pool_buffers(st, &st->landing, "bwd.in", SF_BUF_COMM, s->row_bytes);
-    for (uint32_t i = 0; i < SFI_SLOTS && has_chunk(st, false); i++) {
+    pool_buffers(st, &st->away, "away", SF_BUF_HOST, away);
+    for (uint32_t i = 0; i < SFI_SLOTS && makes_logits(st); i++) {
         st->targets[i] = buffer(st, "targets", i, SF_BUF_TOKENS, s->tokens * 4, false);
     }
 }
@@ -148,6 +163,10 @@ static void stage_buffers(struct sfi_stage *st) {
     }
     shard_buffers(st);
     st->hyper = sf_build_buffer(st->c->b, "hyper", SF_BUF_HYPER, 8 * sizeof(float), true);
+    if (sfi_squares_bytes(st->c) > 0) {
+        st->sums = sf_build_buffer(st->c->b, "squares", SF_BUF_WORK, sfi_squares_bytes(st->c), false);
+        st->norm = sf_build_buffer(st->c->b, "norm", SF_BUF_NORM, sizeof(float), true);
+    }
     if (has_chunk(st, false)) {
         st->loss = sf_build_buffer(st->c->b, "loss", SF_BUF_LOSS, st->c->plan->microbatches * sizeof(float), true);
     }
@@ -157,12 +176,12 @@ static void stage_buffers(struct sfi_stage *st) {
 
 /* ---- arrivals ---------------------------------------------------------------------------------------------------- */
 
-static void add_arrival(struct sfi_stage *st, enum sfi_pass pass, uint32_t from_stage, uint32_t microbatch,
-                        uint32_t step) {
+static void add_arrival(struct sfi_stage *st, enum sfi_pass pass, uint32_t from_stage, uint32_t step) {
     const struct sfi_table *t = &st->c->table;
     uint32_t from = t->pipe->device_of[from_stage];
     if (from != st->stage) {
-        uint32_t made = t->step[pass][(size_t)from_stage * st->c->plan->microbatches + microbatch];
+        const struct sf_pass *x = &st->steps[step];
+        uint32_t made = t->step[pass][sfi_pass_index(t->pipe, from_stage, x->microbatch, x->slice)];
         st->arrivals[st->arrivals_n++] =
             (struct sfi_arrival){.at = t->end[from][made], .from = from, .pass = made, .step = step};
     }
@@ -184,9 +203,9 @@ static void list_arrivals(struct sfi_stage *st) {
         const struct sf_pass *step = &st->steps[j];
         uint32_t before = sfi_stage_before(st->c, step->stage), behind = sfi_stage_behind(st->c, step->stage);
         if (step->kind == SF_PASS_F && before != SF_NONE) {
-            add_arrival(st, SFI_PASS_F, before, step->microbatch, j);
+            add_arrival(st, SFI_PASS_F, before, j);
         } else if ((step->kind == SF_PASS_B || step->kind == SF_PASS_BW) && behind != SF_NONE) {
-            add_arrival(st, SFI_PASS_B, behind, step->microbatch, j);
+            add_arrival(st, SFI_PASS_B, behind, j);
         }
     }
     qsort(st->arrivals, st->arrivals_n, sizeof *st->arrivals, compare_arrival);
@@ -207,16 +226,23 @@ static int prepare_chunk(struct sfi_stage *st, uint32_t i, struct sf_err *err) {
 
 static int allocate(struct sfi_stage *st, struct sf_err *err) {
     st->step_op = sf_calloc(st->steps_n, sizeof *st->step_op);
+    st->stats = sf_calloc(st->steps_n, sizeof *st->stats);
     st->arrival[0] = sf_calloc(st->steps_n, sizeof **st->arrival);
     st->arrival[1] = sf_calloc(st->steps_n, sizeof **st->arrival);
     st->arrivals = sf_calloc(st->steps_n, sizeof *st->arrivals);
+    st->copied = sf_calloc(st->steps_n, sizeof *st->copied);
+    st->fetched = sf_calloc(st->steps_n, sizeof *st->fetched);
     st->chunks = sf_calloc(st->chunks_n, sizeof *st->chunks);
-    if (!st->step_op || !st->arrival[0] || !st->arrival[1] || !st->arrivals || !st->chunks) {
+    if (!st->stats || !st->step_op || !st->arrival[0] || !st->arrival[1] || !st->arrivals || !st->chunks ||
+        !st->copied || !st->fetched) {
         return sf_fail_memory(err, "stage");
     }
     memset(st->last_send, 0xff, sizeof st->last_send);
+    memset(st->stats, 0xff, st->steps_n * sizeof *st->stats);
     memset(st->arrival[0], 0xff, st->steps_n * sizeof **st->arrival);
     memset(st->arrival[1], 0xff, st->steps_n * sizeof **st->arrival);
+    memset(st->copied, 0xff, st->steps_n * sizeof *st->copied);
+    memset(st->fetched, 0xff, st->steps_n * sizeof *st->fetched);
     for (uint32_t i = 0; i < st->chunks_n; i++) {
         SF_TRY(prepare_chunk(st, i, err));
     }
@@ -232,6 +258,9 @@ static void clear(struct sfi_stage *st) {
     sfi_shards_clear(&st->shards);
     sf_free(st->chunks);
     sf_free(st->arrivals);
+    sf_free(st->copied);
+    sf_free(st->fetched);
+    sf_free(st->stats);
     sf_free(st->arrival[0]);
     sf_free(st->arrival[1]);
     sf_free(st->step_op);
@@ -260,7 +289,7 @@ int sfi_stage_compile(const struct sfi_compile *c, uint32_t stage, struct sf_err
                            .steps = p->passes[stage],
                            .steps_n = p->passes_n[stage],
                            .chunks_n = c->table.chunks_n,
-                           .units_n = c->table.chunks_n * c->plan->microbatches};
+                           .units_n = (uint32_t)sfi_pass_index(p, c->table.chunks_n, 0, 0)};
     int rc = compile_class(&st, err);
     clear(&st);
     return rc;

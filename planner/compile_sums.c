@@ -19,9 +19,14 @@ static void start(struct sfi_sum *s) {
     s->taken = 0;
 }
 
-/* One more microbatch of a run. True when it is the first: it takes a slot and overwrites it. */
-static bool take(struct sfi_sum *s, uint32_t microbatch, uint32_t *slot) {
-    uint32_t leaf = microbatch / s->run, node = s->leaves + leaf;
+/* Where a pass comes among those of its chunk in ascending order. */
+static uint32_t place_of(const struct sfi_chunk *chunk, const struct sf_pass *step, uint32_t slices) {
+    return (step->microbatch - chunk->first_mb) * slices + slices - 1 - step->slice;
+}
+
+/* One more pass of a run. True when it is the first: it takes a slot and overwrites it. */
+static bool take(struct sfi_sum *s, uint32_t place, uint32_t *slot) {
+    uint32_t leaf = place / s->run, node = s->leaves + leaf;
     bool first = s->next[leaf]++ == 0;
     if (first) {
         uint32_t lowest = (uint32_t)__builtin_ctzll(~s->taken);
@@ -37,10 +42,10 @@ static bool is_complete(const struct sfi_sum *s, uint32_t node) {
     return s->slot[node] != SF_NONE && (node < s->leaves || s->next[node - s->leaves] == s->run);
 }
 
-/* What can be added after a microbatch, up the tree: pairs of slots, into and from. The lower slot takes the sum, so
+/* What can be added after a pass, up the tree: pairs of slots, into and from. The lower slot takes the sum, so
  * that the first one has it all in the end. */
-static uint32_t merge(struct sfi_sum *s, uint32_t microbatch, uint32_t pairs[SFI_SUM_LEVELS][2]) {
-    uint32_t node = s->leaves + microbatch / s->run, n = 0;
+static uint32_t merge(struct sfi_sum *s, uint32_t place, uint32_t pairs[SFI_SUM_LEVELS][2]) {
+    uint32_t node = s->leaves + place / s->run, n = 0;
     while (node > 1 && is_complete(s, node) && is_complete(s, node ^ 1)) {
         uint32_t a = s->slot[node], b = s->slot[node ^ 1];
         pairs[n][0] = a < b ? a : b;
@@ -52,16 +57,16 @@ static uint32_t merge(struct sfi_sum *s, uint32_t microbatch, uint32_t pairs[SFI
     return n;
 }
 
-static int check_order(const struct sfi_stage *st, const struct sfi_sum *s, uint32_t local, uint32_t microbatch,
+static int check_order(const struct sfi_stage *st, const struct sfi_sum *s, uint32_t place, uint32_t microbatch,
                        struct sf_err *err) {
-    uint32_t next = s->next[local / s->run];
-    if (st->c->plan->canonical && local % s->run != next) {
+    uint32_t next = s->next[place / s->run], slices = st->c->shape.slices;
+    if (st->c->plan->canonical && place % s->run != next) {
         return sf_fail(
             err, SF_E_INPUT,
             "plan: schedule makes the weight gradients of microbatch %u before those of %u on rank %u of the "
             "pipeline; canonical sums add each run of %u microbatches in ascending order: reorder the table "
             "or turn canonical off in the job",
-            microbatch, microbatch - local % s->run + next, st->stage, s->run);
+            microbatch, microbatch - place % s->run / slices + next / slices, st->stage, s->run / slices);
     }
     if (__builtin_popcountll(s->taken) == SFI_SUM_SLOTS) {
         return sf_fail(
@@ -81,10 +86,10 @@ static int rehearse(const struct sfi_stage *st, struct sfi_chunk *chunk, struct 
         const struct sf_pass *step = &st->steps[j];
         uint32_t pairs[SFI_SUM_LEVELS][2], slot;
         if (step->stage == chunk->stage && (step->kind == SF_PASS_W || step->kind == SF_PASS_BW)) {
-            uint32_t local = step->microbatch - chunk->first_mb;
-            SF_TRY(check_order(st, s, local, step->microbatch, err));
-            take(s, local, &slot);
-            merge(s, local, pairs);
+            uint32_t place = place_of(chunk, step, st->c->shape.slices);
+            SF_TRY(check_order(st, s, place, step->microbatch, err));
+            take(s, place, &slot);
+            merge(s, place, pairs);
         }
     }
     start(s);
@@ -93,8 +98,9 @@ static int rehearse(const struct sfi_stage *st, struct sfi_chunk *chunk, struct 
 
 int sfi_sum_init(const struct sfi_stage *st, struct sfi_chunk *chunk, struct sf_err *err) {
     struct sfi_sum *s = &chunk->sum;
-    s->run = st->c->plan->canonical ? sfi_canonical_run(st->c->plan) : chunk->mbs;
-    s->leaves = chunk->mbs / s->run;
+    uint32_t run = st->c->plan->canonical ? sfi_canonical_run(st->c->plan) : chunk->mbs;
+    s->run = run * st->c->shape.slices;
+    s->leaves = chunk->mbs / run;
     s->slot = sf_calloc(2 * (size_t)s->leaves, sizeof *s->slot);
     s->next = sf_calloc(s->leaves, sizeof *s->next);
     return s->slot && s->next ? rehearse(st, chunk, err) : sf_fail_memory(err, "canonical sums");
@@ -111,7 +117,7 @@ bool sfi_take_leaf(struct sfi_stage *st, const struct sf_pass *step, uint32_t ou
     if (st->c->plan->zero >= SFI_ZERO_GRADIENTS) {
         return sfi_take_whole(st, step, out);
     }
-    bool first = take(&chunk->sum, step->microbatch - chunk->first_mb, &slot);
+    bool first = take(&chunk->sum, place_of(chunk, step, st->c->shape.slices), &slot);
     for (int space = 0; space < SFI_SPACES; space++) {
         out[space] = chunk->slots[space][slot];
     }
@@ -181,13 +187,13 @@ void sfi_emit_leaf(struct sfi_stage *st, const struct sf_pass *step, uint32_t le
         sfi_emit_scatters(st, step, leaf_op);
         return;
     }
-    uint32_t n = merge(&chunk->sum, step->microbatch - chunk->first_mb, pairs);
+    uint32_t n = merge(&chunk->sum, place_of(chunk, step, st->c->shape.slices), pairs);
     for (uint32_t space = 0; space < SFI_SPACES && n > 0; space++) {
         if (chunk->vs->params.bytes[space] > 0) {
             done = emit_sums(st, step, (enum sfi_space)space, pairs, n, leaf_op);
         }
     }
-    if (++chunk->weights_done == chunk->mbs) {
+    if (++chunk->weights_done == chunk->mbs * st->c->shape.slices) {
         chunk->complete = done;
         sfi_emit_reductions(st, st->c->table.chunk_of[step->stage], done);
     }

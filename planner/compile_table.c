@@ -9,26 +9,50 @@ struct work {
     uint64_t matrices, attention, head;
 };
 
+/* Of latent attention, on one rank. */
+static uint64_t latent_weights(const struct sfi_shape *s) {
+    uint64_t queries = sfi_mul(s->q_rank > 0 ? s->q_rank : s->hidden, s->qkv_local);
+    return queries + sfi_mul(s->kv_rank, s->kv_up) + sfi_mul(s->latent, s->hidden) / s->tp;
+}
+
 static struct work work_of(const struct sfi_shape *s) {
     uint64_t ffn_rows = s->experts ? s->expert_room : s->tokens;
-    uint64_t dense = sfi_mul(sfi_mul(s->tokens, s->hidden), s->qkv_local + s->attn_local);
-    uint64_t ffn = sfi_mul(sfi_mul(ffn_rows, s->hidden), s->up_local + s->ffn_local);
+    uint64_t qkv = s->kv_rank == 0 ? sfi_mul(s->hidden, s->qkv_local) : latent_weights(s);
+    uint64_t dense = sfi_mul(s->tokens, qkv + sfi_mul(s->hidden, s->attn_local));
+    uint64_t shared = sfi_mul(sfi_mul(s->tokens, s->hidden), s->shared_up + s->shared_local);
+    uint64_t ffn = sfi_mul(sfi_mul(ffn_rows, s->hidden), s->up_local + s->ffn_local) + shared;
     return (struct work){
         .matrices = dense + ffn,
-        .attention = sfi_mul(sfi_mul(s->tokens, s->seq), s->attn_local),
+        .attention =
+            sfi_mul(sfi_mul(s->tokens, s->seq), s->kv_rank == 0 ? s->attn_local : (s->qkv_local + s->attn_local) / 2),
         .head = sfi_mul(sfi_mul(s->tokens, s->hidden), s->vocab_local),
     };
 }
 
-void sfi_pass_flops(const struct sfi_shape *s, const struct sf_plan *plan, uint64_t *f, uint64_t *b, uint64_t *w) {
-    struct work work = work_of(s);
-    uint32_t stages = plan->pp * plan->vpp;
+/* The work of `layers` layers from `first` on. */
+static struct work work_of_layers(const struct sf_model *m, const struct work of[2], uint32_t first, uint32_t layers) {
+    uint64_t routed = sf_model_routed(m, first + layers) - sf_model_routed(m, first);
+    return (struct work){
+        .matrices = sfi_mul(routed, of[1].matrices) + sfi_mul(layers - routed, of[0].matrices),
+        .attention = sfi_mul(layers, of[0].attention),
+    };
+}
+
+void sfi_pass_flops(const struct sf_scenario *scenario, const struct sf_plan *plan, uint64_t *f, uint64_t *b,
+                    uint64_t *w) {
+    struct sfi_shape routed, dense;
+    sfi_shape_init(scenario, plan, &routed);
+    sfi_shape_dense(scenario, plan, &dense);
+    const struct work of[2] = {work_of(&dense), work_of(&routed)};
+    uint32_t stages = plan->pp * plan->vpp, layer = 0;
     for (uint32_t i = 0; i < stages; i++) {
-        uint64_t layers = plan->layers[i], head = i + 1 == stages ? work.head : 0;
-        uint64_t matrices = sfi_mul(layers, work.matrices) + head, attention = sfi_mul(layers, work.attention);
-        f[i] = 1 + matrices + attention;
-        w[i] = 1 + matrices;
-        b[i] = 1 + matrices + 2 * attention + (s->recompute ? f[i] - head : 0);
+        struct work all = work_of_layers(&scenario->model, of, layer, plan->layers[i]);
+        uint64_t head = i + 1 == stages && !plan->split_head ? of[0].head : 0,
+                 logits = dense.loss_rows > 0 ? head : 0; /* in backward */
+        f[i] = 1 + all.matrices + head + all.attention - logits;
+        w[i] = 1 + all.matrices + head;
+        b[i] = 1 + all.matrices + head + 2 * all.attention + logits + (dense.recompute ? f[i] - head + logits : 0);
+        layer += plan->layers[i];
     }
 }
 
@@ -55,7 +79,7 @@ static int index_stages(struct sfi_table *t, struct sf_err *err) {
 
 static int index_passes(struct sfi_table *t, struct sf_err *err) {
     const struct sf_pipe *p = t->pipe;
-    size_t units = (size_t)p->stages * p->microbatches;
+    size_t units = sfi_pass_index(p, p->stages, 0, 0);
     for (int k = 0; k < SFI_PASSES; k++) {
         t->step[k] = sf_calloc(units, sizeof *t->step[k]);
         if (!t->step[k]) {
@@ -65,7 +89,7 @@ static int index_passes(struct sfi_table *t, struct sf_err *err) {
     for (uint32_t d = 0; d < p->devices; d++) {
         for (uint32_t i = 0; i < p->passes_n[d]; i++) {
             const struct sf_pass *x = &p->passes[d][i];
-            size_t unit = (size_t)x->stage * p->microbatches + x->microbatch;
+            size_t unit = sfi_pass_index(p, x->stage, x->microbatch, x->slice);
             t->split |= x->kind == SF_PASS_W;
             t->whole |= x->kind == SF_PASS_BW;
             if (x->kind == SF_PASS_F) {
@@ -111,8 +135,12 @@ int sfi_table_init(struct sfi_compile *c, struct sf_err *err) {
         return sf_fail_memory(err, "schedule table");
     }
     const struct sf_pass_weights weights = {.f = times, .b = times + c->vs_n, .w = times + 2 * (size_t)c->vs_n};
-    sfi_pass_flops(&c->shape, c->plan, times, times + c->vs_n, times + 2 * (size_t)c->vs_n);
+    sfi_pass_flops(c->s, c->plan, times, times + c->vs_n, times + 2 * (size_t)c->vs_n);
     struct sfi_table *t = &c->table;
+    for (uint32_t i = c->plan->pp; i < c->vs_n && c->plan->split_head; i++) {
+        uint64_t part = sfi_mul(sfi_mul(c->shape.tokens, c->shape.hidden), c->shape.vocab_part);
+        times[i] = times[c->vs_n + i] = times[2 * (size_t)c->vs_n + i] = 1 + part;
+    }
     int rc = sf_schedule_make(c->plan, &weights, &t->pipe, err);
     if (rc == 0 && c->units > 1) {
         share_among_units(c, times);

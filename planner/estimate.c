@@ -24,7 +24,8 @@ static struct stage_load load_of(const struct sfi_layout *l, const struct sfi_pr
         load.layers += layers;
         load.most_layers = fmax(load.most_layers, layers);
     }
-    load.backward = load.layers * price->layer_b + (first ? price->first_b : 0) + (last ? price->last_b : 0);
+    const struct sfi_pass_time *b = &price->time[SFI_TIMED_BW];
+    load.backward = load.layers * b->layer + (first ? b->first : 0) + (last ? b->last : 0);
     load.tables = (first ? 1 : 0) + (last ? l->head_tables : 0);
     return load;
 }
@@ -45,7 +46,7 @@ static double in_flight(const struct sf_plan *plan, uint32_t stage) {
 /* Weights whose optimizer state is this rank's. */
 static double owned_weights(const struct sfi_layout *l, const struct sf_plan *plan, const struct stage_load *load) {
     double dense = load->layers * l->layer_dense + load->tables * l->table, expert = load->layers * l->layer_expert;
-    return plan->zero >= 1 ? dense / l->dp + expert * l->ep / l->dp : dense + expert;
+    return plan->zero >= 1 ? dense / l->sharers + expert * l->ep / l->sharers : dense + expert;
 }
 
 /* Where weights or gradients are shared, two units of them are whole besides: as good as layers. */
@@ -139,9 +140,9 @@ static double transfers_s(const struct sf_plan *plan, double c, double slowest) 
 /* Forward and backward of one microbatch in one chunk of one stage. */
 static double chunk_s(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
                       uint32_t chunk, uint32_t stage) {
-    double s = plan->layers[chunk * plan->pp + stage] * (price->layer_f + price->layer_b) + 2 * base->dispatch_s;
-    s += chunk == 0 && stage == 0 ? price->first_f + price->first_b : 0;
-    s += chunk == plan->vpp - 1 && stage == plan->pp - 1 ? price->last_f + price->last_b : 0;
+    double s = plan->layers[chunk * plan->pp + stage] * sfi_price_layer(price) + 2 * base->dispatch_s;
+    s += chunk == 0 && stage == 0 ? sfi_price_first(price) : 0;
+    s += chunk == plan->vpp - 1 && stage == plan->pp - 1 ? sfi_price_last(price) : 0;
     return s;
 }
 
@@ -183,27 +184,52 @@ static struct stage_load load_in(const struct sfi_layout *l, const struct sfi_pr
             load.tables += (first ? 1 : 0) + (last ? l->head_tables : 0);
         }
     }
-    load.backward = load.layers * price->layer_b;
+    load.backward = load.layers * price->time[SFI_TIMED_BW].layer;
     return load;
 }
 
-static struct sfi_estimate estimate_by_replay(const struct sfi_base *base, const struct sfi_layout *layout,
-                                              const struct sfi_price *price, const struct sf_plan *plan, double c) {
-    struct sfi_estimate e = {.step_s = INFINITY, .memory_bytes = INFINITY};
-    struct sfi_replayed r;
-    double tail = 0, traffic = 0;
-    if (!sfi_replay_plan(base, price, plan, c, &r)) {
-        return e;
+/* Collectives of a rank that wait for gradients follow each other: those of a stage and of all that are done later come
+ * after its last gradient. */
+static double least_behind(const struct sfi_layout *l, const struct sf_plan *plan, const struct sfi_replayed *r,
+                           uint32_t rank, uint32_t stage) {
+    uint32_t copy = plan->pp * plan->vpp, layers = 0;
+    double each = plan->zero == 0 ? l->least_all_reduce : l->least_scatter + l->least_gather;
+    for (uint32_t s = 0; s < r->stages; s++) {
+        layers += r->stage_rank[s] == rank && r->done_s[s] >= r->done_s[stage] ? plan->layers[s % copy] : 0;
     }
-    e.memory_bytes = 0;
+    return r->done_s[stage] + layers * each;
+}
+
+static double least_step_s(const struct sfi_layout *l, const struct sf_plan *plan, const struct sfi_replayed *r) {
+    double least = r->least_s;
+    for (uint32_t s = 0; s < r->stages && plan->zero <= 1; s++) {
+        least = fmax(least, least_behind(l, plan, r, r->stage_rank[s], s));
+    }
+    return least;
+}
+
+struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sfi_layout *layout,
+                                    const struct sfi_price *price, const struct sf_plan *plan,
+                                    const struct sfi_replayed *r) {
+    struct sfi_estimate e = {.least_s = least_step_s(layout, plan, r)};
+    double tail = 0, traffic = 0;
     for (uint32_t rank = 0; rank < plan->pp; rank++) {
-        struct stage_load load = load_in(layout, price, plan, &r, rank);
+        struct stage_load load = load_in(layout, price, plan, r, rank);
         tail = fmax(tail, tail_of(base, layout, plan, rank, &load));
         traffic = fmax(traffic, shared_traffic_s(base, layout, plan, rank, &load));
-        e.memory_bytes = fmax(e.memory_bytes, state_bytes(base, layout, price, plan, &load) + r.kept[rank]);
+        e.memory_bytes = fmax(e.memory_bytes, state_bytes(base, layout, price, plan, &load) + r->kept[rank]);
     }
-    e.step_s = fmax(r.compute_s, traffic) + tail;
+    e.step_s = fmax(r->compute_s, traffic) + tail;
     return e;
+}
+
+static struct sfi_estimate estimate_by_replay(const struct sfi_base *base, const struct sfi_layout *layout,
+                                              const struct sfi_price *price, const struct sf_plan *plan) {
+    struct sfi_replayed r;
+    if (!sfi_replay_plan(base, layout, price, plan, &r)) {
+        return (struct sfi_estimate){.step_s = INFINITY, .memory_bytes = INFINITY};
+    }
+    return sfi_estimate_of(base, layout, price, plan, &r);
 }
 
 struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct sfi_layout *layout,
@@ -212,7 +238,7 @@ struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct 
     double tail = 0, traffic = 0, ends_early = 0, slowest;
     double c = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes;
     if (plan->schedule > SF_SCHEDULE_INTERLEAVED) {
-        return estimate_by_replay(base, layout, price, plan, c);
+        return estimate_by_replay(base, layout, price, plan);
     }
     e.step_s = compute_s(base, price, plan, &slowest) + transfers_s(plan, c, slowest);
     for (uint32_t stage = 0; stage < plan->pp; stage++) {

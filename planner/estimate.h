@@ -34,40 +34,79 @@ struct sfi_base {
 };
 void sfi_base_init(const struct sf_scenario *s, const struct sf_cost *cost, struct sfi_base *out);
 
-/* One microbatch on one rank, for one (tp, ep, micro_batch, recompute). */
+/* The degrees that change what one rank does with a microbatch. */
+struct sfi_degrees {
+    uint32_t tp, cp, ep, micro_batch;
+    int recompute;
+};
+
+/* Passes that are timed by themselves: backwards as a whole, and as their halves. */
+enum sfi_timed { SFI_TIMED_F, SFI_TIMED_BW, SFI_TIMED_B, SFI_TIMED_W, SFI_TIMED };
+
+/* One pass of a chunk: of each layer in it, of the embedding, of the head and the loss. Seconds, collectives inside
+ * and recomputation included. */
+struct sfi_pass_time {
+    double of[2]; /* a layer without experts, if there are such; one with them */
+    double layer; /* their mean over the model */
+    double first, last;
+};
+
+/* One microbatch on one rank, for one set of degrees. */
 struct sfi_price {
-    double layer_f, layer_b;                  /* in-layer collectives and recomputation included */
-    double first_f, first_b;                  /* embedding */
-    double last_f, last_b;                    /* head and loss */
+    struct sfi_pass_time time[SFI_TIMED];
+    /* What no rank can be faster than: the cheaper of the first microbatch and the others, every collective on the best
+     * placed of its groups and on the fastest kind of GPU, those beside attention hidden. */
+    struct sfi_pass_time least[SFI_TIMED];
+    double kept_of[2];                        /* as pass times */
     double kept_layer, kept_chunk, kept_last; /* bytes from forward to backward: per layer, per chunk, for the head */
     double work;                              /* bytes that one running forward or backward needs on top */
     double p2p_bytes;
+    bool halves; /* backwards can be split */
 };
+/* Sum over `layers` layers from `first` on of what each kind has. */
+double sfi_layers_sum(const struct sf_model *m, const double of[2], uint32_t first, uint32_t layers);
+/* Forward and backward of a layer or an end. */
+double sfi_price_layer(const struct sfi_price *p);
+double sfi_price_first(const struct sfi_price *p);
+double sfi_price_last(const struct sfi_price *p);
+
+/* Programs whose backwards come in halves keep or make again everything. */
+static inline bool sfi_can_split(int recompute) {
+    return recompute == SF_RECOMPUTE_NONE || recompute == SF_RECOMPUTE_FULL;
+}
 
 /* Compiles the miniatures. SF_E_NOPLAN when they do not fit the device. */
-int sfi_price_init(const struct sfi_base *base, uint32_t tp, uint32_t ep, uint32_t micro_batch, int recompute,
-                   struct sfi_price *out, struct sf_err *err);
+int sfi_price_init(const struct sfi_base *base, const struct sfi_degrees *degrees, struct sfi_price *out,
+                   struct sf_err *err);
 
 /* Collectives over one stage's group; reduce_scatter and all_gather are priced alike. */
 struct sfi_group_price {
     struct sfi_line scatter, all_reduce;
 };
 
-/* What depends on the degrees alone. */
+/* What depends on tp, cp, ep and pp alone. */
 struct sfi_layout {
-    uint32_t tp, ep, dp, pp;
+    uint32_t tp, cp, ep, dp, pp;
+    uint32_t sharers;                 /* cp * dp: ranks that have the same dense weights */
     uint32_t ranks_per_domain;        /* 0: the cluster has too few seats */
     double layer_dense, layer_expert; /* weights of one layer on one rank */
     double table;                     /* weights of the embedding or the head on one rank */
     double head_tables;               /* 0 when the head uses the embedding of its own stage, else 1 */
     struct sfi_line p2p;
+    double least_s_per_byte; /* of a transfer between neighbours in the pipeline */
+    /* Least seconds of one layer's collectives on any stage: bucket by bucket, and as part of any larger bucket. */
+    double least_scatter, least_gather, least_all_reduce, least_scatter_flow, least_gather_flow;
     /* Per stage, because stages that begin or end inside a domain leave few members there, and those set the pace. */
     struct sfi_group_price dense[SF_MAX_STAGES], expert[SF_MAX_STAGES];
 };
-void sfi_layout_init(const struct sfi_base *base, uint32_t tp, uint32_t ep, uint32_t pp, struct sfi_layout *out);
+void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees, struct sfi_layout *out);
 
-/* Seats of each domain to use: no tp group straddles two, nor, if there are seats enough, does any tp x ep group. */
-uint32_t sfi_ranks_per_domain(const struct sf_topo *topo, uint32_t gpus, uint32_t tp, uint32_t ep);
+/* Seats of each domain to use: no tp group straddles two, nor, if there are seats enough, does any group of tp x
+ * `shared` ranks, `shared` being the larger of cp and ep. */
+uint32_t sfi_ranks_per_domain(const struct sf_topo *topo, uint32_t gpus, uint32_t tp, uint32_t shared);
+static inline uint32_t sfi_shared(uint32_t cp, uint32_t ep) {
+    return cp > ep ? cp : ep;
+}
 
 /* Worst span over `groups` groups of `members` ranks, `stride` apart, that begin at `first`, `first + repeat`, ... */
 struct sfi_groups {
@@ -75,8 +114,13 @@ struct sfi_groups {
 };
 void sfi_span(const struct sf_topo *topo, uint32_t ranks_per_domain, const struct sfi_groups *g, struct sf_span *out);
 
+/* Adds a span that is not there yet. */
+#define SFI_MOST_SPANS 72 /* ways in which groups of one kind lie over domains, no two alike */
+void sfi_add_span(struct sf_span *spans, uint32_t *n, const struct sf_span *span);
+
 struct sfi_estimate {
     double step_s;
+    double least_s;      /* no run of this plan is faster; 0: unknown */
     double memory_bytes; /* of the fullest stage */
 };
 /* Degrees, schedule and layers of the plan must be set; layout and price must be those of its degrees. */
@@ -85,14 +129,20 @@ struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct 
 
 /* What a replay of the plan's table tells. */
 struct sfi_replayed {
-    double compute_s; /* passes and the transfers that they wait for */
+    double compute_s;                 /* passes and the transfers that they wait for */
+    double least_s;                   /* the same at its least: no run of this table is faster */
+    double done_s[2 * SF_MAX_STAGES]; /* when each stage has its last gradient, likewise */
     uint32_t stages;
     uint16_t stage_rank[2 * SF_MAX_STAGES];
     double kept[SF_MAX_STAGES]; /* most bytes that each rank of the pipeline keeps at once */
 };
 /* False when the table cannot be made. */
-bool sfi_replay_plan(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
-                     double transfer_s, struct sfi_replayed *out);
+bool sfi_replay_plan(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
+                     const struct sf_plan *plan, struct sfi_replayed *out);
+/* sfi_estimate_plan of a replayed table: slower, closer, and with a least time. */
+struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sfi_layout *layout,
+                                    const struct sfi_price *price, const struct sf_plan *plan,
+                                    const struct sfi_replayed *r);
 /* Layers of every virtual stage, for equal layers and two ends that cost more. */
 void sfi_plan_layers(struct sf_plan *plan, uint32_t layers, double layer, double first, double last);
 

@@ -2,11 +2,13 @@
  */
 #include "planner/estimate.h"
 
+#include <math.h>
+
 #include "sim/seats.h"
 
-uint32_t sfi_ranks_per_domain(const struct sf_topo *topo, uint32_t gpus, uint32_t tp, uint32_t ep) {
+uint32_t sfi_ranks_per_domain(const struct sf_topo *topo, uint32_t gpus, uint32_t tp, uint32_t shared) {
     uint32_t domain = sf_topo_domain_gpus(topo), fallback = 0;
-    uint64_t group = (uint64_t)tp * ep;
+    uint64_t group = (uint64_t)tp * shared;
     bool plain = sf_seats_plain(topo);
     for (uint32_t used = domain - domain % tp; used >= tp && used > 0; used -= tp) {
         if (!sf_seats_fit(topo, gpus, used)) {
@@ -62,6 +64,20 @@ void sfi_span(const struct sf_topo *topo, uint32_t ranks_per_domain, const struc
     }
 }
 
+static bool same_span(const struct sf_span *a, const struct sf_span *b) {
+    return a->members == b->members && a->domains == b->domains && a->min_per_domain == b->min_per_domain &&
+           a->kind == b->kind;
+}
+
+void sfi_add_span(struct sf_span *spans, uint32_t *n, const struct sf_span *span) {
+    for (uint32_t i = 0; i < *n; i++) {
+        if (same_span(&spans[i], span)) {
+            return;
+        }
+    }
+    spans[*n < SFI_MOST_SPANS ? (*n)++ : *n - 1] = *span;
+}
+
 static struct sfi_line line_through(double at_small, double at_large, double small, double large) {
     double slope = (at_large - at_small) / (large - small);
     double fixed = at_small - slope * small;
@@ -78,7 +94,7 @@ static struct sfi_line collective_line(const struct sf_cost *cost, int kind, con
 static struct sfi_line message_line(const struct sf_cost *cost, const struct sfi_layout *l) {
     const struct sf_topo *topo = sf_cost_topo(cost);
     const uint64_t small = UINT64_C(1) << 10, large = UINT64_C(1) << 30;
-    uint32_t stage = l->tp * l->dp;
+    uint32_t stage = l->tp * l->sharers;
     uint32_t seat = stage / l->ranks_per_domain * sf_topo_domain_gpus(topo) + stage % l->ranks_per_domain;
     struct sf_route route;
     sf_topo_route(topo, live_seat(topo, 0), live_seat(topo, seat), &route);
@@ -89,51 +105,147 @@ static struct sfi_line message_line(const struct sf_cost *cost, const struct sfi
 static void price_group(const struct sfi_base *base, const struct sfi_layout *l, uint32_t stage, uint32_t ep,
                         struct sfi_group_price *out) {
     const struct sfi_groups g = {
-        .members = l->dp / ep, .stride = l->tp * ep, .first = stage * l->tp * l->dp, .groups = 1};
+        .members = l->sharers / ep, .stride = l->tp * ep, .first = stage * l->tp * l->sharers, .groups = 1};
     struct sf_span span;
     sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
     out->scatter = collective_line(base->cost, SF_CALL_REDUCE_SCATTER, &span);
     out->all_reduce = collective_line(base->cost, SF_CALL_ALL_REDUCE, &span);
 }
 
-void sfi_layout_init(const struct sfi_base *base, uint32_t tp, uint32_t ep, uint32_t pp, struct sfi_layout *out) {
-    const struct sf_model *m = &base->scenario->model;
-    uint32_t gpus = base->scenario->job.gpus;
-    out->tp = tp;
-    out->ep = ep;
-    out->pp = pp;
-    out->dp = gpus / tp / pp;
-    out->ranks_per_domain = sfi_ranks_per_domain(base->scenario->topo, gpus, tp, ep);
-    if (out->ranks_per_domain == 0) {
-        return;
+/* Weights of the mean layer on one rank. */
+static void mean_layer(const struct sf_model *m, struct sfi_layout *out) {
+    uint32_t tp = out->tp, ep = out->ep;
+    double routed = m->experts > 0 ? (double)sf_model_routed(m, m->layers) / m->layers : 0;
+    double router = (double)m->hidden * m->experts; /* like norms and ways down to latent vectors, on every tp rank */
+    double latents = m->kv_rank > 0 ? (double)m->hidden * (m->q_rank + m->kv_rank + m->rope_dim) : 0;
+    double whole = 2.0 * m->hidden + latents;
+    double attention = ((double)sf_model_params_attention(m) - router - whole) / tp + whole;
+    double dense = attention + (3.0 - m->plain) * m->hidden * sf_model_width(m, false) / tp;
+    double beside = attention + router + (double)sf_model_params_shared(m) / tp;
+    out->layer_dense = routed * beside + (1 - routed) * (m->experts > 0 && m->dense_ffn == 0 ? 0 : dense);
+    out->layer_expert = routed * (double)sf_model_params_expert(m) / tp * m->experts / ep;
+}
+
+/* The same collective over the groups of all stages, in the best case. */
+struct reduction {
+    const struct sfi_base *base;
+    struct sf_span span[2][SFI_MOST_SPANS]; /* dense, expert */
+    uint32_t spans_n[2];
+    double bytes[2]; /* one layer's matrices */
+};
+
+static double least_collective(const struct reduction *r, int space, int kind, double layers) {
+    double least = INFINITY, bytes = r->bytes[space] * layers;
+    for (uint32_t k = 0; k < sf_cost_kinds(r->base->cost); k++) {
+        for (uint32_t i = 0; i < r->spans_n[space]; i++) {
+            sf_time_ps t = sf_cost_collective(sf_cost_of(r->base->cost, k), kind, (uint64_t)bytes, &r->span[space][i]);
+            least = fmin(least, sf_ps_to_s(t));
+        }
     }
-    double expert = (double)sf_model_params_expert(m) / tp;
-    double whole = 2.0 * m->hidden + (double)m->hidden * m->experts; /* norms and router, on every tp rank */
-    out->layer_dense = ((double)sf_model_params_attention(m) - whole) / tp + whole + (m->experts == 0 ? expert : 0);
-    out->layer_expert = m->experts == 0 ? 0 : expert * m->experts / ep;
-    out->table = (double)m->vocab * m->hidden / tp;
-    out->head_tables = m->tied && pp == 1 && !base->scenario->job.canonical ? 0 : 1;
-    out->p2p = pp > 1 ? message_line(base->cost, out) : (struct sfi_line){0, 0};
-    for (uint32_t stage = 0; stage < pp; stage++) {
-        price_group(base, out, stage, 1, &out->dense[stage]);
-        out->expert[stage] = out->dense[stage];
-        if (ep > 1) {
-            price_group(base, out, stage, ep, &out->expert[stage]);
+    return bytes > 0 ? least / layers : 0;
+}
+
+static double least_of(const struct reduction *r, int kind, double layers) {
+    return least_collective(r, 0, kind, layers) + least_collective(r, 1, kind, layers);
+}
+
+/* At least those of a layer that are reduced in buckets of their own, with norms, biases and routers. */
+static double small_weights(const struct sf_model *m) {
+    double latents = m->kv_rank > 0 ? (double)m->hidden * (m->q_rank + m->kv_rank + m->rope_dim) : 0;
+    double widths = 16.0 * m->hidden + 2.0 * (m->ffn + m->dense_ffn + m->shared_ffn) + (double)sf_model_qkv_width(m);
+    return widths + (double)m->hidden * m->experts + latents;
+}
+
+static void find_reduction(const struct sfi_base *base, const struct sfi_layout *l, struct reduction *out) {
+    const struct sf_model *m = &base->scenario->model;
+    *out = (struct reduction){.base = base,
+                              .bytes = {fmax(l->layer_dense - small_weights(m), 0) * base->weight_bytes,
+                                        l->layer_expert * base->weight_bytes}};
+    for (uint32_t stage = 0; stage < l->pp; stage++) {
+        for (int space = 0; space < 2; space++) {
+            uint32_t ep = space == 0 ? 1 : l->ep;
+            const struct sfi_groups g = {
+                .members = l->sharers / ep, .stride = l->tp * ep, .first = stage * l->tp * l->sharers, .groups = 1};
+            struct sf_span span;
+            sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
+            span.kind = span.domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN;
+            sfi_add_span(out->span[space], &out->spans_n[space], &span);
         }
     }
 }
 
+/* The fastest NIC there is, where stages are so large that neighbours are never in one domain. */
+static double least_s_per_byte(const struct sfi_base *base, const struct sfi_layout *l) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < sf_topo_stocks(base->scenario->topo); i++) {
+        struct sf_stock stock;
+        sf_topo_stock(base->scenario->topo, i, &stock);
+        most = stock.out != NULL && stock.out->peak_bytes_per_s > most ? stock.out->peak_bytes_per_s : most;
+    }
+    return l->tp * l->sharers >= l->ranks_per_domain && most > 0 ? 1 / (double)most : 0;
+}
+
+static void find_least(const struct sfi_base *base, struct sfi_layout *l) {
+    struct reduction r;
+    find_reduction(base, l, &r);
+    uint32_t layers = base->scenario->model.layers, routed = sf_model_routed(&base->scenario->model, layers);
+    l->least_s_per_byte = least_s_per_byte(base, l);
+    if (routed > 0 && routed < layers) {
+        return; /* no layer is like the mean one */
+    }
+    l->least_scatter = least_of(&r, SF_CALL_REDUCE_SCATTER, 1);
+    l->least_gather = least_of(&r, SF_CALL_ALL_GATHER, 1);
+    l->least_all_reduce = least_of(&r, SF_CALL_ALL_REDUCE, 1);
+    l->least_scatter_flow = least_of(&r, SF_CALL_REDUCE_SCATTER, layers);
+    l->least_gather_flow = least_of(&r, SF_CALL_ALL_GATHER, layers);
+}
+
+void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees, struct sfi_layout *out) {
+    uint32_t gpus = base->scenario->job.gpus, cp = sf_plan_cp(degrees);
+    out->tp = degrees->tp;
+    out->cp = cp;
+    out->ep = degrees->ep;
+    out->pp = degrees->pp;
+    out->sharers = gpus / out->tp / out->pp;
+    out->dp = out->sharers / cp;
+    out->ranks_per_domain = sfi_ranks_per_domain(base->scenario->topo, gpus, out->tp, sfi_shared(cp, out->ep));
+    if (out->ranks_per_domain == 0) {
+        return;
+    }
+    mean_layer(&base->scenario->model, out);
+    out->table = (double)sf_model_rows(&base->scenario->model) * base->scenario->model.hidden / out->tp;
+    out->head_tables = base->scenario->model.tied && out->pp == 1 && !base->scenario->job.canonical ? 0 : 1;
+    find_least(base, out);
+    out->p2p = out->pp > 1 ? message_line(base->cost, out) : (struct sfi_line){0, 0};
+    for (uint32_t stage = 0; stage < out->pp; stage++) {
+        price_group(base, out, stage, 1, &out->dense[stage]);
+        out->expert[stage] = out->dense[stage];
+        if (out->ep > 1) {
+            price_group(base, out, stage, out->ep, &out->expert[stage]);
+        }
+    }
+}
+
+/* Of n weights, with the squares of their gradients where these are clipped. */
+static double update_s(const struct sf_scenario *s, const struct sf_cost *cost, int64_t n) {
+    enum sf_grade grade;
+    struct sf_call call = {.kind = SF_CALL_ADAMW, .comm = SF_NONE, .imm = {1, 1}, .dims = {n}};
+    call.dtype = (uint8_t)(s->job.precision == SF_F32 ? SF_F32 : SF_BF16);
+    call.flags = s->job.lean_moments ? SF_CALL_LEAN_FLAG : 0;
+    double seconds = sf_ps_to_s(sf_cost_call(cost, &call, &grade));
+    call.kind = SF_CALL_SUMSQ;
+    call.flags = 0;
+    return seconds + (s->job.clip_norm > 0 ? sf_ps_to_s(sf_cost_call(cost, &call, &grade)) : 0);
+}
+
 void sfi_base_init(const struct sf_scenario *s, const struct sf_cost *cost, struct sfi_base *out) {
     const int64_t small = 1 << 16, large = 1 << 28;
-    struct sf_call call = {.kind = SF_CALL_ADAMW, .comm = SF_NONE, .imm = {1, 1}};
-    enum sf_grade grade;
     bool f32 = s->job.precision == SF_F32;
-    call.dtype = (uint8_t)(f32 ? SF_F32 : SF_BF16);
-    *out = (struct sfi_base){.scenario = s, .cost = cost, .weight_bytes = f32 ? 4 : 2, .optimizer_bytes = f32 ? 8 : 12};
-    call.dims[0] = small;
-    double at_small = sf_ps_to_s(sf_cost_call(cost, &call, &grade));
-    call.dims[0] = large;
-    double at_large = sf_ps_to_s(sf_cost_call(cost, &call, &grade));
+    *out = (struct sfi_base){.scenario = s,
+                             .cost = cost,
+                             .weight_bytes = f32 ? 4 : 2,
+                             .optimizer_bytes = (f32 ? 8 : 12) - (s->job.lean_moments ? 4 : 0)};
+    double at_small = update_s(s, cost, small), at_large = update_s(s, cost, large);
     out->adamw = line_through(at_small, at_large, (double)small, (double)large);
     out->dispatch_s = sf_ps_to_s(sf_cost_dispatch(cost));
 }

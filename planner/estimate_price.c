@@ -1,5 +1,6 @@
 /* Prices of one layer and of both ends, read off compiled miniatures: the same model with one layer and with two, one
- * pipeline stage, tp x ep ranks. Their difference is a layer, the rest are the ends. */
+ * pipeline stage, tp x max(cp, ep) ranks. Their difference is a layer, the rest are the ends. */
+#include <math.h>
 #include <string.h>
 
 #include "planner/compile_internal.h"
@@ -18,83 +19,210 @@ static double call_s(const struct sf_prog *prog, const struct sf_cost *cost, con
     return sf_ps_to_s(sf_cost_collective(cost, call->kind, (uint64_t)call->dims[0], &span));
 }
 
-double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t recipe, uint32_t rank) {
-    const struct sf_recipe *r = &prog->recipes[recipe];
-    double sum = 0;
-    for (uint32_t i = 0; i < r->calls_n; i++) {
-        sum += call_s(prog, cost, &r->calls[i], rank);
-    }
-    return sum;
+/* As the simulator has it: a collective beside attention runs while the attention before it and the one behind it do.
+ */
+struct beside {
+    double owed, slack;
+};
+
+static double end_beside(struct beside *b, double attention_s) {
+    double hidden = fmin(b->owed, attention_s), shown = b->owed - hidden;
+    *b = (struct beside){.slack = attention_s - hidden};
+    return shown;
 }
 
-struct mini {
-    double forward, backward;             /* of one microbatch */
-    double embed_forward, embed_backward; /* the embedding's part of it */
-    double work;
-};
+static void run_beside(struct beside *b, double s) {
+    double hidden = fmin(s, b->slack);
+    b->slack -= hidden;
+    b->owed += s - hidden;
+}
 
-/* Like sfi_recipe_s, but groups are priced where they lie worst in the real placement: a group of the miniature sits at
- * the start of a domain, others may straddle two. */
-struct pricing {
-    const struct sf_prog *prog;
-    const struct sf_cost *cost;
-    struct sf_span ep;
-    uint32_t ep_comm;
-    double embed; /* sum over embedding calls alone */
-};
+static bool is_attention(const struct sf_call *call) {
+    return call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+}
 
-static double price_recipe(struct pricing *p, uint32_t recipe) {
-    const struct sf_recipe *r = &p->prog->recipes[recipe];
+/* With the collectives that share out what it looked up, or gather the gradients that it adds. */
+static bool is_embedding(const struct sf_recipe *r, uint32_t i) {
+    uint32_t before = i, behind = i;
+    while (before > 0 && sf_call_is_collective(r->calls[before].kind)) {
+        before--;
+    }
+    while (behind + 1 < r->calls_n && sf_call_is_collective(r->calls[behind].kind)) {
+        behind++;
+    }
+    return r->calls[before].kind == SF_CALL_EMBED_FWD || r->calls[behind].kind == SF_CALL_EMBED_BWD;
+}
+
+double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t recipe, uint32_t rank) {
+    const struct sf_recipe *r = &prog->recipes[recipe];
+    struct beside beside = {0, 0};
     double sum = 0;
     for (uint32_t i = 0; i < r->calls_n; i++) {
         const struct sf_call *call = &r->calls[i];
-        double s;
-        if (sf_call_is_collective(call->kind) && call->comm == p->ep_comm) {
-            s = sf_ps_to_s(sf_cost_collective(p->cost, call->kind, (uint64_t)call->dims[0], &p->ep));
+        double s = call_s(prog, cost, call, rank);
+        if (call->flags & SF_CALL_BESIDE_FLAG) {
+            run_beside(&beside, s);
         } else {
-            s = call_s(p->prog, p->cost, call, 0);
+            sum += s + end_beside(&beside, is_attention(call) ? s : 0);
         }
-        sum += s;
-        p->embed += call->kind == SF_CALL_EMBED_FWD || call->kind == SF_CALL_EMBED_BWD ? s : 0;
     }
-    return sum;
+    return sum + end_beside(&beside, 0);
 }
 
-static void read_mini(struct pricing *p, struct mini *out) {
-    const struct sf_class *cls = &p->prog->classes[0];
-    *out = (struct mini){0};
-    for (uint32_t i = 0; i < cls->ops_n; i++) {
-        const struct sf_op *op = &cls->ops[i];
-        bool forward = op->kind == SF_OP_FORWARD;
-        if (!forward && op->kind != SF_OP_BACKWARD && op->kind != SF_OP_ACCUMULATE) {
+/* How the groups of one communicator lie in the real placement, each way once: a group of the miniature sits at the
+ * start of a domain, others may straddle two. */
+struct spans {
+    struct sf_span each[SFI_MOST_SPANS], worst;
+    uint32_t n;
+};
+
+struct pricing {
+    const struct sfi_base *base;
+    const struct sf_prog *prog;
+    uint32_t ep_comm, cp_comm;
+    struct spans ep, cp;
+};
+
+static const struct spans *spans_of(const struct pricing *p, uint32_t comm) {
+    return comm == p->ep_comm ? &p->ep : comm == p->cp_comm ? &p->cp : NULL;
+}
+
+static double worst_s(const struct pricing *p, const struct sf_call *call) {
+    const struct spans *spans = sf_call_is_collective(call->kind) ? spans_of(p, call->comm) : NULL;
+    if (spans == NULL) {
+        return call_s(p->prog, p->base->cost, call, 0);
+    }
+    return sf_ps_to_s(sf_cost_collective(p->base->cost, call->kind, (uint64_t)call->dims[0], &spans->worst));
+}
+
+static double least_on(const struct pricing *p, const struct sf_cost *cost, const struct sf_call *call) {
+    const struct spans *spans = sf_call_is_collective(call->kind) ? spans_of(p, call->comm) : NULL;
+    double least = INFINITY;
+    if (spans == NULL) {
+        return call_s(p->prog, cost, call, 0);
+    }
+    for (uint32_t i = 0; i < spans->n; i++) {
+        least = fmin(least, sf_ps_to_s(sf_cost_collective(cost, call->kind, (uint64_t)call->dims[0], &spans->each[i])));
+    }
+    return least;
+}
+
+static double least_s(const struct pricing *p, const struct sf_call *call) {
+    double least = INFINITY;
+    if (call->flags & SF_CALL_BESIDE_FLAG) {
+        return 0;
+    }
+    for (uint32_t kind = 0; kind < sf_cost_kinds(p->base->cost); kind++) {
+        least = fmin(least, least_on(p, sf_cost_of(p->base->cost, kind), call));
+    }
+    return least;
+}
+
+/* ---- miniatures -------------------------------------------------------------------------------------------------- */
+
+struct sums { /* of one microbatch */
+    double all, embedding;
+};
+
+struct mini {
+    struct sums time[SFI_TIMED], least[SFI_TIMED];
+    double work;
+};
+
+static void add_recipe(const struct pricing *p, uint32_t recipe, struct sums *time, struct sums *least) {
+    const struct sf_recipe *r = &p->prog->recipes[recipe];
+    struct beside beside = {0, 0};
+    for (uint32_t i = 0; i < r->calls_n; i++) {
+        const struct sf_call *call = &r->calls[i];
+        double s = worst_s(p, call), at_least = least_s(p, call);
+        if (call->flags & SF_CALL_BESIDE_FLAG) {
+            run_beside(&beside, s);
             continue;
         }
-        p->embed = 0;
-        double s = price_recipe(p, op->recipe) / MINI_MICROBATCHES;
-        *(forward ? &out->forward : &out->backward) += s;
-        *(forward ? &out->embed_forward : &out->embed_backward) += p->embed / MINI_MICROBATCHES;
+        time->all += s + end_beside(&beside, is_attention(call) ? s : 0);
+        least->all += at_least;
+        time->embedding += is_embedding(r, i) ? s : 0;
+        least->embedding += is_embedding(r, i) ? at_least : 0;
     }
-    for (uint32_t i = 0; i < cls->bufs_n; i++) {
-        double bytes = (double)cls->bufs[i].bytes;
-        out->work = cls->bufs[i].kind == SF_BUF_WORK && bytes > out->work ? bytes : out->work;
+    time->all += end_beside(&beside, 0);
+}
+
+static int timed_of(const struct sf_op *op) {
+    switch (op->kind) {
+    case SF_OP_FORWARD:
+        return SFI_TIMED_F;
+    case SF_OP_BACKWARD:
+    case SF_OP_ACCUMULATE:
+        return SFI_TIMED_BW;
+    case SF_OP_BACKWARD_INPUT:
+        return SFI_TIMED_B;
+    case SF_OP_BACKWARD_WEIGHT:
+        return SFI_TIMED_W;
+    default:
+        return -1;
     }
 }
 
-static void mini_plan(const struct sfi_base *base, const struct sf_plan *degrees, uint32_t layers,
+static struct sums mean(struct sums a, struct sums b) {
+    return (struct sums){(a.all + b.all) / 2, (a.embedding + b.embedding) / 2};
+}
+
+static struct sums smaller(struct sums a, struct sums b) {
+    return a.all < b.all ? a : b;
+}
+
+static void read_mini(const struct pricing *p, struct mini *out) {
+    const struct sf_class *cls = &p->prog->classes[0];
+    struct sums time[SFI_TIMED][MINI_MICROBATCHES] = {{{0, 0}}}, least[SFI_TIMED][MINI_MICROBATCHES] = {{{0, 0}}};
+    for (uint32_t i = 0; i < cls->ops_n; i++) {
+        const struct sf_op *op = &cls->ops[i];
+        int timed = timed_of(op);
+        uint32_t m = op->microbatch % MINI_MICROBATCHES;
+        struct sums ignored = {0, 0};
+        if (timed >= 0) {
+            add_recipe(p, op->recipe, &time[timed][m], op->kind == SF_OP_ACCUMULATE ? &ignored : &least[timed][m]);
+        }
+    }
+    for (int t = 0; t < SFI_TIMED; t++) {
+        out->time[t] = mean(time[t][0], time[t][1]);
+        out->least[t] = smaller(least[t][0], least[t][1]);
+    }
+    out->work = 0;
+    for (uint32_t i = 0; i < cls->bufs_n; i++) {
+        double bytes = (double)cls->bufs[i].bytes;
+        out->work = cls->bufs[i].kind == SF_BUF_WORK ? fmax(out->work, bytes) : out->work;
+    }
+}
+
+struct mini_kind {
+    uint32_t layers;
+    bool routed; /* its layers have experts */
+    int schedule;
+};
+
+static void mini_plan(const struct sfi_base *base, const struct sfi_degrees *d, const struct mini_kind *kind,
                       struct sf_scenario *s, struct sf_plan *plan) {
+    uint32_t layers = kind->layers, shared = sfi_shared(d->cp, d->ep);
     *s = *base->scenario;
     s->model.layers = layers;
-    s->job.gpus = degrees->tp * degrees->ep;
-    s->job.global_batch_sequences = (uint64_t)degrees->ep * degrees->micro_batch * MINI_MICROBATCHES;
-    *plan = *degrees;
-    plan->dp = degrees->ep;
-    plan->pp = plan->vpp = 1;
-    plan->microbatches = MINI_MICROBATCHES;
-    plan->schedule = SF_SCHEDULE_1F1B;
-    plan->zero = 0;
-    plan->canonical = s->job.canonical;
-    plan->ranks_per_domain = sfi_ranks_per_domain(s->topo, s->job.gpus, degrees->tp, degrees->ep);
-    plan->layers[0] = layers;
+    s->model.dense_first = kind->routed ? 0 : layers;
+    s->model.moe_step = 0;
+    s->model.mtp = 0;
+    s->job.gpus = d->tp * shared;
+    s->job.global_batch_sequences = (uint64_t)shared / d->cp * d->micro_batch * MINI_MICROBATCHES;
+    *plan = (struct sf_plan){.tp = d->tp,
+                             .cp = d->cp,
+                             .ep = d->ep,
+                             .dp = shared / d->cp,
+                             .pp = 1,
+                             .vpp = 1,
+                             .micro_batch = d->micro_batch,
+                             .microbatches = MINI_MICROBATCHES,
+                             .schedule = kind->schedule,
+                             .recompute = d->recompute,
+                             .canonical = s->job.canonical,
+                             .layers = {layers}};
+    plan->ranks_per_domain = sfi_ranks_per_domain(s->topo, s->job.gpus, d->tp, shared);
 }
 
 static uint32_t comm_named(const struct sf_prog *prog, const char *name) {
@@ -106,51 +234,127 @@ static uint32_t comm_named(const struct sf_prog *prog, const char *name) {
     return SF_NONE;
 }
 
-/* Where groups of tp x ep ranks fall over domains repeats after ranks_per_domain groups at the latest. */
-static void worst_ep_span(const struct sfi_base *base, uint32_t tp, uint32_t ep, struct sf_span *out) {
+/* Where groups of tp x `members` ranks fall over domains repeats after ranks_per_domain groups at the latest. The tier
+ * that each crosses does not repeat, so the least is priced on the lowest. */
+static void find_spans(const struct sfi_base *base, const struct sfi_degrees *d, uint32_t members, struct spans *out) {
     const struct sf_topo *topo = base->scenario->topo;
-    uint32_t gpus = base->scenario->job.gpus, used = sfi_ranks_per_domain(topo, gpus, tp, ep);
-    uint32_t groups = gpus / (tp * ep);
-    const struct sfi_groups g = {
-        .members = ep, .stride = tp, .repeat = tp * ep, .groups = groups < used ? groups : used};
-    sfi_span(topo, used, &g, out);
+    uint32_t gpus = base->scenario->job.gpus, used = sfi_ranks_per_domain(topo, gpus, d->tp, sfi_shared(d->cp, d->ep));
+    uint32_t groups = gpus / (d->tp * members);
+    struct sfi_groups g = {
+        .members = members, .stride = d->tp, .repeat = d->tp * members, .groups = groups < used ? groups : used};
+    out->n = 0;
+    sfi_span(topo, used, &g, &out->worst);
+    groups = g.groups;
+    g.groups = 1;
+    for (uint32_t i = 0; i < groups; i++, g.first += g.repeat) {
+        struct sf_span span;
+        sfi_span(topo, used, &g, &span);
+        span.kind = span.domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN;
+        sfi_add_span(out->each, &out->n, &span);
+    }
 }
 
-static int price_mini(const struct sfi_base *base, const struct sf_plan *degrees, uint32_t layers, struct mini *out,
+static int price_mini(struct pricing *p, const struct sfi_degrees *d, const struct mini_kind *kind, struct mini *out,
                       struct sf_err *err) {
     struct sf_scenario s;
     struct sf_plan plan;
     struct sf_prog *prog;
-    mini_plan(base, degrees, layers, &s, &plan);
+    mini_plan(p->base, d, kind, &s, &plan);
     SF_TRY(sfi_compile_unbounded(&s, &plan, &prog, err));
-    struct pricing p = {.prog = prog, .cost = base->cost, .ep_comm = comm_named(prog, "ep")};
-    worst_ep_span(base, degrees->tp, degrees->ep, &p.ep);
-    read_mini(&p, out);
+    p->prog = prog;
+    p->ep_comm = comm_named(prog, "ep");
+    p->cp_comm = comm_named(prog, "cp");
+    read_mini(p, out);
     sf_prog_free(prog);
     return 0;
 }
 
-int sfi_price_init(const struct sfi_base *base, uint32_t tp, uint32_t ep, uint32_t micro_batch, int recompute,
-                   struct sfi_price *out, struct sf_err *err) {
-    const struct sf_plan degrees = {.tp = tp, .ep = ep, .micro_batch = micro_batch, .recompute = recompute};
+/* ---- prices ------------------------------------------------------------------------------------------------------ */
+
+double sfi_layers_sum(const struct sf_model *m, const double of[2], uint32_t first, uint32_t layers) {
+    uint32_t routed = sf_model_routed(m, first + layers) - sf_model_routed(m, first);
+    return routed * of[1] + (layers - routed) * of[0];
+}
+
+/* Ends are the same whatever the layers are: those of the kind priced last count. */
+static void take_parts(bool routed, struct sums one, struct sums two, struct sfi_pass_time *out) {
+    double layer = fmax(two.all - one.all, 0);
+    out->of[routed] = layer;
+    out->first = one.embedding;
+    out->last = fmax(one.all - layer - one.embedding, 0);
+}
+
+static int price_passes(struct pricing *p, const struct sfi_degrees *d, bool routed, bool halves, struct sfi_price *out,
+                        struct sf_err *err) {
+    int schedule = halves ? SF_SCHEDULE_ZB_H1 : SF_SCHEDULE_1F1B;
+    struct mini one, two;
+    SF_TRY(price_mini(p, d, &(struct mini_kind){1, routed, schedule}, &one, err));
+    SF_TRY(price_mini(p, d, &(struct mini_kind){2, routed, schedule}, &two, err));
+    for (int t = halves ? SFI_TIMED_B : SFI_TIMED_F; t <= (halves ? SFI_TIMED_W : SFI_TIMED_BW); t++) {
+        take_parts(routed, one.time[t], two.time[t], &out->time[t]);
+        take_parts(routed, one.least[t], two.least[t], &out->least[t]);
+    }
+    out->work = fmax(out->work, two.work);
+    return 0;
+}
+
+static void weigh(const struct sfi_base *base, const struct sfi_degrees *d, bool routed, struct sfi_price *out) {
     struct sf_scenario s;
     struct sf_plan plan;
     struct sfi_shape shape;
-    struct mini one, two;
-    SF_TRY(price_mini(base, &degrees, 1, &one, err));
-    SF_TRY(price_mini(base, &degrees, 2, &two, err));
-    mini_plan(base, &degrees, 1, &s, &plan);
-    sfi_shape_init(&s, &plan, &shape);
-    out->layer_f = two.forward - one.forward;
-    out->layer_b = two.backward - one.backward;
-    out->first_f = one.embed_forward;
-    out->first_b = one.embed_backward;
-    out->last_f = one.forward - out->layer_f - out->first_f;
-    out->last_b = one.backward - out->layer_b - out->first_b;
-    out->kept_layer = (double)(sfi_stash_bytes(&shape, 2) - sfi_stash_bytes(&shape, 1));
-    out->kept_chunk = (double)sfi_stash_bytes(&shape, 1) - out->kept_layer + (double)shape.row_bytes;
-    out->kept_last = (double)sfi_head_bytes(&shape);
-    out->work = two.work;
+    mini_plan(base, d, &(struct mini_kind){1, routed, SF_SCHEDULE_1F1B}, &s, &plan);
+    (routed ? sfi_shape_init : sfi_shape_dense)(&s, &plan, &shape);
+    out->kept_of[routed] = (double)sfi_block_bytes(&shape);
+    out->kept_chunk = (double)shape.row_bytes - (double)sfi_row_room(&shape);
+    out->kept_last = (double)sfi_head_bytes(&shape, &(struct sfi_vstage){.ends = true, .head = true});
     out->p2p_bytes = (double)shape.row_bytes;
+}
+
+static int price_kind(struct pricing *p, const struct sfi_degrees *d, bool routed, struct sfi_price *out,
+                      struct sf_err *err) {
+    weigh(p->base, d, routed, out);
+    SF_TRY(price_passes(p, d, routed, false, out, err));
+    return out->halves ? price_passes(p, d, routed, true, out, err) : 0;
+}
+
+static void take_means(const struct sf_model *m, struct sfi_price *out) {
+    for (int t = 0; t < SFI_TIMED; t++) {
+        out->time[t].layer = sfi_layers_sum(m, out->time[t].of, 0, m->layers) / m->layers;
+        out->least[t].layer = sfi_layers_sum(m, out->least[t].of, 0, m->layers) / m->layers;
+    }
+    out->kept_layer = sfi_layers_sum(m, out->kept_of, 0, m->layers) / m->layers;
+}
+
+int sfi_price_init(const struct sfi_base *base, const struct sfi_degrees *d, struct sfi_price *out,
+                   struct sf_err *err) {
+    const struct sf_model *m = &base->scenario->model;
+    struct pricing p = {.base = base};
+    *out = (struct sfi_price){.halves = sfi_can_split(d->recompute)};
+    find_spans(base, d, d->ep, &p.ep);
+    find_spans(base, d, d->cp, &p.cp);
+    if (m->experts == 0 || m->dense_ffn > 0) {
+        SF_TRY(price_kind(&p, d, false, out, err));
+    }
+    if (m->experts > 0) {
+        SF_TRY(price_kind(&p, d, true, out, err));
+    }
+    take_means(m, out);
     return 0;
+}
+
+static double both_ways(const struct sfi_price *p, double layers, double firsts, double lasts) {
+    const struct sfi_pass_time *f = &p->time[SFI_TIMED_F], *b = &p->time[SFI_TIMED_BW];
+    return layers * (f->layer + b->layer) + firsts * (f->first + b->first) + lasts * (f->last + b->last);
+}
+
+double sfi_price_layer(const struct sfi_price *p) {
+    return both_ways(p, 1, 0, 0);
+}
+
+double sfi_price_first(const struct sfi_price *p) {
+    return both_ways(p, 0, 1, 0);
+}
+
+double sfi_price_last(const struct sfi_price *p) {
+    return both_ways(p, 0, 0, 1);
 }

@@ -1,106 +1,204 @@
-/* Schedules without a closed form: their table is made and replayed with the prices of the plan. */
+/* A plan's own table, replayed with the prices of the plan: what it should take, and what it cannot be faster than. The
+ * table is the one that compile makes, so every run of the program has its passes in this order. */
 #include <math.h>
 
 #include "core/arena.h"
 #include "planner/compile_internal.h"
 #include "planner/estimate.h"
 
-struct priced {
-    uint64_t *share[3]; /* FLOPs of F, B, W by virtual stage, all in one block */
-    uint64_t *ps[3];    /* time */
-    double *kept;       /* bytes from F to W */
+#define MOST_S 1e4 /* of one pass: longer ones would overflow a replay, and nobody waits for them */
+
+enum { F, B, W, KINDS };
+
+struct costs {
+    sf_time_ps *of[KINDS]; /* by stage, all in one block */
+    double *kept;          /* bytes from F to W */
 };
 
-static int allocate(struct priced *p, uint32_t stages) {
-    uint64_t *block = sf_calloc(6 * (size_t)stages, sizeof *block);
-    p->kept = sf_calloc(stages, sizeof *p->kept);
-    for (uint32_t k = 0; k < 3 && block; k++) {
-        p->share[k] = block + k * (size_t)stages;
-        p->ps[k] = block + (3 + k) * (size_t)stages;
+static int allocate(struct costs *c, uint32_t stages) {
+    sf_time_ps *block = sf_calloc(KINDS * (size_t)stages, sizeof *block);
+    c->kept = sf_calloc(stages, sizeof *c->kept);
+    for (size_t k = 0; k < KINDS && block; k++) {
+        c->of[k] = block + k * stages;
     }
-    return block && p->kept ? 0 : SF_E_INTERNAL;
+    return block && c->kept ? 0 : SF_E_INTERNAL;
 }
 
-static void clear(struct priced *p) {
-    sf_free(p->share[0]);
-    sf_free(p->kept);
+static void clear(struct costs *c) {
+    sf_free(c->of[F]);
+    sf_free(c->kept);
 }
 
-static uint64_t ps_of(double s) {
-    return s > 0 && s < 1e6 ? (uint64_t)(s * 1e12) + 1 : 1;
+struct kinds {
+    bool whole, split;
+};
+
+static struct kinds kinds_of(const struct sf_pipe *t) {
+    struct kinds k = {false, false};
+    for (uint32_t d = 0; d < t->devices; d++) {
+        for (uint32_t i = 0; i < t->passes_n[d]; i++) {
+            k.whole |= t->passes[d][i].kind == SF_PASS_BW;
+            k.split |= t->passes[d][i].kind == SF_PASS_W;
+        }
+    }
+    return k;
 }
 
-/* What a split backward takes is known as a whole; its halves share it by their FLOPs. */
-static void fill(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
-                 struct priced *p) {
-    struct sfi_shape shape;
-    uint32_t stages = plan->pp * plan->vpp;
-    sfi_shape_init(base->scenario, plan, &shape);
-    sfi_pass_flops(&shape, plan, p->share[0], p->share[1], p->share[2]);
-    for (uint32_t s = 0; s < stages; s++) {
-        bool first = s == 0, last = s + 1 == stages;
-        double layers = plan->layers[s];
-        double f = layers * price->layer_f + (first ? price->first_f : 0) + (last ? price->last_f : 0);
-        double b = layers * price->layer_b + (first ? price->first_b : 0) + (last ? price->last_b : 0);
-        double inputs = (double)p->share[1][s] / ((double)p->share[1][s] + (double)p->share[2][s]);
-        p->ps[0][s] = ps_of(f + base->dispatch_s);
-        p->ps[1][s] = ps_of(b * inputs + base->dispatch_s);
-        p->ps[2][s] = ps_of(b * (1 - inputs));
-        p->kept[s] = layers * price->kept_layer + price->kept_chunk + (last ? price->kept_last : 0);
+struct stage { /* of one copy of the model */
+    const struct sf_model *model;
+    uint32_t first_layer, layers;
+    bool first, last;
+};
+
+static double pass_s(const struct sfi_pass_time *t, const struct stage *st) {
+    return sfi_layers_sum(st->model, t->of, st->first_layer, st->layers) + (st->first ? t->first : 0) +
+           (st->last ? t->last : 0);
+}
+
+static struct stage stage_of(const struct sf_model *m, const struct sf_plan *plan, uint32_t v) {
+    struct stage st = {.model = m, .layers = plan->layers[v], .first = v == 0, .last = v + 1 == plan->pp * plan->vpp};
+    for (uint32_t i = 0; i < v; i++) {
+        st.first_layer += plan->layers[i];
+    }
+    return st;
+}
+
+static sf_time_ps ps_of(double s) {
+    return s > 0 ? (sf_time_ps)(fmin(s, MOST_S) * 1e12) : 0;
+}
+
+/* A whole backward is replayed as the sum of its halves. Where both kinds occur the halves are not made longer than the
+ * whole when the least is asked for. */
+static void fill_stage(const struct sfi_pass_time times[SFI_TIMED], struct kinds kinds, const struct stage *st,
+                       double dispatch_s, sf_time_ps out[KINDS]) {
+    double whole = pass_s(&times[SFI_TIMED_BW], st);
+    double b = kinds.split ? pass_s(&times[SFI_TIMED_B], st) : whole;
+    double w = kinds.split ? pass_s(&times[SFI_TIMED_W], st) : 0;
+    if (kinds.split && kinds.whole) {
+        b = fmin(b, whole);
+        w = fmin(w, whole - b);
+    }
+    out[F] = 1 + ps_of(pass_s(&times[SFI_TIMED_F], st) + dispatch_s);
+    out[B] = ps_of(b + dispatch_s);
+    out[W] = ps_of(w);
+}
+
+static void fill(const struct sfi_base *base, const struct sfi_pass_time times[SFI_TIMED], const struct sf_plan *plan,
+                 const struct sf_pipe *t, double dispatch_s, struct costs *c) {
+    struct kinds kinds = kinds_of(t);
+    uint32_t copy = plan->pp * plan->vpp;
+    for (uint32_t v = 0; v < copy; v++) {
+        struct stage st = stage_of(&base->scenario->model, plan, v);
+        sf_time_ps times_of[KINDS];
+        fill_stage(times, kinds, &st, dispatch_s, times_of);
+        for (uint32_t s = v; s < t->stages; s += copy) {
+            for (int k = 0; k < KINDS; k++) {
+                c->of[k][s] = times_of[k];
+            }
+        }
+    }
+}
+
+static void fill_kept(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
+                      const struct sf_pipe *t, struct costs *c) {
+    uint32_t copy = plan->pp * plan->vpp;
+    for (uint32_t s = 0; s < t->stages; s++) {
+        struct stage st = stage_of(&base->scenario->model, plan, s % copy);
+        c->kept[s] = sfi_layers_sum(st.model, price->kept_of, st.first_layer, st.layers) + price->kept_chunk +
+                     (st.last ? price->kept_last : 0);
     }
 }
 
 /* Largest sum of what is kept on each device. */
 static void find_peaks(const struct sf_pipe *t, const double *kept, double *peaks) {
-    uint32_t copy = t->stages / t->ways;
     for (uint32_t d = 0; d < t->devices; d++) {
         double now = 0;
         peaks[d] = 0;
         for (uint32_t i = 0; i < t->passes_n[d]; i++) {
             const struct sf_pass *x = &t->passes[d][i];
-            double bytes = kept[x->stage % copy];
-            now += x->kind == SF_PASS_F ? bytes : x->kind == SF_PASS_B ? 0 : -bytes;
+            now += x->kind == SF_PASS_F ? kept[x->stage] : x->kind == SF_PASS_B ? 0 : -kept[x->stage];
             peaks[d] = fmax(peaks[d], now);
         }
     }
 }
 
-static int replay(const struct sf_plan *plan, const struct priced *p, double transfer_s, struct sfi_replayed *out) {
-    const struct sf_pass_weights weights = {p->ps[0], p->ps[1], p->ps[2]};
-    struct sf_pipe *table;
-    struct sf_pipe_costs costs = {0};
+static int replay(const struct sf_pipe *t, const struct costs *c, double transfer_s, sf_time_ps **end, double *out) {
+    const struct sf_pipe_costs costs = {.f = c->of[F], .b = c->of[B], .w = c->of[W], .comm = ps_of(transfer_s)};
     struct sf_pipe_timing timing;
-    SF_TRY(sf_schedule_make(plan, &weights, &table, NULL));
-    int rc = sf_schedule_costs(table, &weights, &costs, NULL);
-    if (rc == 0) {
-        double all = 0, scaled = 0; /* costs are scaled; so is the transfer, and the result is scaled back */
-        for (uint32_t s = 0; s < table->stages / table->ways; s++) {
-            all += (double)p->ps[0][s] + (double)p->ps[1][s] + (double)p->ps[2][s];
-            scaled += (double)(costs.f[s] + costs.b[s] + costs.w[s]);
-        }
-        double unit = all / scaled;
-        costs.comm = (sf_time_ps)fmin(transfer_s * 1e12 / unit, 1e12);
-        rc = sf_pipe_replay(table, &costs, &timing, NULL, NULL, NULL);
-        out->compute_s = rc == 0 ? (double)timing.makespan * unit * 1e-12 : 0;
-        for (uint32_t s = 0; s < table->stages; s++) {
-            out->stage_rank[s] = table->device_of[s];
-        }
-        find_peaks(table, p->kept, out->kept);
-    }
-    out->stages = table->stages;
-    sf_pipe_costs_clear(&costs);
-    sf_pipe_free(table);
+    int rc = sf_pipe_replay(t, &costs, &timing, NULL, end, NULL);
+    *out = rc == 0 ? sf_ps_to_s(timing.makespan) : 0;
     return rc;
 }
 
-bool sfi_replay_plan(const struct sfi_base *base, const struct sfi_price *price, const struct sf_plan *plan,
-                     double transfer_s, struct sfi_replayed *out) {
-    struct priced p = {0};
-    int rc = allocate(&p, plan->pp * plan->vpp);
-    if (rc == 0) {
-        fill(base, price, plan, &p);
-        rc = replay(plan, &p, transfer_s, out);
+static void find_done(const struct sf_pipe *t, sf_time_ps *const *end, double *done_s) {
+    for (uint32_t s = 0; s < t->stages; s++) {
+        done_s[s] = 0;
     }
-    clear(&p);
+    for (uint32_t d = 0; d < t->devices; d++) {
+        for (uint32_t i = 0; i < t->passes_n[d]; i++) {
+            const struct sf_pass *x = &t->passes[d][i];
+            if (x->kind == SF_PASS_BW || x->kind == SF_PASS_W) {
+                done_s[x->stage] = fmax(done_s[x->stage], sf_ps_to_s(end[d][i]));
+            }
+        }
+    }
+}
+
+static int replay_least(const struct sf_pipe *t, const struct costs *c, double transfer_s, struct sfi_replayed *out) {
+    sf_time_ps **end = sf_pipe_times_create(t);
+    int rc = end == NULL ? SF_E_INTERNAL : replay(t, c, transfer_s, end, &out->least_s);
+    if (rc == 0) {
+        find_done(t, end, out->done_s);
+    }
+    sf_pipe_times_free(end);
+    return rc;
+}
+
+static int make_table(const struct sfi_base *base, const struct sf_plan *plan, struct sf_pipe **out) {
+    uint32_t stages = plan->pp * plan->vpp;
+    uint64_t *flops = sf_calloc(KINDS * (size_t)stages, sizeof *flops);
+    if (flops == NULL) {
+        return SF_E_INTERNAL;
+    }
+    const struct sf_pass_weights weights = {flops, flops + stages, flops + 2 * (size_t)stages};
+    sfi_pass_flops(base->scenario, plan, flops, flops + stages, flops + 2 * (size_t)stages);
+    int rc = sf_schedule_make(plan, &weights, out, NULL);
+    sf_free(flops);
+    return rc;
+}
+
+static int replay_both(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
+                       const struct sf_plan *plan, const struct sf_pipe *t, struct sfi_replayed *out) {
+    double transfer_s = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes;
+    struct costs c = {.kept = NULL};
+    int rc = kinds_of(t).split && !price->halves ? SF_E_NOPLAN : allocate(&c, t->stages);
+    if (rc == 0) {
+        fill(base, price->least, plan, t, 0, &c);
+        rc = replay_least(t, &c, layout->least_s_per_byte * price->p2p_bytes, out);
+    }
+    if (rc == 0) {
+        fill(base, price->time, plan, t, base->dispatch_s, &c);
+        rc = replay(t, &c, transfer_s, NULL, &out->compute_s);
+    }
+    if (rc == 0) {
+        fill_kept(base, price, plan, t, &c);
+        find_peaks(t, c.kept, out->kept);
+    }
+    clear(&c);
+    return rc;
+}
+
+bool sfi_replay_plan(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
+                     const struct sf_plan *plan, struct sfi_replayed *out) {
+    struct sf_pipe *t = NULL;
+    int rc = make_table(base, plan, &t);
+    if (rc == 0) {
+        out->stages = t->stages;
+        for (uint32_t s = 0; s < t->stages; s++) {
+            out->stage_rank[s] = t->device_of[s];
+        }
+        rc = replay_both(base, layout, price, plan, t, out);
+    }
+    sf_pipe_free(t);
     return rc == 0;
 }

@@ -49,8 +49,31 @@ static int read_f64(const struct sf_node *map, const char *key, double lo, doubl
     return node == NULL ? 0 : sf_node_f64(node, lo, hi, value, err);
 }
 
+/* 0 is "never": a bound that no gradient can meet would stop the training. */
+static int read_clip(const struct sf_node *map, struct sf_job *job, struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, "clip_norm");
+    SF_TRY(node == NULL ? 0 : sf_node_f64(node, 0, 1e30, &job->clip_norm, err));
+    if (job->clip_norm > 0 && job->clip_norm < 1e-30) {
+        return sf_node_fail(node, err, "clip_norm is 0 for never, or from 1e-30 to 1e30, found %g", job->clip_norm);
+    }
+    return 0;
+}
+
+static int read_moments(const struct sf_node *map, struct sf_job *job, struct sf_err *err) {
+    static const char *const words[] = {"f32", "bf16", NULL};
+    const struct sf_node *node = sf_map_find(map, "moments");
+    int word = 0;
+    SF_TRY(node == NULL ? 0 : sf_node_word(node, words, &word, err));
+    job->lean_moments = word == 1;
+    if (job->lean_moments && job->precision == SF_F32) {
+        return sf_node_fail(node, err, "moments of bf16 need precision bf16 or lower, found f32");
+    }
+    return 0;
+}
+
 static int read_optimizer(const struct sf_node *map, struct sf_job *job, struct sf_err *err) {
-    static const char *const keys[] = {"kind", "lr", "beta1", "beta2", "eps", "weight_decay", "warmup_steps", NULL};
+    static const char *const keys[] = {"kind",         "lr",           "beta1",     "beta2",   "eps",
+                                       "weight_decay", "warmup_steps", "clip_norm", "moments", NULL};
     static const char *const kinds[] = {"adamw", NULL};
     const struct sf_node *kind;
     int word;
@@ -71,6 +94,8 @@ static int read_optimizer(const struct sf_node *map, struct sf_job *job, struct 
     SF_TRY(read_f64(map, "beta2", 0, 0.999999, &job->beta2, err));
     SF_TRY(read_f64(map, "eps", 1e-20, 1, &job->eps, err));
     SF_TRY(read_f64(map, "weight_decay", 0, 10, &job->weight_decay, err));
+    SF_TRY(read_clip(map, job, err));
+    SF_TRY(read_moments(map, job, err));
     return read_u32(map, "warmup_steps", 0, 1u << 30, &job->warmup_steps, err);
 }
 
@@ -140,10 +165,17 @@ static int read_canonical(const struct sf_node *map, struct sf_job *job, struct 
     return 0;
 }
 
+static int read_vocab_multiple(const struct sf_node *map, struct sf_model *m, struct sf_err *err) {
+    uint32_t unit = 1;
+    SF_TRY(read_u32(map, "vocab_multiple", 1, 1u << 20, &unit, err));
+    m->vocab_padding = (uint32_t)((unit - m->vocab % unit) % unit);
+    return 0;
+}
+
 static int read_job(const struct sf_node *map, const struct sf_cluster_change *change, struct sf_scenario *s,
                     struct sf_err *err) {
-    static const char *const keys[] = {"seq_len", "global_batch", "precision", "gpus",      "optimizer",
-                                       "steps",   "seed",         "data",      "canonical", NULL};
+    static const char *const keys[] = {"seq_len", "global_batch", "precision", "gpus",           "optimizer", "steps",
+                                       "seed",    "data",         "canonical", "vocab_multiple", "loss_rows", NULL};
     struct sf_job *job = &s->job;
     const struct sf_node *node;
     job->steps = 20;
@@ -159,6 +191,8 @@ static int read_job(const struct sf_node *map, const struct sf_cluster_change *c
     SF_TRY(read_u32(map, "steps", 1, 1u << 30, &job->steps, err));
     SF_TRY(read_u64(map, "seed", 0, INT64_MAX, &job->seed, err));
     SF_TRY(read_canonical(map, job, err));
+    SF_TRY(read_vocab_multiple(map, &s->model, err));
+    SF_TRY(read_u32(map, "loss_rows", 0, 1u << 30, &job->loss_rows, err));
     node = sf_map_find(map, "data");
     return node == NULL ? 0 : resolve(node, s->path, job->data_path, sizeof job->data_path, err);
 }
@@ -206,7 +240,15 @@ static int read_pin(const struct pin_rule *rule, const struct sf_node *node, str
     return 0;
 }
 
-/* Families, or one table. */
+static int read_schedule(const struct sf_node *node, int *kind, const char **file, struct sf_err *err) {
+    const char *word;
+    SF_TRY(sf_node_str(node, &word, err));
+    *file = "";
+    *kind = SF_SCHEDULE_AUTO;
+    return strcmp(word, "auto") == 0 ? 0 : sf_schedule_read(node, kind, file, err);
+}
+
+/* Families, auto, or one table. */
 static int read_schedule_pin(const struct sf_io *io, const char *beside, const struct sf_node *node,
                              struct sf_pins *pins, struct sf_err *err) {
     struct sf_pin *pin = &pins->schedule;
@@ -219,7 +261,7 @@ static int read_schedule_pin(const struct sf_io *io, const char *beside, const s
         const struct sf_node *one = sf_node_is_seq(node) ? sf_seq_at(node, i) : node;
         const char *file;
         int kind;
-        SF_TRY(sf_schedule_read(one, &kind, &file, err));
+        SF_TRY(read_schedule(one, &kind, &file, err));
         for (uint32_t k = 0; k < pin->n; k++) {
             if (pin->value[k] == (uint32_t)kind) {
                 return sf_node_fail(one, err, "schedule allows %s twice",
@@ -230,9 +272,26 @@ static int read_schedule_pin(const struct sf_io *io, const char *beside, const s
         if (kind == SF_SCHEDULE_TABLE) {
             SF_TRY(resolve(one, beside, pins->schedule_file, sizeof pins->schedule_file, err));
             SF_TRY(sf_schedule_load(io, "", pins->schedule_file, &pins->table, err));
+            if (pins->table->slices > 1) { /* prices of passes are of whole sequences */
+                return sf_node_fail(one, err, "a table of %u slices is for plan files; the planner searches without",
+                                    pins->table->slices);
+            }
         }
     }
     return 0;
+}
+
+static int read_layout(const struct sf_node *node, struct sf_layout *out, struct sf_err *err) {
+    const char *text;
+    struct sf_err why = {0};
+    if (node == NULL) {
+        return 0;
+    }
+    SF_TRY(sf_node_str(node, &text, err));
+    if (sf_layout_parse(text, out, &why) != 0) {
+        return sf_node_fail(node, err, "%.200s", why.msg);
+    }
+    return out->mtp == 0 ? 0 : sf_node_fail(node, err, "layers that predict further (m) are not planned yet");
 }
 
 static int read_pins(const struct sf_io *io, const char *beside, const struct sf_node *map, struct sf_pins *pins,
@@ -242,13 +301,14 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
         SF_RECOMPUTES(X)
 #undef X
             NULL};
-    static const char *const keys[] = {"tp",          "ep",       "pp",        "dp",   "vpp",
-                                       "micro_batch", "schedule", "recompute", "zero", NULL};
+    static const char *const keys[] = {"tp",       "cp",        "ep",   "pp",     "dp",      "vpp", "micro_batch",
+                                       "schedule", "recompute", "zero", "layout", "offload", NULL};
     const struct pin_rule rules[] = {
         {"tp", &pins->tp, NULL, 1, SF_MAX_RANKS},          {"ep", &pins->ep, NULL, 1, SF_MAX_RANKS},
         {"pp", &pins->pp, NULL, 1, SF_MAX_STAGES},         {"dp", &pins->dp, NULL, 1, SF_MAX_RANKS},
         {"vpp", &pins->vpp, NULL, 1, SF_MAX_STAGES},       {"micro_batch", &pins->micro_batch, NULL, 1, 1u << 20},
         {"recompute", &pins->recompute, recomputes, 0, 0}, {"zero", &pins->zero, NULL, 0, 3},
+        {"cp", &pins->cp, NULL, 1, SF_MAX_STAGES},
     };
     if (map == NULL) {
         return 0;
@@ -260,6 +320,8 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
             SF_TRY(read_pin(&rules[i], node, err));
         }
     }
+    SF_TRY(read_u32(map, "offload", 0, SF_MAX_STAGES, &pins->offload, err));
+    SF_TRY(read_layout(sf_map_find(map, "layout"), &pins->layout, err));
     const struct sf_node *schedule = sf_map_find(map, "schedule");
     return schedule == NULL ? 0 : read_schedule_pin(io, beside, schedule, pins, err);
 }
@@ -366,5 +428,11 @@ struct sf_hash sf_scenario_hash(const struct sf_scenario *s) {
                      (unsigned long long)sf_topo_device(s->topo)->memory_bytes, j->seq_len_tokens,
                      (unsigned long long)j->global_batch_sequences, j->precision, j->canonical,
                      (unsigned long long)j->seed, j->lr, j->beta1, j->beta2, j->eps, j->weight_decay, j->warmup_steps);
+    if (j->clip_norm > 0 || j->lean_moments) { /* plans of other jobs keep the hash that they have had */
+        n += snprintf(text + n, sizeof text - (size_t)n, " clip %.17g lean %d", j->clip_norm, j->lean_moments);
+    }
+    if (s->model.vocab_padding > 0 || j->loss_rows > 0) {
+        n += snprintf(text + n, sizeof text - (size_t)n, " padding %u loss %u", s->model.vocab_padding, j->loss_rows);
+    }
     return sf_hash_bytes(text, (size_t)n);
 }

@@ -6,18 +6,29 @@
  *   job:
  *     seq_len: 8192
  *     global_batch: 8250            # sequences
- *     precision: bf16               # f32 | bf16 | fp8 | mxfp8 | fp8_block | nvfp4 (the last four: GEMM inputs; the
- * rest bf16) gpus: 220000                  # default: all in use in the cluster optimizer: { kind: adamw, lr: 3e-4,
- * beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20 } steps: 20 seed: 1 data: ../data/text.txt #
- * byte-level text, needed only to train canonical: true               # sums in one fixed order, the same for every
- * layout plan: { tp: 8, pp: [5, 10, 20], schedule: 1f1b }   # each optional: one value or a list of allowed ones #
- * schedule: families, or the path of one table */
+ *     precision: bf16               # f32 | bf16 | fp8 | mxfp8 | fp8_block | nvfp4; the last four are of GEMM inputs
+ *     gpus: 220000                  # default: all in use in the cluster
+ *     optimizer: { kind: adamw, lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20,
+ *                  clip_norm: 1.0,  # of the global gradient; 0 or absent: never
+ *                  moments: f32 }   # or bf16, rounded stochastically
+ *     steps: 20
+ *     seed: 1
+ *     data: ../data/text.txt        # byte-level text, needed only to train
+ *     canonical: true               # sums in one fixed order, the same for every layout
+ *     vocab_multiple: 128           # embedding and head get rows that are no tokens, up to a multiple of it
+ *     loss_rows: 4096               # tokens whose logits there are at a time; 0 or absent: as many as take 256 MiB,
+ *                                   # and where that is all of a microbatch, from its forward to its backward
+ *   plan: { tp: 8, pp: [5, 10, 20], schedule: 1f1b }   # each optional: one value or a list of allowed ones;
+ *                                                      # schedule: families, or the path of one table;
+ *                                                      # layout: Megatron's string; offload: one value
+ */
 #ifndef SF_PLANNER_JOB_H
 #define SF_PLANNER_JOB_H
 
 #include "core/io.h"
 #include "planner/model.h"
 #include "planner/plan.h"
+#include "planner/plan_layout.h"
 #include "topo/topo.h"
 
 struct sf_job {
@@ -30,7 +41,10 @@ struct sf_job {
     uint64_t seed;
     bool canonical;
     double lr, beta1, beta2, eps, weight_decay;
+    double clip_norm;  /* the gradient's global norm is cut to it; 0: never */
+    bool lean_moments; /* in bf16, rounded stochastically */
     uint32_t warmup_steps;
+    uint32_t loss_rows;  /* tokens whose logits there are at a time; 0: as many as take 256 MiB */
     char data_path[512]; /* "" when absent; resolved against the scenario file */
 };
 
@@ -40,7 +54,9 @@ struct sf_pin {
     uint32_t value[16];
 };
 struct sf_pins {
-    struct sf_pin tp, ep, pp, dp, vpp, micro_batch, schedule, recompute, zero;
+    struct sf_pin tp, cp, ep, pp, dp, vpp, micro_batch, schedule, recompute, zero;
+    struct sf_layout layout; /* layers of the virtual stages; no stages: any */
+    uint32_t offload;        /* of every plan */
     char schedule_file[512]; /* of SF_SCHEDULE_TABLE, as plans will name it; else "" */
     struct sf_pipe *table;   /* owned by the scenario */
 };

@@ -9,8 +9,7 @@
 
 static bool is_tp(const struct sf_scenario *s, uint32_t tp) {
     const struct sf_model *m = &s->model;
-    return sfi_pin_allows(&s->pins.tp, tp) && tp <= sf_topo_domain_gpus(s->topo) && m->heads % tp == 0 &&
-           m->kv_heads % tp == 0 && m->ffn % tp == 0 && m->vocab % tp == 0;
+    return sfi_pin_allows(&s->pins.tp, tp) && tp <= sf_topo_domain_gpus(s->topo) && sf_model_splits(m, tp);
 }
 
 static bool has_ep(const struct sf_scenario *s, uint32_t dp) {

@@ -7,13 +7,15 @@
 #include <string.h>
 
 #include "core/doc.h"
+#include "planner/model_internal.h"
 
 static const char *const used_keys[] = {
-    "model_type",          "_name_or_path",          "num_hidden_layers", "hidden_size",          "vocab_size",
-    "num_attention_heads", "num_key_value_heads",    "head_dim",          "intermediate_size",    "num_local_experts",
-    "num_experts",         "num_experts_per_tok",    "hidden_act",        "num_selected_experts", "tie_word_embeddings",
-    "rope_theta",          "rms_norm_eps",           "initializer_range", "sliding_window",       "use_sliding_window",
-    "attention_bias",      "attn_output_multiplier", "gated_mlp",
+    "model_type",        "_name_or_path",          "num_hidden_layers",   "hidden_size",
+    "vocab_size",        "num_attention_heads",    "num_key_value_heads", "head_dim",
+    "intermediate_size", "num_local_experts",      "num_experts",         "num_experts_per_tok",
+    "hidden_act",        "num_selected_experts",   "tie_word_embeddings", "rope_theta",
+    "rms_norm_eps",      "initializer_range",      "sliding_window",      "use_sliding_window",
+    "attention_bias",    "attn_output_multiplier", "gated_mlp",           "mlp_bias",
 };
 
 /* Keys that change neither a weight nor an operation of a training step. */
@@ -40,7 +42,6 @@ static const struct {
     enum neutral neutral;
     const char *feature;
 } neutral_keys[] = {
-    {"mlp_bias", NEUTRAL_FALSE, "biases in linear layers"},
     {"output_router_logits", NEUTRAL_FALSE, "an auxiliary router loss"},
     {"rope_scaling", NEUTRAL_NULL, "scaled rotary frequencies"},
     {"max_attn_value", NEUTRAL_NULL, "a cap on attention scores"},
@@ -56,12 +57,24 @@ static const struct {
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
-static const char *const type_names[] = {"llama", "mistral", "qwen2", "mixtral", "grok-1", NULL};
-enum model_type { TYPE_LLAMA, TYPE_MISTRAL, TYPE_QWEN2, TYPE_MIXTRAL, TYPE_GROK };
+static const char *const type_names[] = {"llama",       "mistral",     "qwen2",   "mixtral", "grok-1", "qwen2_moe",
+                                         "deepseek_v2", "deepseek_v3", "kimi_k2", "gpt2",    NULL};
+enum model_type {
+    TYPE_LLAMA,
+    TYPE_MISTRAL,
+    TYPE_QWEN2,
+    TYPE_MIXTRAL,
+    TYPE_GROK,
+    TYPE_QWEN2_MOE,
+    TYPE_DEEPSEEK_V2,
+    TYPE_DEEPSEEK_V3,
+    TYPE_KIMI_K2,
+    TYPE_GPT2
+};
 
 static int refuse_unknown(const struct sf_node *map, struct sf_err *err) {
-    const char *keys[LENGTH(used_keys) + LENGTH(harmless_keys) + LENGTH(neutral_keys) + 1];
-    size_t n = 0;
+    const char *keys[LENGTH(used_keys) + LENGTH(harmless_keys) + LENGTH(neutral_keys) + SFI_MODEL_KEYS + 1];
+    size_t n = sfi_model_moe_keys(keys);
     for (size_t i = 0; i < LENGTH(used_keys); i++) {
         keys[n++] = used_keys[i];
     }
@@ -136,16 +149,28 @@ static int refuse_window(const struct sf_node *map, struct sf_err *err) {
     return 0;
 }
 
-/* Qwen2 has biases on q, k and v that its config.json does not mention, so their absence must be stated. */
-static int refuse_bias(const struct sf_node *map, enum model_type type, struct sf_err *err) {
-    const struct sf_node *bias = sf_map_find(map, "attention_bias");
-    if (bias != NULL) {
-        return need_false(bias, "attention_bias", "biases in attention", err);
+/* Qwen2 has biases on q, k and v, which its config.json does not mention. In files that name them, those of attention
+ * are on its output too. */
+static int read_biases(const struct sf_node *map, enum model_type type, struct sf_model *m, struct sf_err *err) {
+    const struct sf_node *attention = sf_map_find(map, "attention_bias"), *ffn = sf_map_find(map, "mlp_bias");
+    bool qwen2 = type == TYPE_QWEN2 || type == TYPE_QWEN2_MOE;
+    m->qkv_bias = qwen2;
+    if (attention != NULL && !sf_node_is_null(attention)) {
+        SF_TRY(sf_node_bool(attention, &m->qkv_bias, err));
+        m->out_bias = m->qkv_bias && !qwen2;
     }
-    if (type == TYPE_QWEN2) {
-        return sf_node_fail(map, err,
-                            "qwen2 models have biases on q, k and v, which cannot be trained here; say attention_bias: "
-                            "false to train the same shape without them");
+    if (ffn != NULL && !sf_node_is_null(ffn)) {
+        SF_TRY(sf_node_bool(ffn, &m->ffn_bias, err));
+    }
+    if (m->ffn_bias && m->experts > 0) {
+        return sf_node_fail(ffn, err,
+                            "mlp_bias: true asks for biases in experts, which cannot be trained here; "
+                            "supported: false");
+    }
+    if ((m->qkv_bias || m->out_bias) && m->kv_rank > 0) {
+        return sf_node_fail(attention != NULL ? attention : map, err,
+                            "attention_bias: true asks for biases in latent attention, which cannot be trained here; "
+                            "supported: false");
     }
     return 0;
 }
@@ -210,12 +235,15 @@ static int read_experts(const struct sf_node *map, enum model_type type, struct 
     const char *experts = NULL, *topk = NULL;
     SF_TRY(find_alias(map, "num_local_experts", "num_experts", &experts, err));
     SF_TRY(find_alias(map, "num_experts_per_tok", "num_selected_experts", &topk, err));
-    if (type != TYPE_MIXTRAL && type != TYPE_GROK) {
+    if (type >= TYPE_DEEPSEEK_V2) {
+        experts = "n_routed_experts";
+    }
+    if (type < TYPE_MIXTRAL) {
         const char *key = experts != NULL ? experts : topk;
-        return key == NULL
-                   ? 0
-                   : sf_node_fail(sf_map_find(map, key), err,
-                                  "%s is for mixtral and grok-1 models; a %s model has no experts", key, m->model_type);
+        return key == NULL ? 0
+                           : sf_node_fail(sf_map_find(map, key), err,
+                                          "%s is for mixtures of experts such as mixtral; a %s model has no experts",
+                                          key, m->model_type);
     }
     SF_TRY(read_u32(map, experts != NULL ? experts : "num_experts", 1u << 14, &m->experts, err));
     return read_u32(map, topk != NULL ? topk : "num_experts_per_tok", m->experts, &m->topk, err);
@@ -256,8 +284,9 @@ static int read_dims(const struct sf_node *map, enum model_type type, struct sf_
     SF_TRY(read_u32(map, "intermediate_size", 1u << 22, &m->ffn, err));
     SF_TRY(read_u32(map, "vocab_size", 1u << 24, &vocab, err));
     m->vocab = vocab;
-    SF_TRY(read_heads(map, type, m, err));
+    SF_TRY(sfi_model_has_latent(map) ? sfi_model_read_latent(map, m, err) : read_heads(map, type, m, err));
     SF_TRY(read_experts(map, type, m, err));
+    SF_TRY(sfi_model_read_layers(map, m, err));
     SF_TRY(read_activation(map, type, m, err));
     SF_TRY(read_gate(map, m, err));
     m->tied = type == TYPE_GROK;
@@ -322,8 +351,10 @@ static int read_name(const struct sf_node *map, const char *path, struct sf_mode
 
 /* Counts are exact 64-bit integers everywhere else; this is the one place that keeps them from overflowing. */
 static int refuse_giant(const struct sf_node *map, const struct sf_model *m, struct sf_err *err) {
-    double expert = (m->plain ? 2.0 : 3.0) * m->hidden * m->ffn * (m->experts == 0 ? 1 : m->experts);
-    double attention = m->hidden * (double)m->head_dim * (2.0 * m->heads + 2.0 * m->kv_heads);
+    double widths = (double)m->ffn * (m->experts == 0 ? 1 : m->experts) + m->dense_ffn + m->shared_ffn;
+    double expert = (m->plain ? 2.0 : 3.0) * m->hidden * widths;
+    double ranks = (double)m->q_rank + m->kv_rank + m->rope_dim;
+    double attention = (m->hidden + ranks) * ((double)m->head_dim * (2.0 * m->heads + 2.0 * m->kv_heads) + ranks);
     double total = m->layers * (expert + attention) + 2.0 * m->hidden * (double)m->vocab;
     if (total > 1e15) {
         return sf_node_fail(map, err, "the model has %.3g parameters; at most 1e15 are supported", total);
@@ -332,14 +363,26 @@ static int refuse_giant(const struct sf_node *map, const struct sf_model *m, str
 }
 
 static void hash_model(struct sf_model *m) {
-    char text[512];
+    char text[768];
     int n = snprintf(text, sizeof text,
                      "model 1 %s|%s layers %u hidden %u heads %u kv %u dim %u ffn %u experts %u topk %u vocab %llu "
                      "tied %d gelu %d theta %.17g eps %.17g std %.17g%s",
                      m->name, m->model_type, m->layers, m->hidden, m->heads, m->kv_heads, m->head_dim, m->ffn,
                      m->experts, m->topk, (unsigned long long)m->vocab, m->tied, m->gelu, m->rope_theta, m->norm_eps,
                      m->init_std, m->plain ? " plain" : "");
+    n += sfi_model_print_layers(m, text + n, sizeof text - (size_t)n);
+    n += sfi_model_print_vectors(m, text + n, sizeof text - (size_t)n);
     m->hash = sf_hash_bytes(text, (size_t)n);
+}
+
+/* Files that name things as Llama's does. */
+static int read_named(const struct sf_node *map, enum model_type type, struct sf_model *m, struct sf_err *err) {
+    SF_TRY(refuse_unknown(map, err));
+    SF_TRY(need_neutral(map, err));
+    SF_TRY(refuse_window(map, err));
+    SF_TRY(read_dims(map, type, m, err));
+    SF_TRY(read_biases(map, type, m, err));
+    return read_numerics(map, m, err);
 }
 
 static int read_model(const struct sf_doc *doc, const char *path, struct sf_model *m, struct sf_err *err) {
@@ -351,13 +394,8 @@ static int read_model(const struct sf_doc *doc, const char *path, struct sf_mode
     SF_TRY(sf_map_need(map, "model_type", &node, err));
     SF_TRY(sf_node_word(node, type_names, &type, err));
     snprintf(m->model_type, sizeof m->model_type, "%s", type_names[type]);
-    SF_TRY(refuse_unknown(map, err));
-    SF_TRY(need_neutral(map, err));
-    SF_TRY(refuse_window(map, err));
-    SF_TRY(refuse_bias(map, (enum model_type)type, err));
     SF_TRY(read_name(map, path, m, err));
-    SF_TRY(read_dims(map, (enum model_type)type, m, err));
-    SF_TRY(read_numerics(map, m, err));
+    SF_TRY(type == TYPE_GPT2 ? sfi_model_read_gpt2(map, m, err) : read_named(map, (enum model_type)type, m, err));
     SF_TRY(refuse_giant(map, m, err));
     hash_model(m);
     return 0;
@@ -370,41 +408,4 @@ int sf_model_load(const struct sf_io *io, const char *path, struct sf_model *out
     int rc = read_model(doc, path, out, err);
     sf_doc_free(doc);
     return rc;
-}
-
-uint64_t sf_model_params_attention(const struct sf_model *m) {
-    uint64_t h = m->hidden;
-    uint64_t qkv = h * m->head_dim * (m->heads + UINT64_C(2) * m->kv_heads);
-    uint64_t out = (uint64_t)m->heads * m->head_dim * h;
-    return qkv + out + 2 * h + h * m->experts;
-}
-
-uint64_t sf_model_params_expert(const struct sf_model *m) {
-    return (m->plain ? UINT64_C(2) : UINT64_C(3)) * m->hidden * m->ffn;
-}
-
-uint64_t sf_model_params_layer(const struct sf_model *m) {
-    return sf_model_params_attention(m) + sf_model_params_expert(m) * (m->experts == 0 ? 1 : m->experts);
-}
-
-/* Embedding, head and the norm before the head. */
-static uint64_t params_ends(const struct sf_model *m) {
-    return m->vocab * m->hidden * (m->tied ? 1 : 2) + m->hidden;
-}
-
-uint64_t sf_model_params(const struct sf_model *m) {
-    return m->layers * sf_model_params_layer(m) + params_ends(m);
-}
-
-uint64_t sf_model_params_active(const struct sf_model *m) {
-    uint64_t layer = sf_model_params_attention(m) + sf_model_params_expert(m) * (m->experts == 0 ? 1 : m->topk);
-    return m->layers * layer + params_ends(m);
-}
-
-double sf_model_flops(const struct sf_model *m, uint64_t tokens, uint32_t seq_len) {
-    uint64_t norms = UINT64_C(2) * m->hidden;
-    uint64_t layer = sf_model_params_attention(m) - norms + sf_model_params_expert(m) * (m->experts == 0 ? 1 : m->topk);
-    double weights = (double)(m->layers * layer) + (double)(m->vocab * m->hidden);
-    double attention = (double)m->layers * m->heads * m->head_dim * seq_len;
-    return 6.0 * (weights + attention) * (double)tokens;
 }

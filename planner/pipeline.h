@@ -155,6 +155,11 @@ uint32_t sf_pipe_family_chunks(int family);  /* 0: any number */
  * nothing fits the memory limit. */
 int sf_pipe_generate(const struct sf_pipe_spec *spec, struct sf_pipe **out, struct sf_err *err);
 
+/* 1F1B with the head split over all devices: stages p .. 2p-1 are parts of the head, the first of them on the last
+ * device and the last on the first. Activations pass through the parts and come back as the sum of their gradients. Two
+ * microbatches more than 1F1B are under way. */
+int sf_pipe_split_head(uint32_t devices, uint32_t microbatches, struct sf_pipe **out, struct sf_err *err);
+
 /* Costs of a table on equal devices: shares of `spec` per pass; arrays are owned. */
 int sf_pipe_costs_create(const struct sf_pipe *p, const struct sf_pipe_spec *spec, struct sf_pipe_costs *out,
                          struct sf_err *err);

@@ -3,9 +3,11 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/arena.h"
 #include "core/doc.h"
+#include "planner/plan_layout.h"
 
 #define PLAN_VERSION 1
 #define TABLE_MAX_BYTES ((size_t)256 << 20)
@@ -17,7 +19,12 @@ static const char *const recompute_words[] = {
         NULL};
 
 const char *sf_schedule_name(int kind) {
-    return kind == SF_SCHEDULE_TABLE ? "table" : sf_pipe_family_name(kind);
+    return kind == SF_SCHEDULE_AUTO ? "auto" : kind == SF_SCHEDULE_TABLE ? "table" : sf_pipe_family_name(kind);
+}
+
+const char *sf_plan_schedule_text(const struct sf_plan *plan) {
+    bool made = plan->schedule == SF_SCHEDULE_TABLE && plan->schedule_file[0] == '\0';
+    return made ? "auto" : sf_schedule_name(plan->schedule);
 }
 
 int sf_schedule_parse(const char *name) {
@@ -93,14 +100,31 @@ int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, stru
                       plan->cp_gather ? "gather" : "ring");
     }
     sf_buf_printf(out, "ep: %u # ranks that share the experts, part of dp\n", plan->ep);
+    if (sf_plan_etp(plan) != plan->tp) {
+        sf_buf_printf(out, "etp: %u # ranks that share each expert's matrices; ep takes in those of tp\n", plan->etp);
+    }
     sf_buf_printf(out, "dp: %u # replicas that share the batch; gpus = tp * dp * pp\n", plan->dp);
     sf_buf_printf(out, "pp: %u # pipeline stages\n", plan->pp);
     sf_buf_printf(out, "vpp: %u # chunks of layers per stage\n", plan->vpp);
     sf_buf_printf(out, "micro_batch: %u # sequences\n", plan->micro_batch);
     sf_buf_printf(out, "microbatches: %u # per rank and step\n", plan->microbatches);
     print_schedule(plan, out);
+    if (sf_plan_slices(plan) > 1) {
+        sf_buf_printf(out, "slices: %u # of every sequence, each with passes of its own\n", sf_plan_slices(plan));
+    }
     sf_buf_printf(out, "recompute: %s\n", sf_recompute_name(plan->recompute));
     sf_buf_printf(out, "zero: %u # shared over dp from 1 on: optimizer state; 2: gradients; 3: weights\n", plan->zero);
+    if (plan->zero_group > 0) {
+        sf_buf_printf(out, "zero_group: %u # ranks that share it among them; the groups add up their sums\n",
+                      plan->zero_group);
+    }
+    if (plan->offload > 0) {
+        sf_buf_printf(out, "offload: %u # first layers of each virtual stage whose activations wait on the host\n",
+                      plan->offload);
+    }
+    if (plan->split_head) {
+        sf_buf_printf(out, "split_head: true # every stage has an equal part of the vocabulary's head\n");
+    }
     if (plan->whole_rows) {
         sf_buf_printf(out, "whole_rows: true # norms and residuals are repeated on all tp ranks\n");
     }
@@ -156,17 +180,41 @@ static int read_hash(const struct sf_node *map, struct sf_hash *out, struct sf_e
     return 0;
 }
 
+/* Instead of `layers`. */
+static int read_layout(const struct sf_node *map, uint64_t stages, struct sf_plan *p, struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, "layout");
+    const char *text;
+    struct sf_layout layout;
+    SF_TRY(sf_node_str(node, &text, err));
+    if (sf_map_find(map, "layers") != NULL) {
+        return sf_node_fail(node, err, "layers and layout mean the same; keep one of them");
+    }
+    struct sf_err why = {0};
+    if (sf_layout_parse(text, &layout, &why) != 0) {
+        return sf_node_fail(node, err, "%.200s", why.msg);
+    }
+    if (layout.stages != stages) {
+        return sf_node_fail(node, err, "layout has %u virtual stages, pp %u * vpp %u are %llu", layout.stages, p->pp,
+                            p->vpp, (unsigned long long)stages);
+    }
+    memcpy(p->layers, layout.layers, stages * sizeof *p->layers);
+    return 0;
+}
+
 static int read_layers(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
     const struct sf_node *node;
-    SF_TRY(sf_map_need(map, "layers", &node, err));
     uint64_t stages = (uint64_t)p->pp * p->vpp;
+    if (sf_map_find(map, "layout") != NULL) {
+        return read_layout(map, stages, p, err);
+    }
+    SF_TRY(sf_map_need(map, "layers", &node, err));
     if (!sf_node_is_seq(node) || stages > SF_MAX_STAGES || sf_seq_size(node) != stages) {
         return sf_node_fail(node, err, "layers lists one count per virtual stage: pp %u * vpp %u = %llu (at most %d)",
                             p->pp, p->vpp, (unsigned long long)stages, SF_MAX_STAGES);
     }
     for (uint32_t i = 0; i < stages; i++) {
         int64_t value;
-        SF_TRY(sf_node_i64(sf_seq_at(node, i), 1, 4096, &value, err));
+        SF_TRY(sf_node_i64(sf_seq_at(node, i), 0, 4096, &value, err));
         p->layers[i] = (uint32_t)value;
     }
     return 0;
@@ -216,6 +264,15 @@ static int replay_table(const struct sf_pipe *table, struct sf_err *err) {
     return rc;
 }
 
+/* Opening a pipe would wait for whoever writes to it, perhaps forever. */
+static int refuse_pipe(const char *path, struct sf_err *err) {
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        return sf_fail_at(err, SF_E_INPUT, path, 0, 0, "expected a regular file with a table of passes");
+    }
+    return 0;
+}
+
 int sf_schedule_load(const struct sf_io *io, const char *beside, const char *file, struct sf_pipe **out,
                      struct sf_err *err) {
     char path[1100], *text = NULL;
@@ -223,6 +280,7 @@ int sf_schedule_load(const struct sf_io *io, const char *beside, const char *fil
     size_t bytes;
     snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - beside) + 1 : 0, beside, file);
     *out = NULL;
+    SF_TRY(io == &sf_io_posix ? refuse_pipe(path, err) : 0);
     SF_TRY(io->read_all(io->self, path, TABLE_MAX_BYTES, &text, &bytes, err));
     int rc = sf_pipe_read_csv(text, bytes, path, out, err);
     sf_free(text);
@@ -272,14 +330,20 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
     SF_TRY(need_u32(map, "ep", 1, 1u << 24, &p->ep, err));
     SF_TRY(need_u32(map, "dp", 1, 1u << 24, &p->dp, err));
     SF_TRY(read_cp(map, p, err));
+    SF_TRY(sf_map_find(map, "etp") == NULL ? 0 : need_u32(map, "etp", 1, 1u << 24, &p->etp, err));
     SF_TRY(need_u32(map, "pp", 1, SF_MAX_STAGES, &p->pp, err));
     SF_TRY(need_u32(map, "vpp", 1, SF_MAX_STAGES, &p->vpp, err));
     SF_TRY(need_u32(map, "micro_batch", 1, 1u << 20, &p->micro_batch, err));
     SF_TRY(need_u32(map, "microbatches", 1, 1u << 20, &p->microbatches, err));
+    SF_TRY(sf_map_find(map, "slices") == NULL ? 0 : need_u32(map, "slices", 1, SF_MAX_SLICES - 1, &p->slices, err));
     SF_TRY(need_word(map, "recompute", recompute_words, &p->recompute, err));
     SF_TRY(need_u32(map, "zero", 0, 3, &p->zero, err));
+    SF_TRY(sf_map_find(map, "zero_group") == NULL ? 0 : need_u32(map, "zero_group", 1, 1u << 24, &p->zero_group, err));
+    SF_TRY(sf_map_find(map, "offload") == NULL ? 0 : need_u32(map, "offload", 0, 4096, &p->offload, err));
     SF_TRY(sf_map_need(map, "canonical", &canonical, err));
     SF_TRY(sf_node_bool(canonical, &p->canonical, err));
+    const struct sf_node *head = sf_map_find(map, "split_head");
+    SF_TRY(head == NULL ? 0 : sf_node_bool(head, &p->split_head, err));
     const struct sf_node *rows = sf_map_find(map, "whole_rows");
     if (rows != NULL) {
         SF_TRY(sf_node_bool(rows, &p->whole_rows, err));
@@ -289,11 +353,34 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
 }
 
 static int read_plan(const struct sf_node *map, struct sf_plan *out, struct sf_hash *hash, struct sf_err *err) {
-    static const char *const keys[] = {"plan_version", "scenario",  "scenario_hash", "tp",          "ep",
-                                       "dp",           "pp",        "vpp",           "micro_batch", "microbatches",
-                                       "schedule",     "recompute", "zero",          "canonical",   "ranks_per_domain",
-                                       "layers",       "cluster",   "overlay",       "whole_rows",  "cp",
-                                       "cp_exchange",  NULL};
+    static const char *const keys[] = {"plan_version",
+                                       "scenario",
+                                       "scenario_hash",
+                                       "tp",
+                                       "ep",
+                                       "dp",
+                                       "pp",
+                                       "vpp",
+                                       "micro_batch",
+                                       "microbatches",
+                                       "schedule",
+                                       "recompute",
+                                       "zero",
+                                       "canonical",
+                                       "ranks_per_domain",
+                                       "layers",
+                                       "cluster",
+                                       "overlay",
+                                       "whole_rows",
+                                       "cp",
+                                       "cp_exchange",
+                                       "etp",
+                                       "layout",
+                                       "split_head",
+                                       "slices",
+                                       "offload",
+                                       "zero_group",
+                                       NULL};
     uint32_t version;
     if (!sf_node_is_map(map)) {
         return sf_node_fail(map, err, "expected a plan: a mapping written by staticfire plan");

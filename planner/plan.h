@@ -8,6 +8,7 @@
 #include "core/err.h"
 #include "core/hash.h"
 #include "core/io.h"
+#include "core/prog.h"
 #include "planner/pipeline.h"
 
 #define SF_MAX_STAGES 1024 /* pp * vpp */
@@ -18,14 +19,17 @@ enum sf_schedule_kind {
     SF_PIPE_FAMILIES(X)
 #undef X
         SF_SCHEDULE_TABLE,
-    SF_SCHEDULES_N
+    SF_SCHEDULES_N,
+    SF_SCHEDULE_AUTO = SF_SCHEDULES_N /* pins and searches: a table that is made to measure; no plan's */
 };
 
 /* X(NAME, "name") */
 #define SF_RECOMPUTES(X)                                                                                               \
     X(NONE, "none")                                                                                                    \
     X(FULL, "full")           /* keep only each layer's input, run its forward again in backward */                    \
-    X(SELECTIVE, "selective") /* run norms and activation functions again, whose results are not kept */
+    X(SELECTIVE, "selective") /* run norms and activation functions again, whose results are not kept */               \
+    X(MLA_UP, "mla_up_proj")  /* latent attention: make queries, keys and values from their latent vectors again */    \
+    X(SELECTIVE_UP, "selective+mla_up_proj")
 enum sf_recompute {
 #define X(NAME, name) SF_RECOMPUTE_##NAME,
     SF_RECOMPUTES(X)
@@ -40,14 +44,19 @@ struct sf_plan {
     /* dp counts the ranks that share the batch, so gpus = tp * cp * dp * pp; ep divides cp * dp. */
     uint32_t tp, ep, dp, pp, vpp;
     uint32_t cp;             /* ranks that share each sequence; 0 is 1 */
+    uint32_t etp;            /* ranks that share each expert's matrices: 0 is tp, or 1: ep takes in the ranks of tp */
+    uint32_t slices;         /* that every sequence is cut into, each with passes of its own; 0 is 1, or the table's */
     bool cp_gather;          /* keys and values are gathered before attention, not passed around beside it */
     uint32_t micro_batch;    /* sequences per microbatch */
     uint32_t microbatches;   /* per rank and step = global batch / (dp * micro_batch) */
     int schedule, recompute; /* enums above */
     char schedule_file[512]; /* of SF_SCHEDULE_TABLE, relative to the plan file or absolute; else "" */
-    struct sf_pipe *table;   /* what it holds; a loaded plan owns it, one made by a search borrows the scenario's */
+    struct sf_pipe *table;   /* what it holds; the plan's own, see sf_plan_clear */
     uint32_t zero;           /* shared over dp: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too (FSDP) */
+    uint32_t zero_group;     /* ranks that share among them what `zero` says, the next group has it again; 0: all */
+    uint32_t offload;        /* layers of every virtual stage, its first ones, whose activations wait on the host */
     bool canonical;
+    bool split_head; /* every rank of the pipeline has an equal part of the vocabulary's head */
     bool whole_rows; /* every tensor-parallel rank keeps all rows between the matrices: no sequence parallelism */
     uint32_t ranks_per_domain;      /* seats used of each scale-up domain */
     uint32_t layers[SF_MAX_STAGES]; /* layers of virtual stage s, in data order, s < pp * vpp */
@@ -57,14 +66,36 @@ static inline uint32_t sf_plan_cp(const struct sf_plan *plan) {
     return plan->cp > 1 ? plan->cp : 1;
 }
 
+static inline uint32_t sf_plan_slices(const struct sf_plan *plan) {
+    uint32_t slices = plan->table != NULL ? plan->table->slices : plan->slices;
+    return slices > 1 ? slices : 1;
+}
+
+static inline uint32_t sf_plan_etp(const struct sf_plan *plan) {
+    return plan->etp > 0 ? plan->etp : plan->tp;
+}
+
+/* Ranks that share the optimizer's state, and what else `zero` says. */
+static inline uint64_t sf_plan_sharers(const struct sf_plan *plan) {
+    uint64_t all = (uint64_t)plan->dp * sf_plan_cp(plan);
+    return plan->zero_group > 0 && plan->zero_group < all ? plan->zero_group : all;
+}
+
+/* Ranks that share the experts, of those that share the batch. */
+static inline uint32_t sf_plan_ep_beside_tp(const struct sf_plan *plan) {
+    return sf_plan_etp(plan) < plan->tp ? plan->ep / plan->tp : plan->ep;
+}
+
 /* `schedule:` is a family's name or the path of a table (CSV, see pipeline.h), which is loaded and replayed too.
  * The scenario's hash is kept in the file; a plan loaded for another scenario is refused. */
 int sf_plan_load(const struct sf_io *io, const char *path, struct sf_plan *out, struct sf_hash *scenario_hash,
                  struct sf_err *err);
-void sf_plan_clear(struct sf_plan *plan); /* of a loaded plan; legal on a zeroed one */
+void sf_plan_clear(struct sf_plan *plan); /* of a loaded or a found plan; legal on a zeroed one */
 int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, struct sf_buf *out);
 
 const char *sf_schedule_name(int kind);
+/* For people: a family, "table", or "auto" for a table that a search made. */
+const char *sf_plan_schedule_text(const struct sf_plan *plan);
 int sf_schedule_parse(const char *name); /* a family's number; a path with a point is SF_SCHEDULE_TABLE; else -1 */
 
 /* The value of `schedule:`; *file points into the document, "" for a family. Then the table of a file, which is looked

@@ -33,9 +33,9 @@ static int check_table(const struct sf_plan *p, struct sf_err *err) {
                        p->schedule_file, t->devices, t->stages / t->devices / t->ways, t->microbatches, p->pp, p->vpp,
                        p->microbatches);
     }
-    if (t->slices != 1) {
-        return sf_fail(err, SF_E_INPUT, "plan: schedule %s cuts sequences into %u slices, which programs cannot do yet",
-                       p->schedule_file, t->slices);
+    if (p->slices > 0 && p->slices != t->slices) {
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s cuts sequences into %u slices, but the plan has %u",
+                       p->schedule_file, t->slices, p->slices);
     }
     return 0;
 }
@@ -44,8 +44,9 @@ static int check_chunks(const struct sf_plan *p, struct sf_err *err) {
     uint32_t own = sf_pipe_family_chunks(p->schedule) / sf_schedule_copies(p);
     const char *name = sf_schedule_name(p->schedule);
     if (own == 1 && p->vpp != 1) {
-        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs vpp 1, found %u; use interleaved or breadth-first",
-                       name, p->vpp);
+        return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs vpp 1, found %u; use %s", name, p->vpp,
+                       p->schedule == SF_SCHEDULE_DUALPIPE ? "dualpipev, whose ranks have two chunks of one copy"
+                                                           : "interleaved or breadth-first");
     }
     if (own > 1 && p->vpp != own) {
         return sf_fail(err, SF_E_INPUT, "plan: schedule %s needs vpp %u, found %u", name, own, p->vpp);
@@ -83,6 +84,12 @@ int sf_schedule_check(const struct sf_plan *plan, struct sf_err *err) {
         return check_table(plan, err);
     }
     SF_TRY(check_chunks(plan, err));
+    if (plan->slices > 1 && plan->schedule != SF_SCHEDULE_GPIPE && plan->schedule != SF_SCHEDULE_1F1B) {
+        return sf_fail(
+            err, SF_E_INPUT,
+            "plan: schedule %s takes whole sequences, found %u slices; use gpipe, 1f1b or a table of your own",
+            sf_schedule_name(plan->schedule), plan->slices);
+    }
     return check_microbatches(plan, err);
 }
 
@@ -140,6 +147,7 @@ static int generate(const struct sf_plan *plan, const struct sf_pass_weights *w,
                                       .devices = plan->pp,
                                       .microbatches = plan->microbatches,
                                       .chunks = sf_schedule_chunks(plan),
+                                      .slices = sf_plan_slices(plan),
                                       .f = average(w->f, stages, plan->pp, total),
                                       .b = average(w->b, stages, plan->pp, total),
                                       .w = average(w->w, stages, plan->pp, total)};
@@ -160,7 +168,9 @@ int sf_schedule_make(const struct sf_plan *plan, const struct sf_pass_weights *w
                      struct sf_err *err) {
     *out = NULL;
     SF_TRY(sf_schedule_check(plan, err));
-    int rc = is_family(plan) ? generate(plan, weights, out, err) : sf_pipe_copy(plan->table, out, err);
+    int rc = plan->split_head  ? sf_pipe_split_head(plan->pp, plan->microbatches, out, err)
+             : is_family(plan) ? generate(plan, weights, out, err)
+                               : sf_pipe_copy(plan->table, out, err);
     if (rc == 0) {
         part_pairs(*out);
     } else {

@@ -18,7 +18,7 @@ uint32_t sf_schedule_chunks(const struct sf_plan *plan);
 /* Do pp, vpp and microbatches fit the schedule? SF_E_INPUT begins with "plan: " and names rule and numbers. */
 int sf_schedule_check(const struct sf_plan *plan, struct sf_err *err);
 
-/* The table, without pairs (each runs as its two passes) and without slices. Stages count in data order, copy after
+/* The table, without pairs (each runs as its two passes). Stages count in data order, copy after
  * copy: stage s is virtual stage s mod (pp * vpp). */
 int sf_schedule_make(const struct sf_plan *plan, const struct sf_pass_weights *weights, struct sf_pipe **out,
                      struct sf_err *err);

@@ -10,10 +10,12 @@ struct scores {
 };
 
 static void add_call(const struct sf_call *call, struct scores *s) {
-    double pairs = (double)call->dims[0] * (double)call->dims[2] * (double)call->dims[1] * (double)call->dims[1];
-    if (call->kind == SF_CALL_ATTN_BWD) {
+    bool slice = call->kind == SF_CALL_ATTN_SLICE_FWD || call->kind == SF_CALL_ATTN_SLICE_BWD;
+    double pairs =
+        (double)call->dims[0] * (double)call->dims[2] * (double)call->dims[1] * (slice ? 1.0 : (double)call->dims[1]);
+    if (sf_call_is_attention(call->kind) && !sf_call_is_attention_fwd(call->kind)) {
         s->live -= KEPT_BYTES * pairs;
-    } else if (call->kind == SF_CALL_ATTN_FWD) {
+    } else if (sf_call_is_attention_fwd(call->kind)) {
         s->recomputed |= (call->flags & SF_CALL_RECOMPUTE_FLAG) != 0;
         s->live += KEPT_BYTES * pairs;
         s->most = fmax(s->most, s->live);

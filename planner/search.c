@@ -1,6 +1,7 @@
 /* The search: closed forms choose whom to simulate, the simulator chooses the plan. */
 #include "planner/search.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,49 +10,31 @@
 #include "planner/search_internal.h"
 #include "sim/seats.h"
 
-#define DEFAULT_SIMULATE 24
+#define DEFAULT_SIMULATE 200
+#define MOST_REPLAYS 1500
+#define MOST_TABLES 8 /* synthesised */
+#define MOST_PASSES UINT64_C(25000000)
+#define MOST_EVENTS UINT64_C(40000000) /* simulated */
 #define SPARE 4 /* candidates kept for each one to simulate, in case compile finds some too large */
-
-void sfi_candidate_plan(const struct sf_scenario *s, const struct sfi_candidate *c, struct sf_plan *out) {
-    *out = (struct sf_plan){
-        .tp = c->tp,
-        .ep = c->ep,
-        .dp = s->job.gpus / c->tp / c->pp,
-        .pp = c->pp,
-        .vpp = c->vpp,
-        .micro_batch = c->micro_batch,
-        .schedule = (int)c->schedule,
-        .recompute = (int)c->recompute,
-        .zero = c->zero,
-        .canonical = s->job.canonical,
-        .ranks_per_domain = sfi_ranks_per_domain(s->topo, s->job.gpus, c->tp, c->ep),
-    };
-    out->microbatches = (uint32_t)(s->job.global_batch_sequences / out->dp / c->micro_batch);
-    snprintf(out->scenario, sizeof out->scenario, "%s", s->path);
-    if (out->schedule == SF_SCHEDULE_TABLE) {
-        snprintf(out->schedule_file, sizeof out->schedule_file, "%s", s->pins.schedule_file);
-        out->table = s->pins.table;
-    }
-    sfi_plan_layers(out, s->model.layers, c->layer, c->first, c->last);
-}
 
 static int explain_memory(const struct sfi_search *s, struct sf_err *err) {
     char need[32], have[32];
     const struct sfi_candidate *c = &s->least;
+    const struct sfi_group *g = &c->group;
     const struct sf_plan *p = &s->least_mini;
     if (!(c->memory_bytes > 0)) {
         return sf_fail(err, SF_E_NOPLAN,
-                       "no plan fits: not even two layers fit a device with tp %u, ep %u, micro_batch %u, recompute "
-                       "%s: %s",
-                       p->tp, p->ep, p->micro_batch, sf_recompute_name(p->recompute), s->mini_err.msg);
+                       "no plan fits: not even two layers fit a device with tp %u, cp %u, ep %u, micro_batch %u, "
+                       "recompute %s: %s",
+                       p->tp, p->cp, p->ep, p->micro_batch, sf_recompute_name(p->recompute), s->mini_err.msg);
     }
     sf_format_bytes((uint64_t)c->memory_bytes, need, sizeof need);
     sf_format_bytes(sf_seats_memory(s->scenario->topo), have, sizeof have);
     return sf_fail(err, SF_E_NOPLAN,
                    "no plan fits: all %llu plans that the rules allow need more memory than the device's %s; the "
-                   "nearest (tp %u, ep %u, pp %u, vpp %u, micro_batch %u, %s, recompute %s) needs %s",
-                   (unsigned long long)s->refused[SFI_RULE_MEMORY], have, c->tp, c->ep, c->pp, c->vpp, c->micro_batch,
-                   sf_schedule_name((int)c->schedule), sf_recompute_name((int)c->recompute), need);
+                   "nearest (tp %u, cp %u, ep %u, pp %u, vpp %u, micro_batch %u, %s, recompute %s, zero %u) needs %s",
+                   (unsigned long long)s->refused[SFI_RULE_MEMORY], have, g->tp, g->cp, g->ep, g->pp, g->vpp,
+                   g->micro_batch, sf_schedule_name(g->schedule), sf_recompute_name(g->recompute), c->zero, need);
 }
 
 int sfi_search_explain(const struct sfi_search *s, struct sf_err *err) {
@@ -63,6 +46,10 @@ int sfi_search_explain(const struct sfi_search *s, struct sf_err *err) {
     int last = SFI_RULES_N - 1;
     while (last > 0 && s->refused[last] == 0) {
         last--;
+    }
+    if (last == SFI_RULE_PROGRAM) {
+        return sf_fail(err, SF_E_NOPLAN, "no plan fits: no program passed its check; the first: %s",
+                       s->program_err.msg);
     }
     if (last == SFI_RULE_MEMORY) {
         return explain_memory(s, err);
@@ -81,8 +68,19 @@ static bool better(const struct sf_plan_result *a, const struct sf_plan_result *
     return a->sim.peak_memory_bytes < b->sim.peak_memory_bytes;
 }
 
-/* Results arrive in the order of their estimates; equals keep it. */
+static bool same_plan(const struct sf_plan *a, const struct sf_plan *b) {
+    return a->tp == b->tp && sf_plan_cp(a) == sf_plan_cp(b) && a->ep == b->ep && a->pp == b->pp && a->vpp == b->vpp &&
+           a->micro_batch == b->micro_batch && a->schedule == b->schedule && a->recompute == b->recompute &&
+           a->zero == b->zero && a->table == b->table && memcmp(a->layers, b->layers, sizeof a->layers) == 0;
+}
+
+/* Results arrive in the order of their estimates; equals keep it. The quick start's comes again. */
 static void insert_result(const struct sf_plan_result *r, struct sf_plan_result *results, uint32_t room, uint32_t *n) {
+    for (uint32_t i = 0; i < *n; i++) {
+        if (same_plan(&r->plan, &results[i].plan)) {
+            return;
+        }
+    }
     if (*n == room && !better(r, &results[*n - 1])) {
         return;
     }
@@ -95,42 +93,135 @@ static void insert_result(const struct sf_plan_result *r, struct sf_plan_result 
 
 static int evaluate_candidate(struct sfi_search *s, const struct sfi_candidate *c, struct sf_plan_result *out,
                               struct sf_err *err) {
-    sfi_candidate_plan(s->scenario, c, &s->plan);
-    int rc = sfi_evaluate(s->scenario, s->base.cost, &s->plan, out, err);
+    struct sf_plan plan;
+    SF_TRY(sfi_candidate_plan(s, c, &plan, err));
+    snprintf(plan.scenario, sizeof plan.scenario, "%s", s->scenario->path);
+    if (c->group.schedule == SF_SCHEDULE_TABLE) {
+        snprintf(plan.schedule_file, sizeof plan.schedule_file, "%s", s->scenario->pins.schedule_file);
+    }
+    int rc = sfi_evaluate(s->scenario, s->base.cost, &plan, out, err);
     if (rc != 0 && rc != SF_E_NOPLAN) {
-        return sf_err_wrap(err, "tp %u, ep %u, pp %u, vpp %u, micro_batch %u, %s", c->tp, c->ep, c->pp, c->vpp,
-                           c->micro_batch, sf_schedule_name((int)c->schedule));
+        return sf_err_wrap(err, "tp %u, cp %u, ep %u, pp %u, vpp %u, micro_batch %u, %s", plan.tp, plan.cp, plan.ep,
+                           plan.pp, plan.vpp, plan.micro_batch, sf_schedule_name(c->group.schedule));
     }
     out->estimate_s = c->estimate_s;
     return rc;
 }
 
-static int simulate_best(struct sfi_search *s, uint32_t simulate, struct sf_plan_result *results, uint32_t *results_n,
+/* Cannot get among the results any more. */
+static bool beaten(const struct sfi_search *s, const struct sfi_candidate *c, const struct sf_plan_result *results,
+                   uint32_t results_n) {
+    uint32_t top = s->options->top;
+    return results_n == top && c->least_s >= sf_ps_to_s(results[top - 1].sim.step_time);
+}
+
+/* Large programs get fewer simulations, but as many as there are answers wanted. */
+static bool spent(const struct sfi_search *s, uint32_t results_n) {
+    return s->effort.simulations == 0 || (s->effort.events == 0 && results_n >= s->effort.answers);
+}
+
+static int simulate_one(struct sfi_search *s, const struct sfi_candidate *c, struct sf_plan_result *scratch,
+                        struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err) {
+    int rc = evaluate_candidate(s, c, scratch, err);
+    if (rc == 0) {
+        s->stats->simulated++;
+        s->effort.events -= scratch->sim.events < s->effort.events ? scratch->sim.events : s->effort.events;
+        insert_result(scratch, results, s->options->top, results_n);
+    } else if (rc == SF_E_NOPLAN) {
+        s->stats->too_large++;
+        sfi_refuse(s, SFI_RULE_MEMORY);
+        rc = 0;
+    } else if (rc == SF_E_INPUT) {
+        s->program_err = s->refused[SFI_RULE_PROGRAM] == 0 && err != NULL ? *err : s->program_err;
+        sfi_refuse(s, SFI_RULE_PROGRAM);
+        rc = 0;
+    }
+    return rc;
+}
+
+static int simulate_best(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n,
                          struct sf_err *err) {
     const struct sf_search_options *o = s->options;
-    struct sf_plan_result *r = sf_malloc(sizeof *r);
-    int rc = 0;
-    if (r == NULL) {
-        return sf_fail_memory(err, "search result");
-    }
-    for (size_t i = 0; i < s->best_n && s->stats->simulated < simulate && !s->stats->stopped; i++) {
-        rc = evaluate_candidate(s, &s->best[i], r, err);
-        if (rc == 0) {
-            s->stats->simulated++;
-            insert_result(r, results, o->top, results_n);
-        } else if (rc == SF_E_NOPLAN) {
-            s->stats->too_large++;
-            s->refused[SFI_RULE_MEMORY]++;
-            rc = 0;
-        } else {
-            break;
+    struct sf_plan_result *scratch = sf_malloc(sizeof *scratch);
+    int rc = scratch == NULL ? sf_fail_memory(err, "search result") : 0;
+    for (size_t i = 0; i < s->best_n && rc == 0; i++) {
+        const struct sfi_candidate *c = &s->best[i];
+        if (spent(s, *results_n) || s->stats->stopped || beaten(s, c, results, *results_n)) {
+            sfi_leave_out(s, c->least_s);
+            continue;
+        }
+        s->effort.simulations -= s->effort.simulations > 0 ? 1 : 0;
+        rc = simulate_one(s, c, scratch, results, results_n, err);
+        if (s->stats->simulated == 1 && s->stats->first_plan_s <= 0) {
+            s->stats->first_plan_s = sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - s->start);
         }
         if (o->progress != NULL) {
             o->progress(o->self, (double)(i + 1) / (double)s->best_n);
         }
         s->stats->stopped = o->stop != NULL && o->stop(o->self);
     }
-    sf_free(r);
+    sf_free(scratch);
+    return rc;
+}
+
+/* Tables of results are theirs, whoever made them. */
+static int own_tables(struct sf_plan_result *results, uint32_t n, struct sf_err *err) {
+    for (uint32_t i = 0; i < n; i++) {
+        struct sf_pipe *own = NULL;
+        int rc = results[i].plan.table == NULL ? 0 : sf_pipe_copy(results[i].plan.table, &own, err);
+        results[i].plan.table = own;
+        if (rc != 0) {
+            for (uint32_t k = i + 1; k < n; k++) {
+                results[k].plan.table = NULL;
+            }
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static void prove_gaps(struct sfi_search *s, struct sf_plan_result *results, uint32_t n) {
+    double best = n > 0 ? sf_ps_to_s(results[0].sim.step_time) : INFINITY;
+    s->stats->bound_s = fmin(s->open_s, best);
+    for (uint32_t i = 0; i < n; i++) {
+        results[i].gap = sf_ps_to_s(results[i].sim.step_time) / s->stats->bound_s - 1;
+    }
+}
+
+static int look(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err) {
+    s->groups_n = s->best_n = 0;
+    s->open_s = INFINITY;
+    memset(s->refused, 0, sizeof s->refused);
+    s->stats->too_large = s->stats->evaluated = s->stats->replayed = 0;
+    SF_TRY(sfi_search_visit(s, err));
+    s->stats->bounded = s->groups_n * s->space.zero.n * SFI_CUTS_N;
+    SF_TRY(sfi_search_refine(s, err));
+    return simulate_best(s, results, results_n, err);
+}
+
+static void at_most(struct sfi_values *values, uint32_t most) {
+    for (; values->n > 1 && values->value[values->n - 1] > most; values->n--) {
+    }
+}
+
+/* A first plan soon: of the plainest kinds, whose prices are needed later anyway. */
+static int start_quickly(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n,
+                         struct sf_err *err) {
+    struct sfi_space *whole = sf_malloc(sizeof *whole);
+    if (whole == NULL) {
+        return sf_fail_memory(err, "search");
+    }
+    *whole = s->space;
+    at_most(&s->space.cp, 1);
+    at_most(&s->space.recompute, SF_RECOMPUTE_FULL);
+    at_most(&s->space.schedule, SF_SCHEDULE_INTERLEAVED);
+    at_most(&s->space.zero, 1);
+    at_most(&s->space.micro_batch, 2);
+    s->effort =
+        (struct sfi_effort){.replays = 40, .tables = 1, .simulations = 1, .answers = 1, .events = 1, .passes = 2000000};
+    int rc = look(s, results, results_n, err);
+    s->space = *whole;
+    sf_free(whole);
     return rc;
 }
 
@@ -139,17 +230,45 @@ static int run(struct sfi_search *s, struct sf_plan_result *results, uint32_t *r
     simulate = simulate < s->options->top ? s->options->top : simulate;
     s->best_room = (size_t)simulate * SPARE;
     s->best = sf_calloc(s->best_room, sizeof *s->best);
-    s->priced = sf_calloc((size_t)s->space.micro_batch.n * SF_RECOMPUTES_N, sizeof *s->priced);
-    if (s->best == NULL || s->priced == NULL) {
+    if (s->best == NULL) {
         return sf_fail_memory(err, "search");
     }
-    SF_TRY(sfi_search_visit(s, err));
-    SF_TRY(simulate_best(s, simulate, results, results_n, err));
+    SF_TRY(start_quickly(s, results, results_n, err));
+    s->effort = (struct sfi_effort){.replays = MOST_REPLAYS,
+                                    .tables = MOST_TABLES,
+                                    .simulations = simulate,
+                                    .answers = s->options->top,
+                                    .events = MOST_EVENTS,
+                                    .passes = MOST_PASSES};
+    SF_TRY(s->stats->stopped ? 0 : look(s, results, results_n, err));
     s->stats->least_bytes = (uint64_t)s->least.memory_bytes;
     if (*results_n == 0 && s->stats->stopped) {
         return sf_fail(err, SF_E_INTERRUPTED, "the search was stopped before it had simulated a plan");
     }
-    return *results_n == 0 ? sfi_search_explain(s, err) : 0;
+    SF_TRY(*results_n == 0 ? sfi_search_explain(s, err) : own_tables(results, *results_n, err));
+    prove_gaps(s, results, *results_n);
+    return 0;
+}
+
+void sfi_search_clear(struct sfi_search *s) {
+    for (uint32_t i = 0; i < s->tables_n; i++) {
+        sf_pipe_free(s->tables[i]);
+    }
+    for (size_t i = 0; i < s->layouts_n; i++) {
+        sf_free(s->layouts[i]);
+    }
+    sf_free(s->layouts);
+    sf_free(s->tables);
+    sf_free(s->groups);
+    sf_free(s->best);
+    sf_free(s->priced);
+    sf_free(s->priced_at);
+}
+
+void sf_plan_results_clear(struct sf_plan_result *results, uint32_t results_n) {
+    for (uint32_t i = 0; i < results_n; i++) {
+        sf_plan_clear(&results[i].plan);
+    }
 }
 
 int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
@@ -164,6 +283,7 @@ int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const str
     search->scenario = s;
     search->options = options;
     search->stats = stats;
+    search->start = start;
     sfi_base_init(s, cost, &search->base);
     int rc = options->top == 0 ? sf_fail(err, SF_E_USAGE, "a search must be asked for at least one plan")
                                : sfi_space_init(s, &search->space, err);
@@ -172,10 +292,9 @@ int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const str
         rc = run(search, results, results_n, err);
     }
     for (uint32_t i = 1; i < *results_n; i++) {
-        sfi_lost(&results[i], &results[i - 1], results[i].lost, sizeof results[i].lost);
+        sfi_lost(&results[i], &results[0], results[i].lost, sizeof results[i].lost);
     }
-    sf_free(search->best);
-    sf_free(search->priced);
+    sfi_search_clear(search);
     sf_free(search);
     stats->search_time_s = sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - start);
     return rc;

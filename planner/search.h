@@ -1,4 +1,5 @@
-/* Choosing a plan: enumerate, bound, price, then let the simulator decide among the best. */
+/* Choosing a plan: enumerate, bound, price, then let the simulator decide among the best. What is neither simulated nor
+ * refused has a bound, so that every answer says how far from the best of the space it can be. */
 #ifndef SF_PLANNER_SEARCH_H
 #define SF_PLANNER_SEARCH_H
 
@@ -18,32 +19,40 @@ struct sf_plan_result {
     double estimate_s;             /* closed form that ranked it before simulation */
     double mfu, tokens_per_s_per_gpu, model_tflops_per_gpu;
     double lower_bound_s; /* no schedule of this plan's work can be faster: busiest stage + exposed optimizer */
+    double gap;           /* a search's: no plan in its space is faster by more than this share of that plan's time */
     uint64_t memory_bytes[SF_MAX_STAGES]; /* arena per pipeline stage, pp of them */
     char lost[256];                       /* one line: why it lost to the plan above; "" for the first */
 };
 
 struct sf_search_options {
-    uint32_t top;             /* results wanted */
-    uint32_t simulate;        /* how many of the best estimates are simulated */
-    bool (*stop)(void *self); /* polled; true = return the best so far (Ctrl-C). May be NULL */
+    uint32_t top;                    /* results wanted */
+    uint32_t simulate;               /* how many of the best estimates are simulated; 0: 200 */
+    uint64_t auto_seed, auto_budget; /* of each table that is synthesised; budget in passes placed, 0: the default */
+    bool (*stop)(void *self);        /* polled; true = return the best so far (Ctrl-C). May be NULL */
     void (*progress)(void *self, double fraction);
     void *self;
 };
 
 struct sf_search_stats {
     uint64_t points;    /* combinations of all degrees and choices, before any rule */
-    uint64_t evaluated; /* priced by closed form */
+    uint64_t bounded;   /* of them keep the rules: each has a lower bound on its time */
+    uint64_t replayed;  /* tables made and timed */
+    uint64_t evaluated; /* priced, with every value of zero */
     uint64_t simulated;
+    double bound_s;       /* no plan in the space takes a shorter step */
+    double first_plan_s;  /* when the first plan had been simulated */
     uint64_t too_large;   /* refused for memory */
     uint64_t least_bytes; /* smallest peak memory seen among those: how far the nearest misses */
     double search_time_s;
     bool stopped;
 };
 
-/* results has room for options->top; *results_n is how many plans were found. SF_E_NOPLAN says which constraint
- * excluded everything, and by how much. */
+/* results has room for options->top; *results_n is how many plans were found; free what they own with
+ * sf_plan_results_clear. SF_E_NOPLAN says which constraint excluded everything, and by how much. */
 int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats, struct sf_err *err);
+
+void sf_plan_results_clear(struct sf_plan_result *results, uint32_t results_n);
 
 /* Simulate one given plan and fill everything but `lost`. */
 int sf_plan_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,

@@ -61,7 +61,7 @@ static void fill_figures(const struct sf_scenario *s, const struct sf_prog *prog
 
 int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
                  struct sf_plan_result *out, struct sf_err *err) {
-    const struct sf_sim_options options = {.seed = s->job.seed};
+    const struct sf_sim_options options = {.seed = s->job.seed, .threads = 1};
     struct sf_prog *prog;
     int rc;
     memset(out, 0, sizeof *out);
@@ -84,8 +84,9 @@ int sf_plan_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, co
     struct sfi_price price;
     SF_TRY(sfi_evaluate(s, cost, plan, out, err));
     sfi_base_init(s, cost, &base);
-    sfi_layout_init(&base, plan->tp, plan->ep, plan->pp, &layout);
-    SF_TRY(sfi_price_init(&base, plan->tp, plan->ep, plan->micro_batch, plan->recompute, &price, err));
+    sfi_layout_init(&base, plan, &layout);
+    const struct sfi_degrees degrees = {plan->tp, sf_plan_cp(plan), plan->ep, plan->micro_batch, plan->recompute};
+    SF_TRY(sfi_price_init(&base, &degrees, &price, err));
     out->estimate_s = sfi_estimate_plan(&base, &layout, &price, plan).step_s;
     return 0;
 }

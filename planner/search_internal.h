@@ -1,4 +1,7 @@
-/* What the files of the search share. */
+/* What the files of the search share. It goes: the space (lists of values) -> groups (points that the rules allow, up
+ * to cut and zero), each with a bound that no cut of the layers beats -> candidates (points priced by replaying their
+ * table, best guesses first), each with a bound of its own -> programs, compiled and simulated, best estimates first.
+ * What is left out on the way lowers `open_s`: nothing in the space that was not simulated is faster. */
 #ifndef SF_PLANNER_SEARCH_INTERNAL_H
 #define SF_PLANNER_SEARCH_INTERNAL_H
 
@@ -12,36 +15,57 @@ struct sfi_values {
     uint32_t value[SFI_MAX_VALUES]; /* ascending */
 };
 
+/* How the layers are shared out. */
+enum sfi_cut_rule {
+    SFI_CUT_TIME,   /* the slowest stage is as fast as can be */
+    SFI_CUT_EVEN,   /* equal numbers */
+    SFI_CUT_MEMORY, /* like time, among the cuts that fit the device; only where that of time does not */
+    SFI_CUTS_N
+};
+
 /* The lists whose product is the search space; dp follows from the others. */
 struct sfi_space {
-    struct sfi_values tp, ep, pp, vpp, micro_batch, schedule, recompute, zero;
+    struct sfi_values tp, cp, ep, pp, vpp, micro_batch, schedule, recompute, zero;
 };
 /* SF_E_NOPLAN when a pin leaves nothing to try. */
 int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf_err *err);
 uint64_t sfi_space_points(const struct sfi_space *space); /* saturates */
 bool sfi_pin_allows(const struct sf_pin *pin, uint32_t value);
 
-/* A point worth simulating, small enough to keep many; layers follow from the costs. */
+/* Everything but cut and zero. */
+struct sfi_group {
+    double guess_s, bound_s;
+    uint32_t tp, cp, ep, pp, vpp, micro_batch;
+    uint8_t schedule, recompute; /* SF_SCHEDULE_AUTO for one that is still to be made */
+};
+int sfi_group_compare(const void *a, const void *b);
+
+/* A point worth simulating, small enough to keep many. */
 struct sfi_candidate {
-    double estimate_s, memory_bytes;
-    uint32_t tp, ep, pp, vpp, micro_batch, schedule, recompute, zero;
-    double layer, first, last; /* costs that cut the layers */
+    struct sfi_group group;
+    double estimate_s, least_s, memory_bytes;
+    uint8_t zero, cut;
+    uint16_t table; /* 1 + place among the tables that the search made; 0: none of them */
 };
 int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candidate *b);
-void sfi_candidate_plan(const struct sf_scenario *s, const struct sfi_candidate *c, struct sf_plan *out);
 
 /* Why points fell away, in the order in which the rules are tried. X(NAME, "what the rule says") */
 #define SFI_RULES(X)                                                                                                   \
-    X(TP, "tp must divide heads, key-value heads, feed-forward width and vocabulary")                                  \
-    X(EP, "ep must divide the experts (1 without experts)")                                                            \
-    X(PP, "tp * pp must divide the GPUs, and pp may not exceed the layers")                                            \
-    X(DP, "dp = gpus / (tp * pp) must be an allowed multiple of ep (canonical: a power of two)")                       \
+    X(TP, "tp must divide heads, key-value heads, feed-forward width and vocabulary, and be 1 where that is padded")   \
+    X(CP, "2 * cp must divide the sequence, and cp above 1 needs bf16 or lower")                                       \
+    X(EP, "ep must divide the experts (1 without experts), and of ep and cp one the other")                            \
+    X(PP, "tp * cp * pp must divide the GPUs, and pp may not exceed the layers")                                       \
+    X(DP, "dp = gpus / (tp * cp * pp) must be allowed, and cp * dp a multiple of ep (canonical: a power of two)")      \
     X(SEATS, "whole tp groups must find seats in the scale-up domains")                                                \
-    X(BATCH, "dp * micro_batch must divide the global batch into microbatches")                                        \
+    X(BATCH,                                                                                                           \
+      "dp * micro_batch must divide the global batch into microbatches (learned positions: into multiples of tp)")     \
     X(SCHEDULE, "every chunk needs a layer; interleaved and breadth-first need pp and vpp of at least 2, interleaved " \
                 "microbatches a multiple of pp, dualpipe and dualpipev 2 pp microbatches; zb-v, v-half, v-min, "       \
-                "1f1b-v and dualpipev need vpp 2, a table what it has, the others vpp 1")                              \
-    X(MEMORY, "everything a stage keeps must fit the device's memory")
+                "1f1b-v and dualpipev need vpp 2, a table what it has, auto 1 to 4 and pp of 2, the others vpp 1; "    \
+                "recompute selective needs whole backwards")                                                           \
+    X(ZERO, "zero 2 and 3 need somebody to share with, few microbatches and no canonical sums")                        \
+    X(MEMORY, "everything a stage keeps must fit the device's memory")                                                 \
+    X(PROGRAM, "the compiled program must pass every check")
 enum sfi_rule {
 #define X(NAME, text) SFI_RULE_##NAME,
     SFI_RULES(X)
@@ -50,29 +74,107 @@ enum sfi_rule {
 };
 
 struct sfi_priced {
-    enum { SFI_PRICE_UNKNOWN, SFI_PRICE_KNOWN, SFI_PRICE_TOO_LARGE } state;
+    struct sfi_degrees degrees;
+    bool too_large;
     struct sfi_price price;
 };
 
+/* How much of the work is done; counted, never timed, so that a search can be repeated. */
+struct sfi_effort {
+    uint32_t replays, tables, simulations, answers;
+    uint64_t events; /* simulated */
+    uint64_t passes; /* in all tables that are made and replayed, those of costly families several times */
+};
+
 struct sfi_search {
+    struct sfi_effort effort;
+    sf_time_ps start;
     const struct sf_scenario *scenario;
     const struct sf_search_options *options;
     struct sf_search_stats *stats;
     struct sfi_base base;
     struct sfi_space space;
-    struct sfi_priced *priced;  /* [micro_batch][recompute], for the current tp and ep */
+    struct sfi_priced *priced; /* every set of degrees that was asked for, in order of asking */
+    size_t priced_n, priced_room;
+    uint32_t *priced_at; /* hash table of places in it, 1 + place */
+    struct sfi_group *groups;
+    size_t groups_n, groups_room;
     struct sfi_candidate *best; /* ascending */
     size_t best_n, best_room;
+    struct sf_pipe **tables; /* made by the synthesiser; owned */
+    uint32_t tables_n;
+    double open_s; /* no point that is left out is faster */
     uint64_t refused[SFI_RULES_N];
     struct sfi_candidate least; /* the smallest plan that was too large */
+    struct sf_err program_err;  /* what the check of the first program that failed it said */
     struct sf_plan least_mini;  /* the most divided miniature that was, and what compile said about it */
     struct sf_err mini_err;
-    struct sfi_layout layout;
+    struct sfi_layout **layouts; /* every one that was asked for, owned */
+    size_t layouts_n;
     struct sf_plan plan; /* the point being looked at */
 };
 
-/* Visit the space, price what the rules allow, keep the best. */
+static inline void sfi_refuse(struct sfi_search *s, enum sfi_rule rule) {
+    s->refused[rule]++;
+}
+/* Memory of the smallest device. */
+double sfi_device_bytes(const struct sfi_search *s);
+
+/* The price of the degrees of s->plan, made on first use; NULL when their miniatures do not fit a device. */
+int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf_err *err);
+
+/* The layout of the degrees of s->plan, made on first use. */
+int sfi_find_layout(struct sfi_search *s, const struct sfi_layout **out, struct sf_err *err);
+
+/* Visit the space and keep its groups, best bound first. */
 int sfi_search_visit(struct sfi_search *s, struct sf_err *err);
+
+struct sfi_at { /* what a group's plan is priced with */
+    const struct sfi_price *price;
+    const struct sfi_layout *layout;
+};
+
+/* Which order of passes a bound allows. */
+struct sfi_freedom {
+    uint32_t ways;   /* copies of the model in the pipeline */
+    uint32_t chunks; /* of each rank, all copies counted; 0: any number */
+    bool split;      /* weight gradients may wait */
+};
+struct sfi_freedom sfi_freedom_of(uint32_t schedule, uint32_t vpp);
+
+/* No cut of `layers`, placement and order of passes has a shorter step with this zero. */
+struct sfi_bounded {
+    const struct sfi_price *price;
+    const struct sfi_layout *layout; /* of its pp ranks */
+    uint32_t layers, microbatches, zero;
+    double free_bytes; /* of all ranks of a pipeline, beside weights and their kin */
+};
+struct sfi_bounded sfi_bounded_of(const struct sfi_search *s, const struct sfi_at *at, uint32_t zero);
+double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom);
+
+/* What s->plan should take, roughly, to know what to look at first; and memory that it needs at least, surely. */
+struct sfi_guess {
+    double step_s, least_bytes;
+};
+struct sfi_guess sfi_guess(const struct sfi_search *s, const struct sfi_at *at);
+
+/* Plan of a group, without layers; then its layers. False: this rule has nothing of its own to offer. */
+void sfi_group_plan(const struct sfi_search *s, const struct sfi_group *g, struct sf_plan *out);
+bool sfi_cut_layers(const struct sfi_search *s, const struct sfi_at *at, enum sfi_cut_rule rule, struct sf_plan *plan);
+
+/* Price the best groups by replay and keep the best candidates. */
+int sfi_search_refine(struct sfi_search *s, struct sf_err *err);
+/* The same for groups whose table is to be synthesised first. */
+int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, struct sf_err *err);
+void sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, uint32_t table);
+void sfi_too_large(struct sfi_search *s, const struct sfi_candidate *c);
+void sfi_leave_out(struct sfi_search *s, double bound_s);
+/* The candidate's plan; its table, if it has one, is the search's or the scenario's. */
+int sfi_candidate_plan(struct sfi_search *s, const struct sfi_candidate *c, struct sf_plan *out, struct sf_err *err);
+
+/* Frees what a search made on its way, not itself. */
+void sfi_search_clear(struct sfi_search *s);
+
 /* SF_E_NOPLAN with the last rule that anything reached. */
 int sfi_search_explain(const struct sfi_search *s, struct sf_err *err);
 

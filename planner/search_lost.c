@@ -41,6 +41,7 @@ static void append_times(struct text *t, const struct sf_breakdown *a, const str
         {"ep collectives", sf_ps_to_s(a->ep_comm - b->ep_comm)},
         {"transfers", sf_ps_to_s(a->p2p - b->p2p)},
         {"dp collectives", sf_ps_to_s(a->dp_comm - b->dp_comm)},
+        {"offload", sf_ps_to_s(a->offload - b->offload)},
         {"optimizer", sf_ps_to_s(a->optimizer - b->optimizer)},
         {"bubble", sf_ps_to_s(a->bubble - b->bubble)},
         {"other", sf_ps_to_s(a->other - b->other)},
@@ -87,13 +88,14 @@ void sfi_lost(const struct sf_plan_result *r, const struct sf_plan_result *best,
         append_times(&t, &r->sim.breakdown, &best->sim.breakdown);
     }
     append_number(&t, "tp", a->tp, b->tp, &n);
+    append_number(&t, "cp", sf_plan_cp(a), sf_plan_cp(b), &n);
     append_number(&t, "ep", a->ep, b->ep, &n);
     append_number(&t, "dp", a->dp, b->dp, &n);
     append_number(&t, "pp", a->pp, b->pp, &n);
     append_number(&t, "vpp", a->vpp, b->vpp, &n);
     append_number(&t, "micro_batch", a->micro_batch, b->micro_batch, &n);
     append_number(&t, "microbatches", a->microbatches, b->microbatches, &n);
-    append_word(&t, "schedule", sf_schedule_name(a->schedule), sf_schedule_name(b->schedule), &n);
+    append_word(&t, "schedule", sf_plan_schedule_text(a), sf_plan_schedule_text(b), &n);
     append_word(&t, "recompute", sf_recompute_name(a->recompute), sf_recompute_name(b->recompute), &n);
     append_number(&t, "zero", a->zero, b->zero, &n);
 }

@@ -1,7 +1,7 @@
 /* The search space: for each choice the values that can occur at all, cut down by what the scenario allows. */
-#include "planner/search_internal.h"
-
 #include <stdlib.h>
+
+#include "planner/search_internal.h"
 
 bool sfi_pin_allows(const struct sf_pin *pin, uint32_t value) {
     for (uint32_t i = 0; i < pin->n; i++) {
@@ -44,7 +44,16 @@ static void add_range(struct sfi_values *values, const struct sf_pin *pin, uint3
 /* Optimizer state is worth replicating only where it is small and its sums must not depend on the layout. */
 static void add_zero(struct sfi_values *values, const struct sf_scenario *s) {
     bool free_choice = s->job.precision == SF_F32 || s->pins.zero.n > 0;
-    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->pins.zero.n > 0 ? 3 : 1);
+    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->job.canonical ? 1 : 3);
+}
+
+/* Tables of one's own only where they are named. */
+static void add_schedules(struct sfi_values *values, const struct sf_pin *pin) {
+    for (uint32_t v = 0; v <= SF_SCHEDULE_AUTO; v++) {
+        if (v != SF_SCHEDULE_TABLE || pin->n > 0) {
+            add(values, pin, v, SF_SCHEDULE_AUTO);
+        }
+    }
 }
 
 static int need_some(const struct sfi_values *values, const char *name, const char *of, uint64_t n,
@@ -56,29 +65,48 @@ static int need_some(const struct sfi_values *values, const char *name, const ch
                    of, (unsigned long long)n, name);
 }
 
+static int check_layout(const struct sf_scenario *s, struct sf_err *err) {
+    const struct sf_layout *layout = &s->pins.layout;
+    uint64_t layers = 0;
+    for (uint32_t i = 0; i < layout->stages; i++) {
+        layers += layout->layers[i];
+    }
+    if (layout->stages > 0 && layers != s->model.layers) {
+        return sf_fail(err, SF_E_INPUT, "plan.layout has %llu layers, the model %u", (unsigned long long)layers,
+                       s->model.layers);
+    }
+    return 0;
+}
+
 int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf_err *err) {
     const struct sf_pins *pins = &s->pins;
     uint32_t gpus = s->job.gpus, layers = s->model.layers < SF_MAX_STAGES ? s->model.layers : SF_MAX_STAGES;
     uint64_t batch = s->job.global_batch_sequences;
     *out = (struct sfi_space){0};
+    SF_TRY(check_layout(s, err));
     add_divisors(&out->tp, &pins->tp, gpus, gpus);
+    add_divisors(&out->cp, &pins->cp, gpus, SF_MAX_STAGES);
     add_divisors(&out->ep, &pins->ep, gpus, gpus);
     add_divisors(&out->pp, &pins->pp, gpus, SF_MAX_STAGES);
     add_divisors(&out->micro_batch, &pins->micro_batch, batch, 1u << 20);
     add_range(&out->vpp, &pins->vpp, 1, layers);
-    add_range(&out->schedule, &pins->schedule, 0, pins->schedule.n > 0 ? SF_SCHEDULES_N - 1 : SF_SCHEDULE_INTERLEAVED);
-    add_range(&out->recompute, &pins->recompute, 0, pins->recompute.n > 0 ? SF_RECOMPUTES_N - 1 : SF_RECOMPUTE_FULL);
+    add_schedules(&out->schedule, &pins->schedule);
+    bool latent = s->model.kv_rank > 0;
+    add_range(&out->recompute, &pins->recompute, 0, latent ? SF_RECOMPUTES_N - 1 : SF_RECOMPUTE_SELECTIVE);
     add_zero(&out->zero, s);
     SF_TRY(need_some(&out->tp, "tp", "a divisor of the GPUs", gpus, err));
+    SF_TRY(need_some(&out->cp, "cp", "a divisor of the GPUs", gpus, err));
     SF_TRY(need_some(&out->ep, "ep", "a divisor of the GPUs", gpus, err));
     SF_TRY(need_some(&out->pp, "pp", "a divisor of the GPUs", gpus, err));
     SF_TRY(need_some(&out->vpp, "vpp", "at most the layers", layers, err));
+    SF_TRY(need_some(&out->recompute, "recompute", "possible without latent attention, or in number", 0, err));
+    SF_TRY(need_some(&out->zero, "zero", "possible with canonical sums, which need at most", 1, err));
     return need_some(&out->micro_batch, "micro_batch", "a divisor of the global batch", batch, err);
 }
 
 uint64_t sfi_space_points(const struct sfi_space *space) {
-    const uint32_t n[] = {space->tp.n,          space->ep.n,       space->pp.n,        space->vpp.n,
-                          space->micro_batch.n, space->schedule.n, space->recompute.n, space->zero.n};
+    const uint32_t n[] = {space->tp.n,          space->cp.n,       space->ep.n,        space->pp.n,   space->vpp.n,
+                          space->micro_batch.n, space->schedule.n, space->recompute.n, space->zero.n, SFI_CUTS_N};
     uint64_t points = 1;
     for (size_t i = 0; i < sizeof n / sizeof n[0]; i++) {
         if (__builtin_mul_overflow(points, (uint64_t)n[i], &points)) {

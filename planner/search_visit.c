@@ -1,134 +1,65 @@
 /* Visiting the space, one choice per level, so that a rule cuts off everything below it at once. */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "core/arena.h"
+#include "core/rng.h"
 #include "planner/compile.h"
 #include "planner/schedule.h"
 #include "planner/search_internal.h"
 #include "sim/seats.h"
 
-/* The estimate of memory is not exact: what misses by less is left for compile to decide. */
-#define MEMORY_SLACK 1.02
+#define MOST_PRICES (1u << 15)
+#define MOST_GROUPS ((size_t)1 << 22)
+#define MOST_CHUNKS 8 /* told apart in bounds */
+#define AUTO_CHUNKS 4 /* of the synthesiser, per rank */
+
+double sfi_device_bytes(const struct sfi_search *s) {
+    double host = s->scenario->pins.offload > 0 ? (double)sf_seats_host_memory(s->scenario->topo) : 0;
+    return (double)sf_seats_memory(s->scenario->topo) + host; /* what does not fit is refused when it is compiled */
+}
 
 static bool is_power_of_two(uint32_t v) {
     return (v & (v - 1)) == 0;
-}
-
-static void refuse(struct sfi_search *s, enum sfi_rule rule) {
-    s->refused[rule]++;
 }
 
 static int compare_u32(uint32_t a, uint32_t b) {
     return a < b ? -1 : a > b;
 }
 
-/* Equal times are ordered by memory and degrees, so that the result never depends on the order of visits. */
+static int compare_f64(double a, double b) {
+    return a < b ? -1 : a > b;
+}
+
+/* Equal guesses are ordered by degrees, so that the result never depends on the order of visits. */
+int sfi_group_compare(const void *left, const void *right) {
+    const struct sfi_group *a = left, *b = right;
+    const uint32_t x[] = {a->tp, a->cp, a->ep, a->pp, a->vpp, a->micro_batch, a->recompute, a->schedule};
+    const uint32_t y[] = {b->tp, b->cp, b->ep, b->pp, b->vpp, b->micro_batch, b->recompute, b->schedule};
+    int order = compare_f64(a->guess_s, b->guess_s);
+    for (size_t i = 0; i < sizeof x / sizeof x[0] && order == 0; i++) {
+        order = compare_u32(x[i], y[i]);
+    }
+    return order;
+}
+
 int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candidate *b) {
-    if (a->estimate_s != b->estimate_s) {
-        return a->estimate_s < b->estimate_s ? -1 : 1;
-    }
-    if (a->memory_bytes != b->memory_bytes) {
-        return a->memory_bytes < b->memory_bytes ? -1 : 1;
-    }
-    const uint32_t x[] = {a->tp, a->ep, a->pp, a->vpp, a->micro_batch, a->recompute, a->schedule, a->zero};
-    const uint32_t y[] = {b->tp, b->ep, b->pp, b->vpp, b->micro_batch, b->recompute, b->schedule, b->zero};
-    for (size_t i = 0; i < sizeof x / sizeof x[0]; i++) {
-        if (x[i] != y[i]) {
-            return compare_u32(x[i], y[i]);
-        }
-    }
-    return 0;
+    int order = compare_f64(a->estimate_s, b->estimate_s);
+    order = order != 0 ? order : compare_f64(a->memory_bytes, b->memory_bytes);
+    order = order != 0 ? order : sfi_group_compare(&a->group, &b->group);
+    order = order != 0 ? order : compare_u32(a->cut, b->cut);
+    return order != 0 ? order : compare_u32(a->zero, b->zero);
 }
 
-static void keep(struct sfi_search *s, const struct sfi_candidate *c) {
-    if (s->best_n == s->best_room && sfi_candidate_compare(c, &s->best[s->best_n - 1]) >= 0) {
-        return;
-    }
-    size_t at = s->best_n < s->best_room ? s->best_n++ : s->best_n - 1;
-    for (; at > 0 && sfi_candidate_compare(c, &s->best[at - 1]) < 0; at--) {
-        s->best[at] = s->best[at - 1];
-    }
-    s->best[at] = *c;
-}
-
-static struct sfi_candidate candidate_of(const struct sfi_search *s, const struct sfi_price *price) {
-    const struct sf_plan *p = &s->plan;
-    return (struct sfi_candidate){
-        .tp = p->tp,
-        .ep = p->ep,
-        .pp = p->pp,
-        .vpp = p->vpp,
-        .micro_batch = p->micro_batch,
-        .schedule = (uint32_t)p->schedule,
-        .recompute = (uint32_t)p->recompute,
-        .zero = p->zero,
-        .layer = price->layer_f + price->layer_b,
-        .first = price->first_f + price->first_b,
-        .last = price->last_f + price->last_b,
-    };
-}
-
-static void too_large(struct sfi_search *s, const struct sfi_candidate *c) {
-    refuse(s, SFI_RULE_MEMORY);
-    s->stats->too_large++;
-    if (!(s->least.memory_bytes > 0) || c->memory_bytes < s->least.memory_bytes) {
-        s->least = *c;
-    }
-}
-
-static void visit_zero(struct sfi_search *s, const struct sfi_price *price) {
-    double memory = (double)sf_seats_memory(s->scenario->topo);
-    for (uint32_t i = 0; i < s->space.zero.n; i++) {
-        s->plan.zero = s->space.zero.value[i];
-        if (s->plan.zero == 1 && s->plan.dp == 1 && s->space.zero.n > 1) {
-            continue; /* nothing to shard over: the same plan as zero 0 */
-        }
-        if (sf_zero_check(s->scenario, &s->plan, NULL) != 0) {
-            refuse(s, SFI_RULE_DP);
-            continue;
-        }
-        struct sfi_estimate e = sfi_estimate_plan(&s->base, &s->layout, price, &s->plan);
-        struct sfi_candidate c = candidate_of(s, price);
-        c.estimate_s = e.step_s;
-        c.memory_bytes = e.memory_bytes;
-        s->stats->evaluated++;
-        if (e.memory_bytes > memory * MEMORY_SLACK) {
-            too_large(s, &c);
-        } else {
-            keep(s, &c);
-        }
-    }
-}
-
-static void visit_vpp(struct sfi_search *s, const struct sfi_price *price) {
-    struct sf_plan *p = &s->plan;
-    bool interleaved = p->schedule == SF_SCHEDULE_INTERLEAVED;
-    bool same_as_1f1b = p->schedule == SF_SCHEDULE_GPIPE && (p->pp == 1 || p->microbatches == 1);
-    if (same_as_1f1b && sfi_pin_allows(&s->scenario->pins.schedule, SF_SCHEDULE_1F1B)) {
-        return; /* equally fast, and 1f1b keeps less */
-    }
-    if (interleaved && (p->pp < 2 || p->microbatches % p->pp != 0)) {
-        refuse(s, SFI_RULE_SCHEDULE);
-        return;
-    }
-    for (uint32_t i = 0; i < s->space.vpp.n; i++) {
-        p->vpp = s->space.vpp.value[i];
-        if (sf_schedule_check(p, NULL) != 0 || (uint64_t)p->pp * p->vpp > s->scenario->model.layers ||
-            p->pp * p->vpp > SF_MAX_STAGES) {
-            refuse(s, SFI_RULE_SCHEDULE);
-            continue;
-        }
-        sfi_plan_layers(p, s->scenario->model.layers, price->layer_f + price->layer_b, price->first_f + price->first_b,
-                        price->last_f + price->last_b);
-        visit_zero(s, price);
-    }
-}
+/* ---- prices ------------------------------------------------------------------------------------------------------ */
 
 /* A microbatch whose residual stream alone exceeds the device needs no miniature to be refused. */
 static bool hopeless(const struct sfi_search *s, struct sf_err *why) {
     const struct sf_job *job = &s->scenario->job;
-    double memory = (double)sf_seats_memory(s->scenario->topo);
+    double memory = sfi_device_bytes(s);
     double bytes = (double)s->plan.micro_batch * job->seq_len_tokens * s->scenario->model.hidden *
-                   s->base.weight_bytes / s->plan.tp;
+                   s->base.weight_bytes / s->plan.tp / sf_plan_cp(&s->plan);
     if (bytes > memory) {
         sf_fail(why, SF_E_NOPLAN, "one layer's input needs %.3f GB but its device has %.3f GB", bytes / 1e9,
                 memory / 1e9);
@@ -139,7 +70,8 @@ static bool hopeless(const struct sfi_search *s, struct sf_err *why) {
 /* Of all miniatures that do not fit, the one that most nearly would explains best. */
 static void remember_mini(struct sfi_search *s, const struct sf_err *why) {
     const struct sf_plan *p = &s->plan, *best = &s->least_mini;
-    uint64_t share = (uint64_t)p->tp * p->ep, best_share = (uint64_t)best->tp * best->ep;
+    uint64_t share = (uint64_t)p->tp * sfi_shared(sf_plan_cp(p), p->ep);
+    uint64_t best_share = (uint64_t)best->tp * sfi_shared(sf_plan_cp(best), best->ep);
     bool smaller =
         p->micro_batch < best->micro_batch || (p->micro_batch == best->micro_batch && p->recompute > best->recompute);
     if (share > best_share || (share == best_share && smaller)) {
@@ -148,41 +80,201 @@ static void remember_mini(struct sfi_search *s, const struct sf_err *why) {
     }
 }
 
-static int find_price(struct sfi_search *s, uint32_t micro_batch_i, const struct sfi_price **out, struct sf_err *err) {
-    struct sf_plan *p = &s->plan;
-    struct sfi_priced *entry = &s->priced[micro_batch_i * SF_RECOMPUTES_N + (uint32_t)p->recompute];
+static uint64_t degrees_hash(const struct sfi_degrees *d) {
+    uint64_t h = sf_mix64(sf_mix64(UINT64_C(0x646567), d->tp), d->cp);
+    h = sf_mix64(sf_mix64(h, d->ep), d->micro_batch);
+    return sf_mix64(h, (uint64_t)(uint32_t)d->recompute);
+}
+
+static bool same_degrees(const struct sfi_degrees *a, const struct sfi_degrees *b) {
+    return a->tp == b->tp && a->cp == b->cp && a->ep == b->ep && a->micro_batch == b->micro_batch &&
+           a->recompute == b->recompute;
+}
+
+static int add_price(struct sfi_search *s, const struct sfi_degrees *d, struct sf_err *err) {
     struct sf_err why = {0};
-    *out = NULL;
-    if (entry->state == SFI_PRICE_UNKNOWN) {
-        int rc = hopeless(s, &why)
-                     ? SF_E_NOPLAN
-                     : sfi_price_init(&s->base, p->tp, p->ep, p->micro_batch, p->recompute, &entry->price, &why);
-        if (rc != 0 && rc != SF_E_NOPLAN) {
-            return sf_fail(err, rc, "pricing tp %u, ep %u, micro_batch %u: %s", p->tp, p->ep, p->micro_batch, why.msg);
+    if (s->priced_n == s->priced_room) {
+        size_t room = s->priced_room == 0 ? 64 : 2 * s->priced_room;
+        struct sfi_priced *bigger = sf_realloc(s->priced, room, sizeof *bigger);
+        if (bigger == NULL || room > MOST_PRICES) {
+            s->priced = bigger != NULL ? bigger : s->priced;
+            return sf_fail_memory(err, "prices of layers");
         }
-        if (rc == SF_E_NOPLAN) {
-            remember_mini(s, &why);
-        }
-        entry->state = rc == 0 ? SFI_PRICE_KNOWN : SFI_PRICE_TOO_LARGE;
+        s->priced = bigger;
+        s->priced_room = room;
     }
-    if (entry->state == SFI_PRICE_KNOWN) {
-        *out = &entry->price;
-    } else {
-        refuse(s, SFI_RULE_MEMORY);
-        s->stats->too_large++;
+    struct sfi_priced *entry = &s->priced[s->priced_n];
+    *entry = (struct sfi_priced){.degrees = *d};
+    int rc = hopeless(s, &why) ? SF_E_NOPLAN : sfi_price_init(&s->base, d, &entry->price, &why);
+    if (rc != 0 && rc != SF_E_NOPLAN) {
+        return sf_fail(err, rc, "pricing tp %u, cp %u, ep %u, micro_batch %u: %s", d->tp, d->cp, d->ep, d->micro_batch,
+                       why.msg);
+    }
+    if (rc == SF_E_NOPLAN) {
+        remember_mini(s, &why);
+    }
+    entry->too_large = rc == SF_E_NOPLAN;
+    s->priced_n++;
+    return 0;
+}
+
+int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf_err *err) {
+    const struct sf_plan *p = &s->plan;
+    const struct sfi_degrees d = {p->tp, sf_plan_cp(p), p->ep, p->micro_batch, p->recompute};
+    uint32_t at = (uint32_t)degrees_hash(&d) % (2 * MOST_PRICES);
+    while (s->priced_at[at] != 0 && !same_degrees(&s->priced[s->priced_at[at] - 1].degrees, &d)) {
+        at = (at + 1) % (2 * MOST_PRICES);
+    }
+    if (s->priced_at[at] == 0) {
+        SF_TRY(add_price(s, &d, err));
+        s->priced_at[at] = (uint32_t)s->priced_n;
+    }
+    const struct sfi_priced *entry = &s->priced[s->priced_at[at] - 1];
+    *out = entry->too_large ? NULL : &entry->price;
+    return 0;
+}
+
+/* Few enough to look through; the one wanted is mostly the last. */
+int sfi_find_layout(struct sfi_search *s, const struct sfi_layout **out, struct sf_err *err) {
+    const struct sf_plan *p = &s->plan;
+    for (size_t i = s->layouts_n; i-- > 0;) {
+        const struct sfi_layout *l = *out = s->layouts[i];
+        if (l->tp == p->tp && l->cp == sf_plan_cp(p) && l->ep == p->ep && l->pp == p->pp) {
+            return 0;
+        }
+    }
+    struct sfi_layout **bigger = sf_realloc(s->layouts, s->layouts_n + 1, sizeof *bigger);
+    s->layouts = bigger != NULL ? bigger : s->layouts;
+    struct sfi_layout *l = bigger != NULL ? sf_calloc(1, sizeof *l) : NULL;
+    if (l == NULL) {
+        return sf_fail_memory(err, "layouts");
+    }
+    s->layouts[s->layouts_n++] = l;
+    sfi_layout_init(&s->base, p, l);
+    *out = l;
+    return 0;
+}
+
+/* ---- levels ------------------------------------------------------------------------------------------------------ */
+
+static struct sfi_group group_of(const struct sf_plan *p, double guess_s, double bound_s) {
+    return (struct sfi_group){.guess_s = guess_s,
+                              .bound_s = bound_s,
+                              .tp = p->tp,
+                              .cp = p->cp,
+                              .ep = p->ep,
+                              .pp = p->pp,
+                              .vpp = p->vpp,
+                              .micro_batch = p->micro_batch,
+                              .schedule = (uint8_t)p->schedule,
+                              .recompute = (uint8_t)p->recompute};
+}
+
+static int keep_group(struct sfi_search *s, const struct sfi_at *at, double bound_s, struct sf_err *err) {
+    struct sfi_guess guess = sfi_guess(s, at);
+    struct sfi_candidate c = {.group = group_of(&s->plan, guess.step_s, bound_s), .memory_bytes = guess.least_bytes};
+    if (guess.least_bytes > sfi_device_bytes(s)) {
+        c.zero = (uint8_t)s->space.zero.value[s->space.zero.n - 1];
+        sfi_too_large(s, &c);
+        return 0;
+    }
+    if (s->groups_n == s->groups_room) {
+        size_t room = s->groups_room == 0 ? 4096 : 2 * s->groups_room;
+        struct sfi_group *bigger = room > MOST_GROUPS ? NULL : sf_realloc(s->groups, room, sizeof *bigger);
+        if (bigger == NULL) {
+            return sf_fail_memory(err, "the groups of a search");
+        }
+        s->groups = bigger;
+        s->groups_room = room;
+    }
+    s->groups[s->groups_n++] = c.group;
+    return 0;
+}
+
+static bool schedule_fits(const struct sf_plan *p) {
+    bool whole = !sfi_freedom_of((uint32_t)p->schedule, p->vpp).split;
+    if (!sfi_can_split(p->recompute) && !whole && p->schedule != SF_SCHEDULE_TABLE) {
+        return false;
+    }
+    if (p->schedule == SF_SCHEDULE_AUTO) {
+        return p->pp > 1 && p->vpp <= AUTO_CHUNKS;
+    }
+    return sf_schedule_check(p, NULL) == 0;
+}
+
+/* Where one rank does everything, or there is one microbatch, orders differ in what they keep alone. */
+static bool same_as_1f1b(const struct sf_plan *p) {
+    bool none = p->schedule == SF_SCHEDULE_GPIPE ? p->pp == 1 || p->microbatches == 1 : p->pp == 1;
+    return none && p->schedule != SF_SCHEDULE_1F1B && p->schedule != SF_SCHEDULE_TABLE;
+}
+
+/* The best that any value of zero allows. */
+static double group_bound(const struct sfi_search *s, const struct sfi_at *at, const struct sfi_freedom *freedom) {
+    double least = INFINITY;
+    for (uint32_t i = 0; i < s->space.zero.n; i++) {
+        const struct sfi_bounded b = sfi_bounded_of(s, at, s->space.zero.value[i]);
+        if (b.zero < 2 || freedom->ways == 1) {
+            least = fmin(least, sfi_bound_s(&b, freedom));
+        }
+    }
+    return least;
+}
+
+/* Bounds of one set of degrees, by what they depend on. */
+struct bounds {
+    double of[2][2][MOST_CHUNKS + 1]; /* ways, split, chunks; 0: not known yet */
+};
+
+static double bound_of(const struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds) {
+    struct sfi_freedom f = sfi_freedom_of((uint32_t)s->plan.schedule, s->plan.vpp);
+    f.chunks = f.chunks < MOST_CHUNKS ? f.chunks : 1u << 20; /* the more the less is proven */
+    double *known = &bounds->of[f.ways - 1][f.split][f.chunks < MOST_CHUNKS ? f.chunks : MOST_CHUNKS];
+    *known = *known > 0 ? *known : group_bound(s, at, &f);
+    return *known;
+}
+
+static bool pins_fit(const struct sfi_search *s, const struct sf_plan *p) {
+    const struct sf_pins *pins = &s->scenario->pins;
+    uint64_t stages = (uint64_t)p->pp * p->vpp;
+    return (pins->layout.stages == 0 || pins->layout.stages == stages) &&
+           stages * pins->offload <= s->scenario->model.layers;
+}
+
+static int visit_vpp(struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds, struct sf_err *err) {
+    struct sf_plan *p = &s->plan;
+    if (same_as_1f1b(p) && sfi_pin_allows(&s->scenario->pins.schedule, SF_SCHEDULE_1F1B)) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < s->space.vpp.n; i++) {
+        p->vpp = s->space.vpp.value[i];
+        if ((uint64_t)p->pp * p->vpp > s->scenario->model.layers || p->pp * p->vpp > SF_MAX_STAGES) {
+            sfi_refuse(s, SFI_RULE_SCHEDULE);
+            break; /* larger ones even more so */
+        }
+        if (!pins_fit(s, p) || !schedule_fits(p)) {
+            sfi_refuse(s, SFI_RULE_SCHEDULE);
+            continue;
+        }
+        SF_TRY(keep_group(s, at, bound_of(s, at, bounds), err));
     }
     return 0;
 }
 
-static int visit_recompute(struct sfi_search *s, uint32_t micro_batch_i, struct sf_err *err) {
+static int visit_recompute(struct sfi_search *s, struct sf_err *err) {
     for (uint32_t i = 0; i < s->space.recompute.n; i++) {
-        const struct sfi_price *price;
+        struct sfi_at at;
+        struct bounds bounds = {{{{0}}}};
         s->plan.recompute = (int)s->space.recompute.value[i];
-        SF_TRY(find_price(s, micro_batch_i, &price, err));
-        for (uint32_t k = 0; price != NULL && k < s->space.schedule.n; k++) {
+        SF_TRY(sfi_find_price(s, &at.price, err));
+        SF_TRY(sfi_find_layout(s, &at.layout, err));
+        if (at.price == NULL) {
+            sfi_refuse(s, SFI_RULE_MEMORY);
+            s->stats->too_large++;
+        }
+        for (uint32_t k = 0; at.price != NULL && k < s->space.schedule.n; k++) {
             s->plan.schedule = (int)s->space.schedule.value[k];
             s->plan.table = s->plan.schedule == SF_SCHEDULE_TABLE ? s->scenario->pins.table : NULL;
-            visit_vpp(s, price);
+            SF_TRY(visit_vpp(s, &at, &bounds, err));
         }
     }
     return 0;
@@ -192,20 +284,21 @@ static int visit_micro_batch(struct sfi_search *s, struct sf_err *err) {
     const struct sf_job *job = &s->scenario->job;
     uint64_t per_rank = job->global_batch_sequences / s->plan.dp;
     if (job->global_batch_sequences % s->plan.dp != 0) {
-        refuse(s, SFI_RULE_BATCH);
+        sfi_refuse(s, SFI_RULE_BATCH);
         return 0;
     }
     for (uint32_t i = 0; i < s->space.micro_batch.n; i++) {
         uint32_t micro_batch = s->space.micro_batch.value[i];
         uint64_t microbatches = per_rank / micro_batch;
         if (per_rank % micro_batch != 0 || microbatches > UINT16_MAX ||
-            (uint64_t)micro_batch * job->seq_len_tokens % s->plan.tp != 0) {
-            refuse(s, SFI_RULE_BATCH);
+            (uint64_t)micro_batch * job->seq_len_tokens / s->plan.cp % s->plan.tp != 0 ||
+            (s->scenario->model.positions > 0 && micro_batch % s->plan.tp != 0)) {
+            sfi_refuse(s, SFI_RULE_BATCH);
             continue;
         }
         s->plan.micro_batch = micro_batch;
         s->plan.microbatches = (uint32_t)microbatches;
-        SF_TRY(visit_recompute(s, i, err));
+        SF_TRY(visit_recompute(s, err));
     }
     return 0;
 }
@@ -215,22 +308,17 @@ static int visit_pp(struct sfi_search *s, struct sf_err *err) {
     struct sf_plan *p = &s->plan;
     for (uint32_t i = 0; i < s->space.pp.n && !s->stats->stopped; i++) {
         p->pp = s->space.pp.value[i];
-        if ((uint64_t)p->tp * p->pp > gpus || gpus % (p->tp * p->pp) != 0 || p->pp > s->scenario->model.layers) {
-            refuse(s, SFI_RULE_PP);
+        uint64_t inner = (uint64_t)p->tp * p->cp * p->pp;
+        if (inner > gpus || gpus % inner != 0 || p->pp > s->scenario->model.layers) {
+            sfi_refuse(s, SFI_RULE_PP);
             continue;
         }
-        p->dp = gpus / p->tp / p->pp;
-        if (p->dp % p->ep != 0 || !sfi_pin_allows(&s->scenario->pins.dp, p->dp) ||
+        p->dp = gpus / (uint32_t)inner;
+        if (p->dp * p->cp % p->ep != 0 || !sfi_pin_allows(&s->scenario->pins.dp, p->dp) ||
             (s->scenario->job.canonical && !is_power_of_two(p->dp))) {
-            refuse(s, SFI_RULE_DP);
+            sfi_refuse(s, SFI_RULE_DP);
             continue;
         }
-        sfi_layout_init(&s->base, p->tp, p->ep, p->pp, &s->layout);
-        if (s->layout.ranks_per_domain == 0) {
-            refuse(s, SFI_RULE_SEATS);
-            continue;
-        }
-        p->ranks_per_domain = s->layout.ranks_per_domain;
         SF_TRY(visit_micro_batch(s, err));
         s->stats->stopped = s->options->stop != NULL && s->options->stop(s->options->self);
     }
@@ -239,29 +327,53 @@ static int visit_pp(struct sfi_search *s, struct sf_err *err) {
 
 static int visit_ep(struct sfi_search *s, struct sf_err *err) {
     uint32_t experts = s->scenario->model.experts;
-    size_t priced_n = (size_t)s->space.micro_batch.n * SF_RECOMPUTES_N;
     for (uint32_t i = 0; i < s->space.ep.n && !s->stats->stopped; i++) {
-        s->plan.ep = s->space.ep.value[i];
-        if (experts == 0 ? s->plan.ep != 1 : experts % s->plan.ep != 0) {
-            refuse(s, SFI_RULE_EP);
+        uint32_t ep = s->plan.ep = s->space.ep.value[i], cp = s->plan.cp;
+        if ((experts == 0 ? ep != 1 : experts % ep != 0) || (ep % cp != 0 && cp % ep != 0)) {
+            sfi_refuse(s, SFI_RULE_EP);
             continue;
         }
-        memset(s->priced, 0, priced_n * sizeof *s->priced);
+        s->plan.ranks_per_domain =
+            sfi_ranks_per_domain(s->scenario->topo, s->scenario->job.gpus, s->plan.tp, sfi_shared(cp, ep));
+        if (s->plan.ranks_per_domain == 0) {
+            sfi_refuse(s, SFI_RULE_SEATS);
+            continue;
+        }
         SF_TRY(visit_pp(s, err));
+    }
+    return 0;
+}
+
+static int visit_cp(struct sfi_search *s, struct sf_err *err) {
+    const struct sf_job *job = &s->scenario->job;
+    for (uint32_t i = 0; i < s->space.cp.n && !s->stats->stopped; i++) {
+        uint32_t cp = s->plan.cp = s->space.cp.value[i];
+        if (cp > 1 && (job->seq_len_tokens % (2 * (uint64_t)cp) != 0 || job->precision == SF_F32)) {
+            sfi_refuse(s, SFI_RULE_CP);
+            continue;
+        }
+        SF_TRY(visit_ep(s, err));
     }
     return 0;
 }
 
 int sfi_search_visit(struct sfi_search *s, struct sf_err *err) {
     const struct sf_model *m = &s->scenario->model;
+    s->priced_at = s->priced_at != NULL ? s->priced_at : sf_calloc((size_t)2 * MOST_PRICES, sizeof *s->priced_at);
+    if (s->priced_at == NULL) {
+        return sf_fail_memory(err, "search");
+    }
     s->plan.canonical = s->scenario->job.canonical;
     for (uint32_t i = 0; i < s->space.tp.n && !s->stats->stopped; i++) {
         uint32_t tp = s->plan.tp = s->space.tp.value[i];
-        if (m->heads % tp != 0 || m->kv_heads % tp != 0 || m->ffn % tp != 0 || m->vocab % tp != 0) {
-            refuse(s, SFI_RULE_TP);
+        if (!sf_model_splits(m, tp)) {
+            sfi_refuse(s, SFI_RULE_TP);
             continue;
         }
-        SF_TRY(visit_ep(s, err));
+        SF_TRY(visit_cp(s, err));
+    }
+    if (s->groups_n > 0) {
+        qsort(s->groups, s->groups_n, sizeof *s->groups, sfi_group_compare);
     }
     return 0;
 }

@@ -24,7 +24,11 @@ struct sf_case { /* one row of the table, as read */
     char case_id[96], tier[8], source_file[96], source[256], gpu[32], model[64], attention[16], recompute[48],
         precision[48];
     char schedule[48];
-    char split[16]; /* layers over stages: "" even; "ends": embedding and loss count as a layer each. No column */
+    /* No column. Layers over stages: "" even; "ends": embedding and loss count as a layer each; or layouts
+     * (plan_layout.h), of which the one with as many stages is meant. */
+    char split[160];
+    uint32_t moe_step; /* no column: every so many-th layer has experts; 0: all */
+    uint32_t offload;  /* no column: layers of a virtual stage whose activations wait on the host */
     uint32_t nvlink_domain_gpus, nic_gbps_per_gpu, gpus, layers, hidden, heads, kv_heads, head_dim, ffn, gated_mlp;
     uint32_t vocab, seq_len_tokens, experts, topk, moe_ffn, shared_experts, first_dense_layers;
     uint32_t tp, cp, pp, vpp, ep, etp, dp, micro_batch, global_batch, microbatches, sequence_parallel, zero;
@@ -56,6 +60,14 @@ struct sf_validation_summary {
     double peak_mean_abs, peak_max_abs, peak_least;       /* least: the signed error furthest below 0, or 0 */
 };
 
+/* A line of what the published rows were promised to show, whether or not the tables with its rows were read (n 0). */
+struct sf_validation_goal {
+    char name[96], promise[96], figure[128];
+    uint32_t n; /* rows or pairs behind the figure */
+    bool met;
+};
+#define SF_VALIDATION_GOALS 16
+
 struct sf_validate_options {
     const char *catalog;
     const char *tiers;       /* "A,B"; NULL: all */
@@ -71,6 +83,8 @@ struct sf_validate {
     struct sf_validation_summary
         *summaries; /* per source_file and tier in order of first appearance, then everything */
     size_t summaries_n;
+    struct sf_validation_goal goals[SF_VALIDATION_GOALS];
+    size_t goals_n;
 };
 
 /* Rows of all tables, one after the other. */

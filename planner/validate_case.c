@@ -9,12 +9,14 @@
 struct wiring {
     const char *gpu, *device, *link;
     uint32_t nvswitches, links;
+    const char *cpu_link;
+    uint32_t gpus_per_cpu;
 };
 static const struct wiring wirings[] = {
-    {"A100-80G", "a100", "nvlink3", 6, 12}, {"A100-40G", "a100-40g", "nvlink3", 6, 12},
-    {"H100", "h100", "nvlink4", 4, 18},     {"H200", "h200", "nvlink4", 4, 18},
-    {"B200", "b200", "nvlink5", 2, 18},     {"B300", "b300", "nvlink5", 2, 18},
-    {"GB200", "gb200", "nvlink5", 18, 18},  {"GB300", "gb300", "nvlink5", 18, 18},
+    {"A100-80G", "a100", "nvlink3", 6, 12, "pcie4-x16", 4}, {"A100-40G", "a100-40g", "nvlink3", 6, 12, "pcie4-x16", 4},
+    {"H100", "h100", "nvlink4", 4, 18, "pcie5-x16", 4},     {"H200", "h200", "nvlink4", 4, 18, "pcie5-x16", 4},
+    {"B200", "b200", "nvlink5", 2, 18, "pcie5-x16", 4},     {"B300", "b300", "nvlink5", 2, 18, "pcie5-x16", 4},
+    {"GB200", "gb200", "nvlink5", 18, 18, "nvlink-c2c", 2}, {"GB300", "gb300", "nvlink5", 18, 18, "nvlink-c2c", 2},
 };
 
 struct nic {
@@ -61,14 +63,15 @@ static int write_fabric(const struct sf_case *c, struct sf_buf *out, struct sf_e
     const struct nic *nic = find_nic(c->nic_gbps_per_gpu);
     uint32_t domains = div_up(c->gpus, c->nvlink_domain_gpus);
     if (nic == NULL) {
-        return sf_fail(err, SF_E_INPUT, "no NIC of %u Gb/s in the catalog", c->nic_gbps_per_gpu);
+        return sf_fail(err, SF_E_INPUT, "nic_gbps_per_gpu: no NIC of %u Gb/s in the catalog", c->nic_gbps_per_gpu);
     }
     uint32_t rails = c->nvlink_domain_gpus % 8 == 0 && c->nvlink_domain_gpus <= 8 ? 8 : 4;
     rails = c->nvlink_domain_gpus % rails == 0 ? rails : 1;
     uint32_t rail_nics = c->nvlink_domain_gpus / rails;
     uint32_t leaf_down = nic->leaf_down / rail_nics * rail_nics;
     if (leaf_down == 0) {
-        return sf_fail(err, SF_E_INPUT, "a leaf of %u ports cannot take the NICs of a domain of %u GPUs", nic->ports,
+        return sf_fail(err, SF_E_INPUT,
+                       "nvlink_domain_gpus: a leaf of %u ports cannot take the NICs of a domain of %u GPUs", nic->ports,
                        c->nvlink_domain_gpus);
     }
     bool three = div_up(domains, leaf_down / rail_nics) * rails > nic->ports;
@@ -82,28 +85,83 @@ static int write_fabric(const struct sf_case *c, struct sf_buf *out, struct sf_e
 static int write_cluster(const struct sf_case *c, struct sf_buf *out, struct sf_err *err) {
     const struct wiring *w = find_wiring(c->gpu);
     if (w == NULL) {
-        return sf_fail(err, SF_E_INPUT, "device class %s is not in the catalog", c->gpu);
+        return sf_fail(err, SF_E_INPUT, "gpu: device class %s is not in the catalog", c->gpu);
     }
     uint32_t domains = div_up(c->gpus, c->nvlink_domain_gpus);
     sf_buf_printf(out,
                   "name: case\ndevice: %s\ndomains: %u\ndomain: { kind: scale-up, trays: 1, gpus_per_tray: %u, "
-                  "cpus_per_tray: 0, nvswitches: %u, link: %s, links_per_gpu: %u }\n",
-                  w->device, domains, c->nvlink_domain_gpus, w->nvswitches, w->link, w->links);
+                  "cpus_per_tray: %u, nvswitches: %u, link: %s, links_per_gpu: %u, cpu_link: %s }\n",
+                  w->device, domains, c->nvlink_domain_gpus, div_up(c->nvlink_domain_gpus, w->gpus_per_cpu),
+                  w->nvswitches, w->link, w->links, w->cpu_link);
     return domains > 1 ? write_fabric(c, out, err) : 0;
+}
+
+/* Tables name the model and leave the ranks to its publication. */
+const char *sfi_case_latent(const struct sf_case *c) {
+    bool v3 = strcmp(c->model, "DeepSeek-V3") == 0 || strcmp(c->model, "deepseek_v3_671b") == 0;
+    return v3 && c->head_dim == 128 ? "\"q_lora_rank\": 1536, \"kv_lora_rank\": 512, \"qk_nope_head_dim\": 128, "
+                                      "\"qk_rope_head_dim\": 64, \"v_head_dim\": 128" /* arXiv 2412.19437, 4.2 */
+                                    : NULL;
+}
+
+bool sfi_case_recompute(const struct sf_case *c, int *out) {
+    static const struct {
+        const char *row;
+        int plan;
+    } names[] = {
+        {"none", SF_RECOMPUTE_NONE},
+        {"full", SF_RECOMPUTE_FULL},
+        {"selective", SF_RECOMPUTE_SELECTIVE},
+        {"selective:mla_up_proj", SF_RECOMPUTE_MLA_UP},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(c->recompute, names[i].row) == 0) {
+            *out = names[i].plan;
+            return true;
+        }
+    }
+    return false;
+}
+
+int sfi_case_schedule(const struct sf_case *c) {
+    static const struct {
+        const char *row;
+        int plan;
+    } names[] = {
+        {"interleaved 1F1B", SF_SCHEDULE_INTERLEAVED}, {"ZB-1p", SF_SCHEDULE_ZB_1P}, {"ZB-2p", SF_SCHEDULE_ZB_2P}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(c->schedule, names[i].row) == 0) {
+            return names[i].plan;
+        }
+    }
+    return strncmp(c->schedule, "1F1B", 4) == 0 ? SF_SCHEDULE_1F1B : -1;
+}
+
+static void write_mixture(const struct sf_case *c, struct sf_buf *out) {
+    uint32_t width = c->moe_ffn > 0 ? c->moe_ffn : c->ffn;
+    sf_buf_printf(out,
+                  ", \"n_routed_experts\": %u, \"num_experts_per_tok\": %u, \"moe_intermediate_size\": %u, "
+                  "\"n_shared_experts\": %u, \"first_k_dense_replace\": %u, \"decoder_sparse_step\": %u",
+                  c->experts, c->topk, width, c->shared_experts, c->first_dense_layers,
+                  c->moe_step > 0 ? c->moe_step : 1);
 }
 
 /* Models without a gate are the GPT family: GELU and one table for embedding and head. */
 static void write_model(const struct sf_case *c, struct sf_buf *out) {
     bool moe = c->experts > 0;
+    uint32_t ffn = c->ffn > 0 ? c->ffn : c->moe_ffn;
     sf_buf_printf(out,
                   "{\"model_type\": \"%s\", \"num_hidden_layers\": %u, \"hidden_size\": %u, \"vocab_size\": %u, "
                   "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"head_dim\": %u, "
                   "\"intermediate_size\": %u, \"hidden_act\": \"%s\", \"tie_word_embeddings\": %s, \"gated_mlp\": %s",
-                  moe ? "mixtral" : "llama", c->layers, c->hidden, c->vocab, c->heads, c->kv_heads, c->head_dim,
-                  moe && c->moe_ffn > 0 ? c->moe_ffn : c->ffn, c->gated_mlp ? "silu" : "gelu_pytorch_tanh",
-                  c->gated_mlp ? "false" : "true", c->gated_mlp ? "true" : "false");
+                  moe ? "deepseek_v3" : "llama", c->layers, c->hidden, c->vocab, c->heads, c->kv_heads, c->head_dim,
+                  ffn, c->gated_mlp ? "silu" : "gelu_pytorch_tanh", c->gated_mlp ? "false" : "true",
+                  c->gated_mlp ? "true" : "false");
     if (moe) {
-        sf_buf_printf(out, ", \"num_local_experts\": %u, \"num_experts_per_tok\": %u", c->experts, c->topk);
+        write_mixture(c, out);
+    }
+    if (strcmp(c->attention, "mla") == 0) {
+        sf_buf_printf(out, ", %s", sfi_case_latent(c));
     }
     sf_buf_printf(out, "}\n");
 }
@@ -154,7 +212,7 @@ int sfi_case_files(const struct sf_io *under, const struct sf_case *c, struct sf
     write_model(c, &out->model);
     sf_buf_printf(&out->scenario,
                   "name: case\ncluster: cluster.yaml\nmodel: config.json\njob:\n  seq_len: %u\n  global_batch: %u\n"
-                  "  precision: %s\n  gpus: %u\n",
+                  "  precision: %s\n  gpus: %u\n  loss_rows: 1073741824\n", /* all: frameworks keep their logits */
                   c->seq_len_tokens, c->global_batch, sfi_case_precision(c), c->gpus);
     bool failed = out->cluster.failed || out->model.failed || out->scenario.failed;
     return failed ? sf_fail_memory(err, "case") : 0;
@@ -176,17 +234,18 @@ void sfi_case_plan(const struct sf_case *c, const struct sf_scenario *s, struct 
     out->vpp = c->pp > 1 ? c->vpp : 1; /* one stage has nothing to interleave */
     out->micro_batch = c->micro_batch;
     out->microbatches = c->microbatches;
-    out->schedule = out->vpp > 1 ? SF_SCHEDULE_INTERLEAVED : SF_SCHEDULE_1F1B;
-    out->recompute = strcmp(c->recompute, "full") == 0 ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_NONE;
+    out->schedule = out->pp > 1 ? sfi_case_schedule(c) : SF_SCHEDULE_1F1B;
+    out->recompute = SF_RECOMPUTE_NONE;
+    sfi_case_recompute(c, &out->recompute); /* what it does not know has been refused */
+    out->etp = c->experts > 0 && c->etp != c->tp ? c->etp : 0;
     out->zero = c->zero;
+    out->offload = c->offload;
     out->whole_rows = c->tp > 1 && c->sequence_parallel == 0;
     out->canonical = s->job.canonical;
     out->ranks_per_domain = seats_used(c);
+    struct sf_layout layout;
     uint64_t stages = (uint64_t)out->pp * out->vpp;
-    uint32_t ends = stages > 1 && c->layers % stages != 0 ? 2 : 0; /* what is uneven otherwise has been refused */
-    for (uint64_t i = 0; i < stages && i < SF_MAX_STAGES; i++) {
-        out->layers[i] = (uint32_t)((c->layers + ends) / stages);
+    if (stages <= SF_MAX_STAGES && sfi_case_layers(c, (uint32_t)stages, &layout)) {
+        memcpy(out->layers, layout.layers, stages * sizeof *out->layers);
     }
-    out->layers[0] -= ends / 2;
-    out->layers[stages - 1] -= ends / 2;
 }

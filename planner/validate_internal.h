@@ -1,6 +1,7 @@
 #ifndef SF_PLANNER_VALIDATE_INTERNAL_H
 #define SF_PLANNER_VALIDATE_INTERNAL_H
 
+#include "planner/plan_layout.h"
 #include "planner/validate.h"
 
 /* Columns are found by name; one that is missing or unknown is an error. */
@@ -22,6 +23,15 @@ bool sfi_case_refuses(const struct sf_case *c, char *reason, size_t size);
 
 const char *sfi_case_precision(const struct sf_case *c); /* of the job; NULL: unknown */
 
+/* Layers of its stages; false: they are not stated. */
+bool sfi_case_layers(const struct sf_case *c, uint32_t stages, struct sf_layout *out);
+/* As tables write it; false: not supported. */
+bool sfi_case_recompute(const struct sf_case *c, int *out);
+/* As tables write it: enum sf_schedule_kind, or -1: not supported. */
+int sfi_case_schedule(const struct sf_case *c);
+/* The keys of its latent attention, as a config.json has them; NULL: unknown. */
+const char *sfi_case_latent(const struct sf_case *c);
+
 /* The row as a user would write it: cluster, model and scenario files, served from memory over `io`. */
 struct sfi_case_files {
     const struct sf_io *under;
@@ -36,5 +46,6 @@ void sfi_case_plan(const struct sf_case *c, const struct sf_scenario *s, struct 
 /* Statistics. Spearman with ties; 0 for fewer than 2 rows. */
 double sfi_spearman(const double *a, const double *b, size_t n, double *scratch);
 int sfi_validate_summarise(struct sf_validate *v, struct sf_err *err);
+int sfi_validate_goals(struct sf_validate *v, struct sf_err *err); /* of the summarised rows */
 
 #endif

@@ -164,20 +164,54 @@ static bool is_one_of(const char *text, const char *const words[]) {
     return false;
 }
 
+/* What no table has a column for. */
+static const struct column extra_columns[] = {
+    {"split", TEXT_AT(split)}, {"moe_step", COUNT_AT(moe_step)}, {"offload", COUNT_AT(offload)}};
+
+static const struct column *open_column(const char *name, int *index) {
+    static const char *const open[] = {"recompute", "vocab",   "kv_heads",       "nic_gbps_per_gpu",   "etp",
+                                       "ffn",       "moe_ffn", "shared_experts", "first_dense_layers", NULL};
+    *index = is_one_of(name, open) ? known_column(name) : -1;
+    for (size_t i = 0; i < sizeof extra_columns / sizeof extra_columns[0]; i++) {
+        if (strcmp(extra_columns[i].name, name) == 0) {
+            return &extra_columns[i];
+        }
+    }
+    return *index >= 0 ? &columns[*index] : NULL;
+}
+
+static bool has_value(const struct sf_case *c, const struct column *column, int index) {
+    const char *field = (const char *)c + column->offset;
+    if (index >= 0) {
+        return !(c->missing >> index & 1) && (column->kind == COUNT || strcmp(field, "unknown") != 0);
+    }
+    return column->kind == TEXT ? field[0] != '\0' : *(const uint32_t *)(const void *)field != 0;
+}
+
+static bool is_split(const char *text) {
+    char copy[sizeof((struct sf_case *)0)->split], *rest = copy;
+    struct sf_layout layout;
+    snprintf(copy, sizeof copy, "%s", text);
+    for (char *one = strtok_r(rest, " ", &rest); one != NULL; one = strtok_r(NULL, " ", &rest)) {
+        if (strcmp(one, "ends") != 0 && sf_layout_parse(one, &layout, NULL) != 0) {
+            return false;
+        }
+    }
+    return strlen(text) < sizeof copy;
+}
+
 /* Only what frameworks have defaults for. */
 int sfi_case_set(struct sf_case *c, const char *name, const char *value, bool replace, bool *set) {
-    static const char *const open[] = {"recompute", "vocab", "kv_heads", "nic_gbps_per_gpu", "etp", "split", NULL};
-    int i = known_column(name);
-    bool is_split = strcmp(name, "split") == 0;
-    const struct column split = {"split", TEXT_AT(split)}, *column = is_split ? &split : &columns[i < 0 ? 0 : i];
-    char *field = (char *)c + column->offset;
+    int i;
+    const struct column *column = open_column(name, &i);
     double number = 0;
-    if (!is_one_of(name, open) || (column->kind == COUNT && !(read_number(value, &number) && number < 4e9)) ||
-        strlen(value) >= column->size + (column->kind == COUNT ? 16 : 0)) {
+    if (column == NULL || (column->kind == COUNT && !(read_number(value, &number) && number < 4e9)) ||
+        strlen(value) >= column->size + (column->kind == COUNT ? 16 : 0) ||
+        (strcmp(name, "split") == 0 && !is_split(value))) {
         return SF_E_INPUT;
     }
-    bool has = is_split ? c->split[0] != '\0' : !(c->missing >> i & 1) && strcmp(field, "unknown") != 0;
-    *set = replace || !has;
+    char *field = (char *)c + column->offset;
+    *set = replace || !has_value(c, column, i);
     if (*set && column->kind == COUNT) {
         *(uint32_t *)(void *)field = (uint32_t)number;
     } else if (*set) {
@@ -185,6 +219,48 @@ int sfi_case_set(struct sf_case *c, const char *name, const char *value, bool re
     }
     c->missing &= *set && i >= 0 ? ~(UINT64_C(1) << i) : UINT64_MAX;
     return 0;
+}
+
+/* ---- layers over stages ------------------------------------------------------------------------------------------ */
+
+/* The layout of `split` that has as many stages. */
+static bool find_layout(const char *split, uint32_t stages, struct sf_layout *out) {
+    char text[sizeof((struct sf_case *)0)->split], *rest = text;
+    snprintf(text, sizeof text, "%s", split);
+    for (char *one = strtok_r(rest, " ", &rest); one != NULL; one = strtok_r(NULL, " ", &rest)) {
+        if (sf_layout_parse(one, out, NULL) == 0 && out->stages == stages) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool sum_is(const struct sf_layout *l, uint32_t layers) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < l->stages; i++) {
+        sum += l->layers[i];
+    }
+    return sum == layers;
+}
+
+bool sfi_case_layers(const struct sf_case *c, uint32_t stages, struct sf_layout *out) {
+    bool ends = strcmp(c->split, "ends") == 0 && stages > 1;
+    if (stages == 0 || stages > SF_MAX_STAGES) {
+        return false;
+    }
+    if (find_layout(c->split, stages, out) && sum_is(out, c->layers)) {
+        return true;
+    }
+    uint32_t slots = c->layers + (ends && c->layers % stages != 0 ? 2 : 0);
+    *out = (struct sf_layout){.stages = stages};
+    for (uint32_t i = 0; i < stages; i++) {
+        out->layers[i] = slots / stages;
+    }
+    if (slots > c->layers && slots >= stages) {
+        out->layers[0]--;
+        out->layers[stages - 1]--;
+    }
+    return slots % stages == 0 && slots >= stages;
 }
 
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
@@ -224,34 +300,36 @@ static void refuse_missing(const struct sf_case *c, struct reasons *r) {
         refuse(r, "nic_gbps_per_gpu is not stated");
     }
     if (c->experts > 0 && (c->topk == 0 || c->ep == 0)) {
-        refuse(r, "experts without topk or ep");
+        refuse(r, "experts: %u without topk or ep", c->experts);
     }
 }
 
 static void refuse_model(const struct sf_case *c, struct reasons *r) {
     static const char *const attention[] = {"mha", "gqa", NULL};
-    if (!is_one_of(c->attention, attention)) {
+    if (strcmp(c->attention, "mla") == 0 && sfi_case_latent(c) == NULL) {
+        refuse(r, "attention mla with ranks that are not stated");
+    } else if (strcmp(c->attention, "mla") != 0 && !is_one_of(c->attention, attention)) {
         refuse(r, "attention %s is not supported", c->attention);
     }
-    if (c->shared_experts > 0 || c->first_dense_layers > 0) {
-        refuse(r, "shared experts or dense first layers are not supported");
+    if (c->experts == 0 && (c->shared_experts > 0 || c->first_dense_layers > 0)) {
+        refuse(r, "shared_experts, first_dense_layers: without experts");
     }
     if (c->experts > 0 && c->gated_mlp == 0) {
-        refuse(r, "experts without a gate are not supported");
+        refuse(r, "gated_mlp: experts without a gate are not supported");
     }
-    if (c->experts > 0 && c->etp > 0 && c->etp != c->tp) {
-        refuse(r, "etp %u unlike tp %u is not supported", c->etp, c->tp);
+    if (c->experts > 0 && c->etp > 1 && c->etp != c->tp) {
+        refuse(r, "etp %u, neither 1 nor tp %u, is not supported", c->etp, c->tp);
     }
 }
 
 static void refuse_numerics(const struct sf_case *c, struct reasons *r) {
-    static const char *const recompute[] = {"none", "full", NULL};
+    int recompute;
     if (sfi_case_precision(c) == NULL) {
         refuse(r, "precision %s is not supported", c->precision);
     }
     if (strcmp(c->recompute, "unknown") == 0) {
         refuse(r, "recompute is not stated");
-    } else if (!is_one_of(c->recompute, recompute)) {
+    } else if (!sfi_case_recompute(c, &recompute)) {
         refuse(r, "recompute %s is not supported", c->recompute);
     }
     if (c->zero > 3) {
@@ -262,18 +340,18 @@ static void refuse_numerics(const struct sf_case *c, struct reasons *r) {
 static void refuse_layout(const struct sf_case *c, struct reasons *r) {
     bool interleaved = strcmp(c->schedule, "interleaved 1F1B") == 0;
     uint64_t stages = (uint64_t)c->pp * c->vpp;
-    bool ends =
-        strcmp(c->split, "ends") == 0 && stages > 0 && (c->layers + 2) % stages == 0 && c->layers >= 2 * stages - 2;
-    if (stages > 0 && c->layers % stages != 0 && !ends) {
-        refuse(r, "%u layers over %u stages of %u chunks: the uneven split is not stated", c->layers, c->pp, c->vpp);
+    struct sf_layout layout;
+    if (stages > 0 && !sfi_case_layers(c, stages <= SF_MAX_STAGES ? (uint32_t)stages : 0, &layout)) {
+        refuse(r, "layers: %u over pp %u stages of vpp_chunks_per_gpu %u: the uneven split is not stated", c->layers,
+               c->pp, c->vpp);
     }
-    if (strcmp(c->schedule, "DualPipe") == 0 || (c->pp > 1 && !interleaved && strncmp(c->schedule, "1F1B", 4) != 0)) {
+    if (strcmp(c->schedule, "DualPipe") == 0 || (c->pp > 1 && sfi_case_schedule(c) < 0)) {
         refuse(r, "schedule %s is not supported", c->schedule);
     } else if (c->pp > 1 && interleaved != (c->vpp > 1)) {
-        refuse(r, "schedule %s with %u chunks per GPU", c->schedule, c->vpp);
+        refuse(r, "schedule %s with vpp_chunks_per_gpu %u", c->schedule, c->vpp);
     }
     if (c->sequence_parallel == 0 && c->tp > 1 && c->experts > 0) {
-        refuse(r, "experts with tp and without sequence parallelism are not supported");
+        refuse(r, "sequence_parallel: experts with tp and without it are not supported");
     }
 }
 

@@ -90,17 +90,16 @@ static enum sf_issue walk_recipe(struct sfi_rank *r, uint32_t op_i, struct sf_er
 }
 
 static void load(struct sfi_rank *r, const struct sf_op *op) {
-    const struct sf_prog_job *job = &r->run->image->prog->job;
-    uint64_t first = ((uint64_t)r->dp_index * job->microbatches + op->microbatch) * job->micro_batch_sequences;
-    sfi_data_fill(r->run->data, r->step, first, job->micro_batch_sequences, op->flags & SF_OP_TARGETS ? 1 : 0,
-                  (int32_t *)sfi_rank_arg(r, op, 0));
-    if (op->comm != SF_NONE) {
-        uint64_t part = job->vocab / sf_prog_comm_size(r->run->image->prog, op->comm);
-        int32_t own = (int32_t)(part * sf_prog_comm_index(r->run->image->prog, r->rank, op->comm));
-        int32_t *ids = (int32_t *)sfi_rank_arg(r, op, 0);
-        for (uint64_t i = 0; i < (uint64_t)job->micro_batch_sequences * job->seq_len_tokens; i++) {
-            ids[i] -= own;
-        }
+    const struct sfi_loads who = {r->run->image->prog, r->rank, r->dp_index, r->step};
+    sfi_data_load_op(r->run->data, &who, op, (int32_t *)sfi_rank_arg(r, op, 0));
+}
+
+/* The host's memory is the device's here, so what goes there and back is copied. */
+static void move_data(struct sfi_rank *r, const struct sf_op *op) {
+    if (op->kind == SF_OP_LOAD) {
+        load(r, op);
+    } else {
+        memcpy(sfi_rank_arg(r, op, 1), sfi_rank_arg(r, op, 0), op->bytes);
     }
 }
 
@@ -115,9 +114,9 @@ static enum sf_issue run_now(struct sfi_rank *r, uint32_t op_i, struct sf_err *e
     struct sf_trace_rec *rec = &r->rec[op_i];
     struct sfi_walk *w = &r->walk[op->stream];
     enum sf_issue state = SF_ISSUE_DONE;
-    if (op->kind == SF_OP_LOAD) {
+    if (sf_op_group(op->kind) == SF_OP_IS_DATA) {
         int64_t cpu = sfi_cpu_ns();
-        load(r, op);
+        move_data(r, op);
         w->busy_ns = sfi_cpu_ns() - cpu;
     } else {
         state = walk_recipe(r, op_i, err);

@@ -37,12 +37,40 @@ uint64_t sfi_data_offset(const struct sfi_data *d, uint64_t step, uint64_t seque
     return window * d->seq_len;
 }
 
+static int32_t *fill(const struct sfi_data *d, uint64_t step, uint64_t sequence, uint64_t first, uint64_t tokens,
+                     int32_t *out) {
+    const unsigned char *text = d->text + sfi_data_offset(d, step, sequence) + first;
+    for (uint64_t i = 0; i < tokens; i++) {
+        *out++ = text[i];
+    }
+    return out;
+}
+
 void sfi_data_fill(const struct sfi_data *d, uint64_t step, uint64_t first_sequence, uint32_t sequences, uint32_t shift,
                    int32_t *out) {
     for (uint32_t s = 0; s < sequences; s++) {
-        const unsigned char *text = d->text + sfi_data_offset(d, step, first_sequence + s) + shift;
-        for (uint64_t i = 0; i < d->seq_len; i++) {
-            *out++ = text[i];
+        out = fill(d, step, first_sequence + s, shift, d->seq_len, out);
+    }
+}
+
+uint64_t sfi_load_tokens(const struct sf_prog_job *job) {
+    return (uint64_t)job->micro_batch_sequences * job->seq_len_tokens / sf_prog_slices(job);
+}
+
+void sfi_data_load_op(const struct sfi_data *d, const struct sfi_loads *who, const struct sf_op *op, int32_t *out) {
+    const struct sf_prog_job *job = &who->prog->job;
+    uint64_t sequence = ((uint64_t)who->dp_index * job->microbatches + op->microbatch) * job->micro_batch_sequences;
+    uint64_t tokens = job->seq_len_tokens / sf_prog_slices(job);
+    uint64_t first = op->slice * tokens + (op->flags & SF_OP_TARGETS ? 1 : 0);
+    int32_t *ids = out;
+    for (uint32_t s = 0; s < job->micro_batch_sequences; s++) {
+        out = fill(d, who->step, sequence + s, first, tokens, out);
+    }
+    if (op->comm != SF_NONE) {
+        uint64_t part = job->vocab / sf_prog_comm_size(who->prog, op->comm);
+        int32_t own = (int32_t)(part * sf_prog_comm_index(who->prog, who->rank, op->comm));
+        for (; ids < out; ids++) {
+            *ids -= own;
         }
     }
 }

@@ -21,6 +21,15 @@ void sfi_data_free(struct sfi_data *d); /* NULL is legal */
 /* Tokens (shift 0) or targets (shift 1) of `sequences` consecutive global sequences of a step. */
 void sfi_data_fill(const struct sfi_data *d, uint64_t step, uint64_t first_sequence, uint32_t sequences, uint32_t shift,
                    int32_t *out);
+/* What a LOAD of a program fills its argument with: its microbatch, or a slice of every sequence of it, counted from
+ * the rank's own part of the vocabulary where that is split. */
+struct sfi_loads {
+    const struct sf_prog *prog;
+    uint32_t rank, dp_index;
+    uint64_t step;
+};
+void sfi_data_load_op(const struct sfi_data *d, const struct sfi_loads *who, const struct sf_op *op, int32_t *out);
+uint64_t sfi_load_tokens(const struct sf_prog_job *job);
 /* Where in the text a sequence begins: every window once per epoch, in an order that only the seed decides. */
 uint64_t sfi_data_offset(const struct sfi_data *d, uint64_t step, uint64_t sequence);
 

@@ -41,6 +41,20 @@ static void attention(const struct sf_call *call, const uint64_t *d, uint64_t e,
     }
 }
 
+/* What later slices collected is read with ACC, the own rows too; without it, only earlier ones are written. */
+static void attention_slice(const struct sf_call *call, const uint64_t *d, uint64_t e, uint64_t *bytes) {
+    uint64_t kv = mul(mul(2, d[3]), d[4]), row = add(mul(d[2], d[4]), kv);
+    uint64_t o = mul(mul(mul(d[1], d[2]), d[4]), e), qkv = mul(mul(d[1], row), e);
+    set(bytes, qkv, mul(mul(d[0], kv), e), o, mul(mul(d[1], d[2]), sizeof(float)));
+    if (call->kind == SF_CALL_ATTN_SLICE_BWD) {
+        uint64_t summed = call->flags & SF_CALL_ACC_FLAG ? d[0] : d[0] - d[1];
+        bytes[4] = o;
+        bytes[5] = qkv;
+        bytes[6] = mul(mul(summed, kv), sizeof(float));
+        bytes[7] = sf_kern_attn_bwd_work(call);
+    }
+}
+
 /* Kinds whose operands are whole matrices of rows x cols. */
 static void rowwise(const struct sf_call *call, const uint64_t *d, uint64_t e, uint64_t *bytes) {
     uint64_t matrix = mul(mul(d[0], d[1]), e), column = mul(d[0], sizeof(float)), table = mul(mul(d[2], d[1]), e);
@@ -67,6 +81,7 @@ static void rowwise(const struct sf_call *call, const uint64_t *d, uint64_t e, u
         set(bytes, column, matrix, table, 0);
         break;
     case SF_CALL_XENT:
+    case SF_CALL_XENT_PADDED:
         set(bytes, matrix, column, sizeof(float), 0);
         break;
     case SF_CALL_XENT_STATS:
@@ -120,6 +135,10 @@ static void fill(const struct sf_call *call, const uint64_t *d, uint64_t e, uint
     case SF_CALL_ATTN_BWD:
         attention(call, d, e, bytes);
         break;
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
+        attention_slice(call, d, e, bytes);
+        break;
     case SF_CALL_ADD:
     case SF_CALL_COPY:
     case SF_CALL_ZERO:
@@ -155,6 +174,11 @@ static void fill(const struct sf_call *call, const uint64_t *d, uint64_t e, uint
 }
 
 static int check_attention(const struct sf_call *c, struct sf_err *err) {
+    bool slice = c->kind == SF_CALL_ATTN_SLICE_FWD || c->kind == SF_CALL_ATTN_SLICE_BWD;
+    if (slice && c->dims[1] > c->dims[0]) {
+        return sf_fail(err, SF_E_INPUT, "%s: a slice of %lld rows has only %lld keys", sf_call_name(c->kind),
+                       (long long)c->dims[1], (long long)c->dims[0]);
+    }
     if (c->dims[2] % c->dims[3] != 0) {
         return sf_fail(err, SF_E_INPUT, "%s: %lld heads cannot share %lld key heads evenly", sf_call_name(c->kind),
                        (long long)c->dims[2], (long long)c->dims[3]);
@@ -164,15 +188,17 @@ static int check_attention(const struct sf_call *c, struct sf_err *err) {
 
 int sfi_call_extents(const struct sf_call *call, uint64_t bytes[SF_CALL_OPERANDS], struct sf_err *err) {
     uint64_t dims[SF_CALL_DIMS] = {0};
+    bool rotates = call->kind == SF_CALL_ROPE_FWD || call->kind == SF_CALL_ROPE_BWD;
     for (int d = 0; d < sf_call_dims_n(call->kind); d++) {
-        if (call->dims[d] < 1) {
+        bool from_start = rotates && d == 5 && call->dims[d] == 0;
+        if (call->dims[d] < 1 && !from_start) {
             return sf_fail(err, SF_E_INPUT, "%s: dimension %d is %lld: expected at least 1", sf_call_name(call->kind),
                            d, (long long)call->dims[d]);
         }
         dims[d] = (uint64_t)call->dims[d];
     }
     memset(bytes, 0, SF_CALL_OPERANDS * sizeof *bytes);
-    if (call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD) {
+    if (sf_call_is_attention(call->kind)) {
         SF_TRY(check_attention(call, err));
     }
     fill(call, dims, (uint64_t)sf_dtype_bytes(call->dtype), bytes);

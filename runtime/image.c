@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/sysinfo.h>
 
+#include "runtime/data.h"
 #include "runtime/extent.h"
 #include "runtime/flags.h"
 
@@ -72,6 +73,8 @@ static int check_vocab(const struct sf_prog *prog, const struct sf_call *call, s
         vocab = call->dims[2];
     } else if (call->kind == SF_CALL_XENT) {
         vocab = call->dims[1];
+    } else if (call->kind == SF_CALL_XENT_PADDED) {
+        vocab = call->dims[1] - call->dims[2];
     } else if (call->kind == SF_CALL_XENT_PART && call->dims[1] <= INT64_MAX / call->dims[2]) {
         vocab = call->dims[1] * call->dims[2];
     }
@@ -175,13 +178,18 @@ static int check_load(const struct sfi_image *im, const struct sf_class *c, cons
                       struct sf_err *err) {
     const struct sf_prog *prog = im->prog;
     const struct sf_arg *arg = &c->args[op->arg_first];
-    uint64_t want = (uint64_t)prog->job.micro_batch_sequences * prog->job.seq_len_tokens;
+    uint64_t want = sfi_load_tokens(&prog->job);
+    if (prog->job.seq_len_tokens % sf_prog_slices(&prog->job) != 0 || op->slice >= sf_prog_slices(&prog->job)) {
+        return sf_fail(err, SF_E_INPUT, "loads slice %u of %u of sequences of %u tokens: expected equal slices",
+                       op->slice, sf_prog_slices(&prog->job), prog->job.seq_len_tokens);
+    }
     if (want > UINT64_MAX / sizeof(int32_t) || arg->bytes != want * sizeof(int32_t) ||
         arg->offset % sizeof(int32_t) != 0 || op->microbatch >= prog->job.microbatches) {
         return sf_fail(err, SF_E_INPUT,
-                       "loads microbatch %u of %u into %llu bytes: expected %u sequences of %u tokens of 4 bytes",
+                       "loads microbatch %u of %u into %llu bytes: expected %u sequences of %u tokens of 4 bytes, by "
+                       "%u slices",
                        op->microbatch, prog->job.microbatches, (unsigned long long)arg->bytes,
-                       prog->job.micro_batch_sequences, prog->job.seq_len_tokens);
+                       prog->job.micro_batch_sequences, prog->job.seq_len_tokens, sf_prog_slices(&prog->job));
     }
     uint32_t parts = op->comm == SF_NONE ? 1 : sf_prog_comm_size(prog, op->comm);
     if (prog->job.vocab % parts != 0) {
@@ -197,8 +205,8 @@ static int check_op(const struct sfi_image *im, uint32_t class_i, uint32_t op_i,
     int rc = SF_OK;
     switch (sf_op_group(op->kind)) {
     case SF_OP_IS_DATA:
-        im->classes[class_i].loads = true;
-        rc = check_load(im, c, op, err);
+        im->classes[class_i].loads |= op->kind == SF_OP_LOAD;
+        rc = op->kind == SF_OP_LOAD ? check_load(im, c, op, err) : SF_OK;
         break;
     case SF_OP_IS_COMPUTE:
         rc = check_recipe(im, c, op, err);
@@ -215,11 +223,17 @@ static int check_op(const struct sfi_image *im, uint32_t class_i, uint32_t op_i,
 static int check_buffers(struct sfi_image *im, uint32_t class_i, struct sf_err *err) {
     const struct sf_class *c = &im->prog->classes[class_i];
     struct sfi_image_class *ic = &im->classes[class_i];
-    ic->loss_buf = SF_NONE;
+    ic->loss_buf = ic->norm_buf = SF_NONE;
     for (uint32_t i = 0; i < c->bufs_n; i++) {
         const struct sf_buffer *b = &c->bufs[i];
         if (b->kind == SF_BUF_HYPER && b->bytes < 8 * sizeof(float)) {
             return sf_fail(err, SF_E_INPUT, "class %u buffer \"%s\": expected 8 f32 values", class_i, b->name);
+        }
+        if (b->kind == SF_BUF_NORM) {
+            SF_TRY(b->bytes < sizeof(float)
+                       ? sf_fail(err, SF_E_INPUT, "class %u buffer \"%s\": expected an f32", class_i, b->name)
+                       : SF_OK);
+            ic->norm_buf = i;
         }
         if (b->kind != SF_BUF_LOSS) {
             continue;
@@ -243,8 +257,27 @@ static int check_buffers(struct sfi_image *im, uint32_t class_i, struct sf_err *
     return SF_OK;
 }
 
+/* Weights without a name cannot be filled. */
+static int check_weights_named(const struct sfi_image *im, uint32_t class_i, struct sf_err *err) {
+    const struct sf_class *c = &im->prog->classes[class_i];
+    for (uint32_t i = 0; i < c->bufs_n; i++) {
+        bool named = c->bufs[i].kind != SF_BUF_PARAM;
+        for (uint32_t t = 0; t < c->tensors_n && !named; t++) {
+            named = c->tensors[t].buf == i;
+        }
+        if (!named) {
+            return sf_fail(err, SF_E_INPUT,
+                           "class %u \"%s\": the weights in \"%s\" have no names to start from, as in programs of zero "
+                           "3, which are for pricing: train with zero 0, 1 or 2",
+                           class_i, c->name, c->bufs[i].name);
+        }
+    }
+    return SF_OK;
+}
+
 static int prepare_class(struct sfi_image *im, uint32_t class_i, struct sf_err *err) {
     SF_TRY(check_buffers(im, class_i, err));
+    SF_TRY(check_weights_named(im, class_i, err));
     for (uint32_t i = 0; i < im->prog->classes[class_i].ops_n; i++) {
         SF_TRY(check_op(im, class_i, i, err));
     }
@@ -321,8 +354,10 @@ int sfi_image_check_memory(const struct sfi_image *image, uint32_t first_rank, u
     struct sysinfo info;
     uint64_t need = 0;
     for (uint32_t r = first_rank; r < first_rank + ranks_n; r++) {
-        uint64_t bytes = image->prog->classes[sf_prog_class(image->prog, r)].arena_bytes;
-        need = need > UINT64_MAX - bytes ? UINT64_MAX : need + bytes;
+        const struct sf_class *c = &image->prog->classes[sf_prog_class(image->prog, r)];
+        bool wraps =
+            __builtin_add_overflow(need, c->arena_bytes, &need) || __builtin_add_overflow(need, c->host_bytes, &need);
+        need = wraps ? UINT64_MAX : need;
     }
     uint64_t have = sysinfo(&info) == 0 ? (uint64_t)info.totalram * info.mem_unit : UINT64_MAX;
     if (need > have / 20 * 19) {

@@ -10,6 +10,7 @@
 struct sfi_image_class {
     struct sf_iclass *order;
     uint32_t loss_buf; /* SF_NONE: this class knows no loss */
+    uint32_t norm_buf; /* SF_NONE: it does not clip gradients */
     bool loads;
 };
 

@@ -64,7 +64,7 @@ static void init_shards(struct sfi_rank *r) {
 }
 
 void sfi_rank_init_weights(struct sfi_rank *r) {
-    memset(r->mem, 0, r->cls->arena_bytes); /* also the first touch */
+    memset(r->mem, 0, r->cls->arena_bytes + r->cls->host_bytes); /* also the first touch */
     for (uint32_t i = 0; i < r->cls->tensors_n; i++) {
         init_tensor(r, &r->cls->tensors[i]);
     }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runtime/measure.h"
@@ -29,9 +30,12 @@ static const char help[] =
     "                        streams, graphs and communicators checked\n"
     "  --virtual-ranks       cuda, record: all ranks of the program in this process, on one device\n"
     "  --device N            cuda: which one (the local rank's)\n"
-    "  --deterministic       cuda: the same bits in every run, even where that is slower\n"
-    "  --cache DIR           cuda: keep the algorithms that were found fastest\n"
-    "  --estimates FILE      cuda: write how long NCCL thinks each collective takes\n"
+    "  --deterministic       cuda: the same bits in every run on the same GPU model and libraries, with or without a\n"
+    "                        cache, even where that is slower\n"
+    "  --cache DIR           cuda: keep the algorithms that were found fastest here\n"
+    "                        ($XDG_CACHE_HOME/staticfire or ~/.cache/staticfire)\n"
+    "  --no-cache            cuda: search anew and keep nothing\n"
+    "  --estimates FILE      cuda: write how long NCCL thinks each collective takes (record: null)\n"
     "  --trace FILE          write when every op of every rank was issued, started and ended\n"
     "  --dump FILE           write final gradients, weights and losses as safetensors\n"
     "  --log FILE            append one JSON object per step\n"
@@ -56,15 +60,19 @@ struct settings {
     const char *program, *trace, *log, *output;
     struct sf_rt_options run;
     struct sf_rt_gpu gpu;
-    bool measure, quiet, json, mpi, transport_given, on_gpu;
+    bool measure, quiet, json, mpi, transport_given, on_gpu, no_cache;
+    char cache[4096]; /* the usual folder; "" when it is not used */
+    char part[4096];  /* where this rank's trace goes when nothing gathers them; else "" */
 };
+
+enum series { WALL, CPU, LOSS, GRADIENT_NORM, HOST, LAUNCH, SERIES };
 
 /* What a run says while it goes on and at its end. */
 struct output {
     const struct settings *settings;
     FILE *log;
-    double *wall_s, *cpu_s, *loss; /* [steps] */
-    double tokens;                 /* per step */
+    double *series[SERIES]; /* [steps] each; NaN: unknown */
+    double tokens;          /* per step */
     uint32_t steps_done;
     bool bar, log_failed;
 };
@@ -121,7 +129,7 @@ static int parse_stall(const char *text, sf_time_ps *out, struct sf_err *err) {
 }
 
 enum { DATA = 256, STEPS, TRANSPORT, TRACE, DUMP, LOG, STALL, REFERENCE, MEASURE, QUIET, JSON, HELP };
-enum { BACKEND = 512, VIRTUAL_RANKS, DEVICE, DETERMINISTIC, CACHE, ESTIMATES };
+enum { BACKEND = 512, VIRTUAL_RANKS, DEVICE, DETERMINISTIC, CACHE, NO_CACHE, ESTIMATES };
 
 static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"steps", required_argument, NULL, STEPS},
@@ -131,6 +139,7 @@ static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"device", required_argument, NULL, DEVICE},
                                         {"deterministic", no_argument, NULL, DETERMINISTIC},
                                         {"cache", required_argument, NULL, CACHE},
+                                        {"no-cache", no_argument, NULL, NO_CACHE},
                                         {"estimates", required_argument, NULL, ESTIMATES},
                                         {"trace", required_argument, NULL, TRACE},
                                         {"dump", required_argument, NULL, DUMP},
@@ -158,6 +167,9 @@ static int apply_gpu(int option, struct settings *s, struct sf_err *err) {
         return SF_OK;
     case CACHE:
         s->gpu.cache_dir = optarg;
+        return SF_OK;
+    case NO_CACHE:
+        s->no_cache = true;
         return SF_OK;
     default:
         s->gpu.estimates_path = optarg;
@@ -220,8 +232,14 @@ static int check_gpu_settings(const struct settings *s, struct sf_err *err) {
     if (!s->on_gpu && s->gpu.virtual_ranks) {
         return sf_fail(err, SF_E_USAGE, "--virtual-ranks belongs to --backend cuda or record");
     }
-    if (!cuda && (s->gpu.device >= 0 || s->gpu.deterministic || s->gpu.cache_dir || s->gpu.estimates_path)) {
-        return sf_fail(err, SF_E_USAGE, "--device, --deterministic, --cache and --estimates belong to --backend cuda");
+    if (!cuda && (s->gpu.device >= 0 || s->gpu.deterministic || s->gpu.cache_dir || s->no_cache)) {
+        return sf_fail(err, SF_E_USAGE, "--device, --deterministic, --cache and --no-cache belong to --backend cuda");
+    }
+    if (s->no_cache && s->gpu.cache_dir) {
+        return sf_fail(err, SF_E_USAGE, "--no-cache contradicts --cache %s", s->gpu.cache_dir);
+    }
+    if (!s->on_gpu && s->gpu.estimates_path) {
+        return sf_fail(err, SF_E_USAGE, "--estimates belongs to --backend cuda or record");
     }
     return SF_OK;
 }
@@ -272,27 +290,55 @@ static void draw_bar(const struct output *o) {
             "", o->steps_done, steps, o->steps_done == steps ? "\n" : "");
 }
 
-static void on_step(void *self, uint32_t step, double loss, double wall_s, double cpu_s) {
-    struct output *o = self;
-    double rate = wall_s > 0.0 ? o->tokens / wall_s : 0.0;
-    o->wall_s[step] = wall_s;
-    o->cpu_s[step] = cpu_s;
-    o->loss[step] = loss;
-    o->steps_done = step + 1;
-    if (!o->settings->quiet && !o->settings->json) {
-        printf("step %4u  loss %.6f  %.0f tokens/s  wall %.3f ms  cpu %.3f ms\n", step + 1, loss, rate, wall_s * 1e3,
-               cpu_s * 1e3);
-        fflush(stdout);
+/* Figures that a device does not have are left out. */
+static void print_step(const struct sf_rt_step *s, double rate) {
+    printf("step %4u  loss %.6f", s->step + 1, s->loss);
+    if (!isnan(s->norm)) {
+        printf("  norm %.6g", s->norm);
     }
-    if (o->settings->log && step == 0) { /* not before: a run that cannot start leaves no log */
+    if (!isnan(s->wall_s)) {
+        printf("  %.0f tokens/s  wall %.3f ms  cpu %.3f ms", rate, s->wall_s * 1e3, s->cpu_s * 1e3);
+    }
+    putchar('\n');
+    fflush(stdout);
+}
+
+static void log_number(FILE *log, const char *name, const char *format, double value) {
+    fprintf(log, ", \"%s\": ", name);
+    fprintf(log, isfinite(value) ? format : "null", value);
+}
+
+static void log_step(struct output *o, const struct sf_rt_step *s, double rate) {
+    if (s->step == 0) { /* not before: a run that cannot start leaves no log */
         o->log = fopen(o->settings->log, "a");
         o->log_failed = o->log == NULL;
     }
     if (o->log) {
-        fprintf(o->log, "{\"step\": %u, \"loss\": ", step + 1);
-        fprintf(o->log, isfinite(loss) ? "%.9g" : "null", loss);
-        fprintf(o->log, ", \"tokens_per_s\": %.6g, \"wall_s\": %.9g, \"cpu_s\": %.9g}\n", rate, wall_s, cpu_s);
+        fprintf(o->log, "{\"step\": %u", s->step + 1);
+        log_number(o->log, "loss", "%.9g", s->loss);
+        log_number(o->log, "grad_norm", "%.9g", s->norm);
+        log_number(o->log, "tokens_per_s", "%.6g", rate);
+        log_number(o->log, "wall_s", "%.9g", s->wall_s);
+        log_number(o->log, "cpu_s", "%.9g", s->cpu_s);
+        fprintf(o->log, "}\n");
         o->log_failed |= fflush(o->log) != 0 || ferror(o->log);
+    }
+}
+
+static void on_step(void *self, const struct sf_rt_step *s) {
+    struct output *o = self;
+    double rate = s->wall_s > 0.0 ? o->tokens / s->wall_s : NAN;
+    const double values[SERIES] = {[WALL] = s->wall_s,        [CPU] = s->cpu_s,   [LOSS] = s->loss,
+                                   [GRADIENT_NORM] = s->norm, [HOST] = s->host_s, [LAUNCH] = s->launch_s};
+    for (int i = 0; i < SERIES; i++) {
+        o->series[i][s->step] = values[i];
+    }
+    o->steps_done = s->step + 1;
+    if (!o->settings->quiet && !o->settings->json) {
+        print_step(s, rate);
+    }
+    if (o->settings->log) {
+        log_step(o, s, rate);
     }
     if (o->bar) {
         draw_bar(o);
@@ -326,13 +372,16 @@ static const char *transport_name(const struct settings *s) {
 
 static int print_json(const struct output *o, const struct sf_prog *prog, int rc, struct sf_err *err) {
     char hash[SF_HASH_TEXT];
-    double step = median(o->wall_s, o->steps_done);
+    double step = median(o->series[WALL], o->steps_done);
     json_t *root = json_pack("{s:s, s:s, s:I, s:I, s:b}", "program", sf_hash_format(sf_prog_hash(prog), hash),
                              "transport", transport_name(o->settings), "ranks", (json_int_t)sf_prog_ranks(prog),
                              "steps", (json_int_t)o->steps_done, "interrupted", rc == SF_E_INTERRUPTED);
-    int failed = json_object_set_new(root, "step_time_s", list_of(o->wall_s, o->steps_done));
-    failed |= json_object_set_new(root, "loss", list_of(o->loss, o->steps_done));
-    failed |= json_object_set_new(root, "cpu_s", list_of(o->cpu_s, o->steps_done));
+    static const char *const names[SERIES] = {[WALL] = "step_time_s",        [CPU] = "cpu_s",   [LOSS] = "loss",
+                                              [GRADIENT_NORM] = "grad_norm", [HOST] = "host_s", [LAUNCH] = "launch_s"};
+    int failed = 0;
+    for (int i = 0; i < SERIES; i++) {
+        failed |= json_object_set_new(root, names[i], list_of(o->series[i], o->steps_done));
+    }
     failed |= json_object_set_new(root, "tokens_per_s", step > 0.0 ? json_real(o->tokens / step) : json_null());
     failed |= json_object_set_new(root, "mfu", json_null()); /* of a CPU no peak is known */
     if (failed == 0) {
@@ -353,7 +402,14 @@ static int check_trace(const struct settings *s, const struct sf_prog *prog, str
                        "%u steps of %llu ops are more than the %llu records of a trace: trace fewer steps",
                        s->run.steps, (unsigned long long)ops, (unsigned long long)SF_TRACE_MAX_RECS);
     }
-    return sf_output_check(s->trace, err);
+    return s->part[0] ? SF_OK : sf_output_check(s->trace, err);
+}
+
+/* Gradients are kept in the last step only, so a run that ends early has none to write. */
+static int say_not_dumped(const struct settings *s, int rc, struct sf_err *err) {
+    return rc == SF_E_INTERRUPTED && s->run.dump_path
+               ? sf_err_wrap(err, "%.200s is not written, which needs all %u steps", s->run.dump_path, s->run.steps)
+               : rc;
 }
 
 /* Before the training whose results they are to take. */
@@ -366,11 +422,11 @@ static int check_outputs(const struct settings *s, const struct sf_prog *prog, s
 static int open_output(struct output *o, const struct sf_prog *prog, bool first, struct sf_err *err) {
     uint32_t steps = o->settings->run.steps;
     o->tokens = (double)prog->job.global_batch_sequences * prog->job.seq_len_tokens;
-    o->wall_s = sf_calloc(steps, sizeof *o->wall_s);
-    o->cpu_s = sf_calloc(steps, sizeof *o->cpu_s);
-    o->loss = sf_calloc(steps, sizeof *o->loss);
-    if (!o->wall_s || !o->cpu_s || !o->loss) {
-        return sf_fail_memory(err, "step times");
+    for (int i = 0; i < SERIES; i++) {
+        o->series[i] = sf_calloc(steps, sizeof *o->series[i]);
+        if (!o->series[i]) {
+            return sf_fail_memory(err, "step times");
+        }
     }
     o->bar = first && isatty(STDERR_FILENO) && (o->settings->quiet || o->settings->json || !isatty(STDOUT_FILENO));
     return first ? check_outputs(o->settings, prog, err) : SF_OK;
@@ -378,17 +434,18 @@ static int open_output(struct output *o, const struct sf_prog *prog, bool first,
 
 static int close_output(struct output *o, struct sf_err *err) {
     bool failed = (o->log && fclose(o->log) != 0) || o->log_failed;
-    sf_free(o->wall_s);
-    sf_free(o->cpu_s);
-    sf_free(o->loss);
+    for (int i = 0; i < SERIES; i++) {
+        sf_free(o->series[i]);
+    }
     return failed ? sf_fail_at(err, SF_E_IO, o->settings->log, 0, 0, "cannot write") : SF_OK;
 }
 
-static int finish(const struct output *o, const struct sf_prog *prog, const struct sf_trace *trace, int rc,
+static int finish(const struct output *o, const struct sf_prog *prog, bool first, const struct sf_trace *trace, int rc,
                   struct sf_err *err) {
     struct sf_err late = {0};
-    int failed = o->settings->trace ? sf_trace_write(&sf_io_posix, o->settings->trace, trace, &late) : SF_OK;
-    if (failed == SF_OK && o->settings->json) {
+    const char *path = o->settings->part[0] ? o->settings->part : o->settings->trace;
+    int failed = path ? sf_trace_write(&sf_io_posix, path, trace, &late) : SF_OK;
+    if (failed == SF_OK && o->settings->json && first) {
         failed = print_json(o, prog, rc, &late);
     }
     if (failed == SF_OK && (fflush(stdout) != 0 || ferror(stdout))) {
@@ -399,6 +456,14 @@ static int finish(const struct output *o, const struct sf_prog *prog, const stru
         return failed;
     }
     return rc;
+}
+
+/* Ranks that torchrun started are connected by NCCL alone: each writes what it knows, and compare joins the files. */
+static int name_part(struct settings *s, uint32_t rank, struct sf_err *err) {
+    int n = snprintf(s->part, sizeof s->part, "%s.rank%u", s->trace, rank);
+    return (size_t)n < sizeof s->part
+               ? sf_output_check(s->part, err)
+               : sf_fail(err, SF_E_USAGE, "--trace: the path is longer than %zu bytes", sizeof s->part);
 }
 
 static int train(struct settings *s, const struct sf_prog *prog, bool first, struct sf_err *err) {
@@ -414,8 +479,9 @@ static int train(struct settings *s, const struct sf_prog *prog, bool first, str
         rc = s->on_gpu ? sf_rt_run_gpu(prog, &s->run, &s->gpu, err)
              : s->mpi  ? sf_rt_run_mpi(prog, &s->run, err)
                        : sf_rt_run_threads(prog, &s->run, err);
-        if (first && (rc == SF_OK || rc == SF_E_INTERRUPTED)) {
-            rc = finish(&o, prog, &trace, rc, err);
+        rc = say_not_dumped(s, rc, err);
+        if ((first || s->part[0]) && (rc == SF_OK || rc == SF_E_INTERRUPTED)) {
+            rc = finish(&o, prog, first, &trace, rc, err);
         }
     }
     struct sf_err late = {0};
@@ -445,6 +511,33 @@ static int measure(const struct settings *s, const struct sf_prog *prog, uint32_
     return rc;
 }
 
+static bool make_folder(const char *path) {
+    struct stat st;
+    return (mkdir(path, 0700) == 0 || errno == EEXIST) && stat(path, &st) == 0 && S_ISDIR(st.st_mode) &&
+           access(path, W_OK | X_OK) == 0;
+}
+
+/* Where choices are kept unless the user says otherwise. A run without such a folder searches anew and says so. */
+static void choose_cache(struct settings *s) {
+    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char parent[sizeof s->cache - sizeof "/staticfire"];
+    bool named = base && base[0] == '/'; /* its specification: relative paths are ignored */
+    if (!s->on_gpu || s->gpu.record || s->gpu.cache_dir || s->no_cache) {
+        return;
+    }
+    int n = named ? snprintf(parent, sizeof parent, "%s", base)
+                  : snprintf(parent, sizeof parent, "%s/.cache", home && home[0] == '/' ? home : "");
+    if ((named || (home && home[0] == '/')) && (size_t)n < sizeof parent) {
+        snprintf(s->cache, sizeof s->cache, "%s/staticfire", parent);
+        if (make_folder(parent) && make_folder(s->cache)) {
+            s->gpu.cache_dir = s->cache;
+            return;
+        }
+    }
+    fprintf(stderr, "staticfire: no folder to keep algorithms in: %s; use --cache DIR or --no-cache\n",
+            s->cache[0] ? s->cache : "neither XDG_CACHE_HOME nor HOME says where");
+}
+
 static void catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL); /* the second one kills */
@@ -461,9 +554,11 @@ static int run(struct settings *s, struct sf_err *err) {
         SF_TRY(sf_rt_gpu_place(&s->gpu, &rank, &ranks, &s->mpi, err));
     }
     first = rank == 0;
+    SF_TRY(s->on_gpu && s->trace && ranks > 1 && !s->mpi ? name_part(s, rank, err) : SF_OK);
     int rc = sf_prog_read(&sf_io_posix, s->program, &prog, err);
     rc = s->mpi ? sf_rt_mpi_agree(rc, err) : rc;
     if (rc == SF_OK) {
+        choose_cache(s);
         catch_signals();
         rc = s->measure ? measure(s, prog, rank, err) : train(s, prog, first, err);
     }

@@ -168,8 +168,15 @@ static int create_losses(struct sfi_rank *r, struct sf_err *err) {
     return SF_OK;
 }
 
+/* More than there can be, where the sum wraps: mapping it fails. */
+static size_t memory_bytes(const struct sf_class *c) {
+    size_t bytes;
+    bool wraps = __builtin_add_overflow(c->arena_bytes, c->host_bytes, &bytes);
+    return wraps ? SIZE_MAX : bytes > 0 ? bytes : 1;
+}
+
 static int map_memory(struct sfi_rank *r, struct sf_err *err) {
-    size_t bytes = r->cls->arena_bytes > 0 ? r->cls->arena_bytes : 1;
+    size_t bytes = memory_bytes(r->cls);
     void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mem == MAP_FAILED) {
         return sf_fail_memory(err, "the arena of a rank");
@@ -215,7 +222,7 @@ int sfi_rank_create(const struct sfi_run *run, uint32_t rank, struct sfi_rank **
 void sfi_rank_destroy(struct sfi_rank *r) {
     if (r) {
         if (r->mem) {
-            munmap(r->mem, r->cls->arena_bytes > 0 ? r->cls->arena_bytes : 1);
+            munmap(r->mem, memory_bytes(r->cls));
         }
         sf_free(r->recs);
         sf_arena_free(r->arena); /* the rank itself lives in it */
@@ -269,6 +276,15 @@ static float add_losses(const struct sfi_rank *r, const void *all, size_t stride
     return sum;
 }
 
+static double norm_of(const struct sfi_rank *r) {
+    uint32_t buf = r->run->image->classes[r->class_i].norm_buf;
+    float norm = NAN;
+    if (buf != SF_NONE) {
+        memcpy(&norm, sfi_rank_at(r, buf, 0), sizeof norm);
+    }
+    return (double)norm;
+}
+
 /* Rank 0 learns what the step came to; everybody learns whether to stop. */
 static int conclude(struct sfi_rank *r, struct report *mine, bool *stop, struct sf_err *err) {
     const struct sf_rt_options *o = r->run->options;
@@ -286,8 +302,14 @@ static int conclude(struct sfi_rank *r, struct report *mine, bool *stop, struct 
     if (r->rank == 0) {
         r->losses[r->step] = add_losses(r, all, stride);
         if (o->on_step) {
-            double wall = (double)(end - (r->origin_ns - r->clock_offset_ns)) * 1e-9;
-            o->on_step(o->self, r->step, (double)r->losses[r->step], wall, (double)cpu * 1e-9);
+            const struct sf_rt_step step = {.step = r->step,
+                                            .loss = (double)r->losses[r->step],
+                                            .norm = norm_of(r),
+                                            .wall_s = (double)(end - (r->origin_ns - r->clock_offset_ns)) * 1e-9,
+                                            .cpu_s = (double)cpu * 1e-9,
+                                            .host_s = NAN,
+                                            .launch_s = NAN};
+            o->on_step(o->self, &step);
         }
     }
     return SF_OK;

@@ -71,8 +71,10 @@ int sfi_rank_train(struct sfi_rank *r, struct sf_err *err);
 /* Add this rank's records to a trace. */
 int sfi_rank_records(const struct sfi_rank *r, struct sf_trace *trace, struct sf_err *err);
 
+/* The host's part of the memory lies behind the arena. */
 static inline char *sfi_rank_at(const struct sfi_rank *r, uint32_t buf, uint64_t offset) {
-    return r->mem + r->cls->bufs[buf].offset + offset;
+    uint64_t base = r->cls->bufs[buf].kind == SF_BUF_HOST ? r->cls->arena_bytes : 0;
+    return r->mem + base + r->cls->bufs[buf].offset + offset;
 }
 
 static inline char *sfi_rank_arg(const struct sfi_rank *r, const struct sf_op *op, uint32_t arg) {

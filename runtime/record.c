@@ -156,6 +156,13 @@ static bool record_supports(void *self, const struct sf_call *call) {
            sf_kern_find(rec->options.reference_kernels ? SF_KERN_REFERENCE : SF_KERN_FAST, call) != NULL;
 }
 
+/* Kernels of the CPU take their scratch memory from the stack. */
+static uint64_t record_work_bytes(void *self, const struct sf_call *call) {
+    (void)self;
+    (void)call;
+    return 0;
+}
+
 static int record_context_create(void *self, uint32_t owner, void **out, struct sf_err *err) {
     (void)owner;
     *out = self;
@@ -665,6 +672,7 @@ static const struct sfi_gpu_api functions = {
     .constant = record_constant,
     .widen = record_widen,
     .supports = record_supports,
+    .work_bytes = record_work_bytes,
     .context_create = record_context_create,
     .context_destroy = record_context_destroy,
     .prepare = record_prepare,

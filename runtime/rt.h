@@ -19,6 +19,17 @@
 #include "core/prog.h"
 #include "core/trace.h"
 
+/* What a step came to. */
+struct sf_rt_step {
+    uint32_t step;
+    double loss;
+    double norm;     /* of the gradient before it was clipped; NaN where programs do not clip */
+    double wall_s;   /* NaN on a device that keeps no time */
+    double cpu_s;    /* of all ranks together; NaN where it says nothing */
+    double host_s;   /* of the host, in all that a step on a GPU needs of it but waiting; NaN elsewhere */
+    double launch_s; /* of the host, in the call that starts the step on a GPU; NaN elsewhere */
+};
+
 struct sf_rt_options {
     uint32_t steps;
     const char *data_path;  /* text, one token per byte; may be NULL when the program loads nothing */
@@ -28,9 +39,8 @@ struct sf_rt_options {
     sf_time_ps stall_limit; /* watchdog; 0 = off */
     const struct sf_hooks *hooks;
     bool reference_kernels;
-    /* Called after each step on the process that holds rank 0, by rank 0's thread. May be NULL. cpu_s is the CPU time
-     * of all ranks together. */
-    void (*on_step)(void *self, uint32_t step, double loss, double wall_s, double cpu_s);
+    /* Called after each step on the process that holds rank 0, by rank 0's thread. May be NULL. */
+    void (*on_step)(void *self, const struct sf_rt_step *step);
     void *self;
 };
 

@@ -59,6 +59,8 @@ static sf_time_ps *side_place(const struct walk *w, uint32_t op) {
         return &w->out->p2p;
     case SF_OP_IS_COLL:
         return &w->out->dp_comm;
+    case SF_OP_IS_DATA:
+        return w->code->cls->ops[op].kind == SF_OP_LOAD ? &w->out->other : &w->out->offload;
     default:
         return &w->out->other;
     }

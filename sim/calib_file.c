@@ -60,11 +60,22 @@ static void print_head(const struct sf_calib_data *d, const struct sf_calib *c, 
     }
 }
 
+/* As many decimals as its reader takes digits in all, nothing above what it can hold, and no rate below one a second
+ * (core/units.c). */
+static void print_number(double v, const char *unit, int decimals, struct sf_buf *out) {
+    enum { DIGITS = 17 };
+    double least = strcmp(unit, "MB/s") == 0 ? 1e-6 : strcmp(unit, "GFLOP/s") == 0 ? 1e-9 : 0.0;
+    double shown = fmax(fmin(v, 1e13), least);
+    int whole = shown >= 10.0 ? 1 + (int)floor(log10(shown)) : 1;
+    sf_buf_printf(out, "%.*f%s", whole + decimals <= DIGITS ? decimals : DIGITS - whole, shown, unit);
+}
+
 static void print_quantity(const char *key, const struct sf_calib_param *p, double scale, const char *unit,
                            struct sf_buf *out) {
     if (p->value > 0.0) {
-        sf_buf_printf(out, "  %s: %.6f%s # %.6g to %.6g\n", key, p->value * scale, unit, p->low * scale,
-                      p->high * scale);
+        sf_buf_printf(out, "  %s: ", key);
+        print_number(p->value * scale, unit, 6, out);
+        sf_buf_printf(out, " # %.6g to %.6g\n", p->low * scale, p->high * scale);
     }
 }
 
@@ -101,12 +112,13 @@ static void print_model(const struct sf_calib *c, const struct sf_calib_model *m
                   sf_dtype_name(m->dtype));
     for (int i = 0; sf_calib_param_name(m->form, i); i++) {
         const char *unit = unit_of(m->form, i, &scale);
-        sf_buf_printf(out, "    %s: %.9f%s # %.4g to %.4g\n", sf_calib_param_name(m->form, i),
-                      m->param[i].value * scale, unit, m->param[i].low * scale, m->param[i].high * scale);
+        sf_buf_printf(out, "    %s: ", sf_calib_param_name(m->form, i));
+        print_number(m->param[i].value * scale, unit, 9, out);
+        sf_buf_printf(out, " # %.4g to %.4g\n", m->param[i].low * scale, m->param[i].high * scale);
     }
     if (m->form != SF_CALIB_LINK) {
         work_range(c, m, &lo, &hi);
-        sf_buf_printf(out, "    work: [%.0f, %.0f]\n", lo, hi);
+        sf_buf_printf(out, "    work: [%.17g, %.17g]\n", lo, hi);
     }
     sf_buf_printf(out, "    rows: %u\n    p90: %.6g # of the size of the relative error, %s\n", m->rows, m->p90,
                   m->held_out ? "on rows held out" : "a cautious guess: too few rows to hold any out");
@@ -133,7 +145,9 @@ static void print_row(const struct sf_calib_row *r, struct sf_buf *out) {
     for (int i = 0; i < sf_call_dims_n(r->kind); i++) {
         sf_buf_printf(out, "%s%lld", i > 0 ? ", " : "", (long long)r->dims[i]);
     }
-    sf_buf_printf(out, "], time: %.6fus }\n", r->time_s * 1e6);
+    sf_buf_printf(out, "], time: ");
+    print_number(r->time_s * 1e6, "us", 6, out);
+    sf_buf_printf(out, " }\n");
 }
 
 void sf_calib_print(const struct sf_calib_data *d, const struct sf_calib *c, struct sf_buf *out) {

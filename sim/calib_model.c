@@ -38,6 +38,8 @@ int sf_calib_form_of(int kind) {
         return SF_CALIB_PRODUCT;
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
         return SF_CALIB_ATTENTION;
     default:
         return SF_CALIB_STREAM;

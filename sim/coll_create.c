@@ -34,8 +34,9 @@ static void see_tiers(struct sf_coll *c, const struct sf_topo *topo, const struc
     }
 }
 
-static void see_links(struct sf_coll *c, const struct sf_topo *topo, const struct sf_stock *stock) {
+static int see_links(struct sf_coll *c, const struct sf_topo *topo, const struct sf_stock *stock, struct sf_err *err) {
     struct sf_topo_counts counts;
+    struct sf_topo *planned = NULL;
     sf_topo_count(topo, &counts);
     c->domain_gpus = sf_topo_domain_gpus(topo) < DOMAIN_MAX ? sf_topo_domain_gpus(topo) : DOMAIN_MAX;
     c->switches = counts.nvswitches > 0;
@@ -45,7 +46,14 @@ static void see_links(struct sf_coll *c, const struct sf_topo *topo, const struc
     c->rails_meet = counts.spines > 0 || sf_topo_rails(topo) == 1;
     const struct sf_switch_class *sw = sf_topo_switch(topo);
     c->incast_share = sw ? sw->incast_share : 1;
-    see_tiers(c, topo, stock);
+    if (sfi_is_hurt(&counts)) { /* what is broken is counted where it is, against the plan */
+        SF_TRY(sf_topo_planned(topo, &planned, err));
+        see_tiers(c, planned, stock);
+        sf_topo_free(planned);
+    } else {
+        see_tiers(c, topo, stock);
+    }
+    return SF_OK;
 }
 
 /* Of the rate of a link class. Its latency, which a class's own grade covers too, is not asked here. */
@@ -116,9 +124,11 @@ int sfi_coll_create_of(const struct sf_topo *topo, const struct sf_stock *stock,
         return sf_fail_memory(err, "collective model");
     }
     int rc;
-    see_links(c, topo, stock);
+    SF_TRY_GOTO(rc, see_links(c, topo, stock, err), out);
     wishes(c, sf_topo_collectives(topo));
     SF_TRY_GOTO(rc, sfi_coll_load(c, io, stock->coll_model, err), out);
+    c->k.nvlink_gbps *= stock->up->links_share; /* the file speaks of GPUs with all their links */
+    c->k.nvls_rate *= stock->up->links_share;
     see_grades(c, topo, stock);
     SF_TRY_GOTO(rc, search(c, err), out);
     c->hash = hash_of(c);

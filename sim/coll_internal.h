@@ -57,6 +57,7 @@ struct sfi_kernels {
     double nvls_rate, nvls_base, nvls_turn, nvls_turn_least, nvls_fill,
         nvls_network_step; /* nvls_rate 0: switches that only switch */
     double nvls_nics;      /* of a domain that its tree keeps busy */
+    double nvls_relay;     /* of a turn, lost at every domain that passes chunks on: their buffers are finite */
     uint32_t nvls_channels, nvls_heads, nvls_large_turns, nvls_middle_turns;
     double collnet_share, pat_share;
     double exchange_base, exchange_share, exchange_self, exchange_message, exchange_fill; /* _fill: bytes */

@@ -281,8 +281,9 @@ static int read_kernels(struct sfi_kernels *k, const struct sf_node *root, struc
 }
 
 static int read_nvls(struct sfi_kernels *k, const struct sf_node *root, struct sf_err *err) {
-    static const char *const keys[] = {"rate",     "base",  "turn",        "turn_least",   "fill", "network_step",
-                                       "channels", "heads", "large_turns", "middle_turns", "nics", NULL};
+    static const char *const keys[] = {"rate",         "base",     "turn",  "turn_least",  "fill",
+                                       "network_step", "channels", "heads", "large_turns", "middle_turns",
+                                       "nics",         "relay",    NULL};
     const struct field fields[] = {
         {"rate", RATE, &k->nvls_rate, NULL},
         {"base", TIME, &k->nvls_base, NULL},
@@ -296,6 +297,7 @@ static int read_nvls(struct sfi_kernels *k, const struct sf_node *root, struct s
         {"middle_turns", COUNT, &k->nvls_middle_turns, NULL},
         {"nics", NUMBER, &k->nvls_nics, NULL},
     };
+    const struct field relay = {"relay", NUMBER, &k->nvls_relay, NULL};
     const struct sf_node *map = sf_map_find(root, "nvls");
     k->nvls_heads = 1;
     if (map == NULL) {
@@ -305,7 +307,7 @@ static int read_nvls(struct sfi_kernels *k, const struct sf_node *root, struct s
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         SF_TRY(read_field(map, &fields[i], err));
     }
-    return SF_OK;
+    return sf_map_find(map, relay.key) ? read_field(map, &relay, err) : SF_OK;
 }
 
 static int check_keys(const struct sf_node *root, struct sf_err *err) {

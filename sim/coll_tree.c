@@ -160,6 +160,7 @@ bool sfi_nvls_tree_pump(const struct sfi_ask *a, struct sfi_pump *out) {
     struct chunks c =
         cut(a, a->domains >= many || a->local >= wide ? shallow : largest, rules, sizeof rules / sizeof *rules);
     double network = a->nic * least(a->local, k->nvls_nics) / sfi_tree_load(a->domains);
+    network /= 1 + k->nvls_relay * (a->levels - 1.0);
     *out = (struct sfi_pump){.shape = SFI_PUMP_TREE,
                              .turns = c.turns,
                              .fill = nvls_fill(a, &c),

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/arena.h"
 #include "sim/compare_join.h"
@@ -17,6 +18,16 @@ static int hashes_check(const struct sf_prog *prog, const struct sf_trace *t, co
     return sf_fail(err, SF_E_INPUT,
                    "the %s trace is of program %s, but the program given is %s; give the program it was made from",
                    role, sf_hash_format(t->meta.prog, a), sf_hash_format(want, b));
+}
+
+/* The recording device counts nodes of its graph: an order, but no time. */
+static int times_check(const struct sf_trace *t, const char *role, struct sf_err *err) {
+    return strcmp(t->meta.origin, "record") != 0
+               ? 0
+               : sf_fail(err, SF_E_INPUT,
+                         "the %s trace is of the recording device, which has an order but no times: give the trace of "
+                         "a real run, or compare the order alone (--order-only)",
+                         role);
 }
 
 static int inputs_check(const struct sf_prog *prog, const struct sf_trace *predicted, const struct sf_trace *measured,
@@ -140,7 +151,7 @@ static int joined(const struct sf_prog *prog, const struct sfi_medians *predicte
         rc = sf_fail(err, SF_E_INPUT,
                      "the traces have no (rank, op) in common; simulate with a trace of the ranks that were measured");
     } else {
-        rc = sfi_compare_groups(prog, &join, options->gaps, out, err);
+        rc = sfi_compare_groups(prog, &join, options, out, err);
     }
     out->unpredicted = join.unpredicted;
     out->unmeasured = join.unmeasured;
@@ -168,14 +179,30 @@ done:
     return rc;
 }
 
+/* Of a device without times, or where nobody asks for them. */
+static int compare_order(const struct sf_prog *prog, const struct sf_trace *measured, struct sf_compare *out,
+                         struct sf_err *err) {
+    out->skip = 0;
+    out->predicted_makespan = out->wall = out->step.predicted = out->step.measured = -1;
+    SF_TRY(sfi_compare_order(prog, measured, out, err));
+    out->whole = out->within = out->missing_ops == 0 && out->order_violations_n == 0;
+    return 0;
+}
+
 int sf_compare_run(const struct sf_prog *prog, const struct sf_trace *predicted, const struct sf_trace *measured,
                    const struct sf_compare_options *options, struct sf_compare *out, struct sf_err *err) {
     *out = (struct sf_compare){.tolerance = options->tolerance, .skip = options->skip, .replayed_makespan = -1};
     SF_TRY(inputs_check(prog, predicted, measured, err));
-    SF_TRY(skip_check(measured, options->skip, err));
     out->prog = sf_prog_hash(prog);
     out->ranks = sf_prog_ranks(prog);
     out->iterations = last_iter(measured) + 1;
+    out->order_only = options->order_only;
+    if (options->order_only) {
+        return compare_order(prog, measured, out, err);
+    }
+    SF_TRY(times_check(predicted, "predicted", err));
+    SF_TRY(times_check(measured, "measured", err));
+    SF_TRY(skip_check(measured, options->skip, err));
     int rc = compare_into(prog, predicted, measured, options, out, err);
     if (rc != 0) {
         sf_compare_clear(out);

@@ -16,10 +16,12 @@
 struct json_t; /* jansson */
 
 struct sf_compare_options {
-    uint32_t skip;              /* iterations of the measured trace left out at its start */
-    double tolerance;           /* of the step's CPU time, as a fraction */
-    uint32_t gaps;              /* largest gaps wanted */
-    const struct sf_cost *cost; /* to replay the measured times; NULL: no replayed makespan */
+    uint32_t skip;                        /* iterations of the measured trace left out at its start */
+    double tolerance;                     /* of the step's CPU time, as a fraction */
+    uint32_t gaps;                        /* largest gaps wanted */
+    const struct sf_cost *cost;           /* to replay the measured times; NULL: no replayed makespan */
+    const struct sf_estimates *estimates; /* of a third party; NULL: none */
+    bool order_only; /* the measured trace is of a device that keeps no time: only its order is looked at */
 };
 #define SF_COMPARE_SKIP 2
 #define SF_COMPARE_TOLERANCE 0.10
@@ -37,6 +39,8 @@ struct sf_compare_group {
     double p50, p90;                /* of the absolute errors of single ops */
     double time_p50, time_p90;      /* the same with every op weighted by its measured time */
     double share;                   /* of the sum of absolute group errors: who is to blame */
+    uint64_t estimated_n;           /* ops that the library has estimated; then these sums are of them alone: */
+    sf_time_ps estimated, estimated_predicted, estimated_measured;
 };
 
 struct sf_compare_gap {
@@ -75,6 +79,7 @@ struct sf_compare {
     uint64_t order_violations_n;
     struct sf_order_violation order_violations[SF_COMPARE_VIOLATIONS];
     uint64_t missing_ops; /* ops of a traced (rank, iteration) without a record */
+    bool order_only;      /* nothing but the order_* fields and missing_ops is known */
     bool whole;           /* every op joined, and executed in the program's order */
     bool within;          /* whole, and |step.error| <= tolerance */
 };
@@ -86,6 +91,23 @@ int sf_compare_run(const struct sf_prog *prog, const struct sf_trace *predicted,
 void sf_compare_clear(struct sf_compare *c);                /* NULL is legal */
 struct json_t *sf_compare_json(const struct sf_compare *c); /* a new reference; NULL when out of memory */
 const char *sf_order_rule_name(int rule);
+
+/* What a communication library itself thinks that its collectives take; written by staticfire-run --estimates. */
+struct sf_estimate {
+    uint32_t rank, op;
+    sf_time_ps time; /* -1: it did not say */
+};
+struct sf_estimates {
+    struct sf_hash prog;
+    char source[128];         /* versions of device and libraries */
+    struct sf_estimate *list; /* by rank and op */
+    size_t n;
+};
+/* Every entry must be a collective of the program, with its kind, communicator and bytes. SF_E_INPUT names the place.
+ */
+int sf_estimates_load(const struct sf_io *io, const char *path, const struct sf_prog *prog, struct sf_estimates *out,
+                      struct sf_err *err);
+void sf_estimates_clear(struct sf_estimates *e); /* legal on a zeroed one */
 
 /* A forecast that cannot be bent afterwards: one JSON object with the hashes of everything the prediction rests on, the
  * predicted numbers, and a seal, the hash of all that. It holds no date, so the same inputs give the same seal. */

@@ -151,8 +151,33 @@ static int make_step(const struct sf_prog *prog, const struct sfi_join *join, st
     return 0;
 }
 
-static int make_kinds(const struct sf_prog *prog, const struct sfi_join *join, struct sf_compare *out,
-                      struct sf_err *err) {
+/* Only what all three say something about is added up. */
+static int estimates_add(const struct sf_prog *prog, const struct sfi_join *join, const struct sf_estimates *estimates,
+                         struct sf_compare_group *kinds, struct sf_err *err) {
+    size_t at = 0;
+    for (size_t i = 0; i < estimates->n; i++) {
+        const struct sf_estimate *e = &estimates->list[i];
+        while (at < join->n &&
+               (join->cells[at].rank < e->rank || (join->cells[at].rank == e->rank && join->cells[at].op < e->op))) {
+            at++;
+        }
+        const struct sfi_cell *cell = at < join->n ? &join->cells[at] : NULL;
+        if (cell == NULL || cell->rank != e->rank || cell->op != e->op || cell->covers != 1 || e->time < 0) {
+            continue;
+        }
+        struct sf_compare_group *g = &kinds[group_kind(prog, cell)];
+        g->estimated_n++;
+        if (__builtin_add_overflow(g->estimated, e->time, &g->estimated) ||
+            __builtin_add_overflow(g->estimated_predicted, cell->predicted, &g->estimated_predicted) ||
+            __builtin_add_overflow(g->estimated_measured, cell->measured, &g->estimated_measured)) {
+            return sf_fail(err, SF_E_INPUT, "the estimates add up to more than 106 days: they are damaged");
+        }
+    }
+    return 0;
+}
+
+static int make_kinds(const struct sf_prog *prog, const struct sfi_join *join, const struct sf_estimates *estimates,
+                      struct sf_compare *out, struct sf_err *err) {
     out->kinds = sf_calloc(SF_OP_KINDS, sizeof *out->kinds);
     if (out->kinds == NULL) {
         return sf_fail_memory(err, "comparison by kind");
@@ -163,6 +188,7 @@ static int make_kinds(const struct sf_prog *prog, const struct sfi_join *join, s
         snprintf(out->kinds[k].name, sizeof out->kinds[k].name, "%s", sf_op_name(k));
     }
     SF_TRY(groups_fill(prog, join, &(struct grouping){group_kind, SF_OP_KINDS}, out->kinds, err));
+    SF_TRY(estimates != NULL ? estimates_add(prog, join, estimates, out->kinds, err) : 0);
     out->kinds_n = groups_finish(out->kinds, SF_OP_KINDS);
     return 0;
 }
@@ -247,10 +273,10 @@ static int make_gaps(const struct sf_prog *prog, const struct sfi_join *join, ui
     return 0;
 }
 
-int sfi_compare_groups(const struct sf_prog *prog, const struct sfi_join *join, uint32_t gaps, struct sf_compare *out,
-                       struct sf_err *err) {
+int sfi_compare_groups(const struct sf_prog *prog, const struct sfi_join *join,
+                       const struct sf_compare_options *options, struct sf_compare *out, struct sf_err *err) {
     SF_TRY(make_step(prog, join, out, err));
-    SF_TRY(make_kinds(prog, join, out, err));
+    SF_TRY(make_kinds(prog, join, options->estimates, out, err));
     SF_TRY(make_recipes(prog, join, out, err));
-    return make_gaps(prog, join, gaps, out, err);
+    return make_gaps(prog, join, options->gaps, out, err);
 }

@@ -33,9 +33,9 @@ int sfi_medians_of(const struct sf_trace *t, uint32_t skip, struct sfi_medians *
 int sfi_join_medians(const struct sfi_medians *predicted, const struct sfi_medians *measured, struct sfi_join *out,
                      struct sf_err *err);
 
-/* Fills step, kinds, recipes and gaps of `out`. */
-int sfi_compare_groups(const struct sf_prog *prog, const struct sfi_join *join, uint32_t gaps, struct sf_compare *out,
-                       struct sf_err *err);
+/* Fills step, kinds, recipes and gaps of `out`. Estimates may be NULL. */
+int sfi_compare_groups(const struct sf_prog *prog, const struct sfi_join *join,
+                       const struct sf_compare_options *options, struct sf_compare *out, struct sf_err *err);
 /* Fills the order_* fields and missing_ops. */
 int sfi_compare_order(const struct sf_prog *prog, const struct sf_trace *measured, struct sf_compare *out,
                       struct sf_err *err);

@@ -22,10 +22,21 @@ static json_t *group_json(const struct sf_compare_group *g) {
                      g->share);
 }
 
+/* Forecast, estimate and measurement of the same ops. */
+static json_t *estimate_json(const struct sf_compare_group *g) {
+    return json_pack("{s:I, s:o, s:o, s:o}", "count", (json_int_t)g->estimated_n, "predicted_s",
+                     seconds(g->estimated_predicted), "estimated_s", seconds(g->estimated), "measured_s",
+                     seconds(g->estimated_measured));
+}
+
 static json_t *kinds_json(const struct sf_compare *c) {
     json_t *out = json_object();
     for (size_t i = 0; i < c->kinds_n; i++) {
-        json_object_set_new(out, c->kinds[i].name, group_json(&c->kinds[i]));
+        json_t *one = group_json(&c->kinds[i]);
+        if (c->kinds[i].estimated_n > 0) {
+            json_object_set_new(one, "estimate", estimate_json(&c->kinds[i]));
+        }
+        json_object_set_new(out, c->kinds[i].name, one);
     }
     return out;
 }
@@ -70,12 +81,18 @@ static json_t *order_json(const struct sf_compare *c) {
                      violations_json(c));
 }
 
+static const char *verdict(const struct sf_compare *c) {
+    if (c->order_only) {
+        return c->within ? "in order" : "out of order";
+    }
+    return c->within ? "within tolerance" : "outside tolerance";
+}
+
 struct json_t *sf_compare_json(const struct sf_compare *c) {
     char hash[SF_HASH_TEXT];
     json_t *out = json_pack("{s:s, s:i, s:i, s:i, s:s, s:f, s:o}", "program", sf_hash_format(c->prog, hash), "ranks",
                             (int)c->ranks, "iterations", (int)c->iterations, "skipped", (int)c->skip, "verdict",
-                            c->within ? "within tolerance" : "outside tolerance", "tolerance", c->tolerance,
-                            "step_error", fraction(&c->step, c->step.error));
+                            verdict(c), "tolerance", c->tolerance, "step_error", fraction(&c->step, c->step.error));
     json_t *more =
         json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "step_cpu_predicted_s",
                   seconds(c->step.predicted), "step_cpu_measured_s", seconds(c->step.measured), "p50_abs_error",

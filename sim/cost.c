@@ -7,8 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <gsl/gsl_cdf.h>
+
 static bool is_attention(const struct sf_call *call) {
-    return call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+    return sf_call_is_attention(call->kind);
 }
 
 /* Which peak the arithmetic of a call runs at: attention never below bf16, cheap kernels on the vector units. Peaks
@@ -30,7 +32,7 @@ static int peak_of(const struct sf_device_class *d, const struct sf_call *call, 
 static double arithmetic_s(const struct sf_device_class *d, const struct sf_call *call, double flops, int dtype) {
     double efficiency = d->gemm_efficiency[dtype];
     if (is_attention(call)) {
-        efficiency = call->kind == SF_CALL_ATTN_FWD ? d->attn_fwd_efficiency : d->attn_bwd_efficiency;
+        efficiency = sf_call_is_attention_fwd(call->kind) ? d->attn_fwd_efficiency : d->attn_bwd_efficiency;
     }
     double rate = d->flops_per_s[dtype] * efficiency;
     return rate > 0.0 ? flops / rate : 0.0;
@@ -53,12 +55,17 @@ static double passes_of(const struct sf_framework *f, int kind) {
     case SF_CALL_ADAMW:
         return 1.0;
     case SF_CALL_XENT:
+    case SF_CALL_XENT_PADDED:
         passes = f->loss;
         break;
     case SF_CALL_XENT_STATS:
     case SF_CALL_XENT_PART: /* both together move the logits three times, one whole does twice: the factor is for that
                              */
-        passes = f->loss * 2.0 / 3.0;
+        passes = (f->loss_parallel > 0.0 ? f->loss_parallel : f->loss) * 2.0 / 3.0;
+        break;
+    case SF_CALL_RMSNORM_ADD_FWD:
+    case SF_CALL_LAYERNORM_ADD_FWD: /* they add first and normalise then: five movements for our four */
+        passes = f->pointwise * 5.0 / 4.0;
         break;
     case SF_CALL_MOE_ROUTE_FWD:
     case SF_CALL_MOE_ROUTE_BWD:
@@ -104,6 +111,12 @@ static double attention_s(const struct sf_cost *c, const struct sf_call *call, e
     return sfi_attention_s(c->device, call, grade) / (f->attention_share > 0.0 ? f->attention_share : 1.0);
 }
 
+/* What else runs on the device around a call: too small to move much, so each takes what a kernel takes to start. The
+ * optimizer is one kernel everywhere. */
+static double beside_s(const struct sf_cost *c, const struct sf_call *call) {
+    return call->kind == SF_CALL_ADAMW ? 0.0 : c->framework.kernels * sf_ps_to_s(c->device->kernels.memory_launch_ps);
+}
+
 /* False where the device has no fitted model for the call. */
 static bool fitted(const struct sf_cost *c, const struct sf_call *call, sf_time_ps *t, enum sf_grade *grade) {
     const struct sf_kernel_model *k = &c->device->kernels;
@@ -121,6 +134,7 @@ static bool fitted(const struct sf_cost *c, const struct sf_call *call, sf_time_
     } else {
         *t = sf_s_to_ps(stream_s(c, call, grade));
     }
+    *t = sf_s_to_ps((sf_ps_to_s(*t) + beside_s(c, call)) * fmax(c->slowest, 1.0));
     return true;
 }
 
@@ -214,7 +228,7 @@ static int create_kind(const struct sf_topo *topo, uint32_t stock, const struct 
     sf_topo_stock(topo, stock, &c->stock);
     c->device = c->stock.device;
     c->dispatch_ps = c->device->launch_ps;
-    sfi_cost_tiers(c);
+    SF_TRY(sfi_cost_tiers(c, err));
     SF_TRY(sfi_coll_create_of(topo, &c->stock, io, &c->coll, err));
     SF_TRY(kernels_path ? load_kernels(c, io, kernels_path, err) : SF_OK);
     const struct sf_hash topo_hash = sf_topo_hash(topo), none = {0, 0};
@@ -289,18 +303,33 @@ const struct sf_topo *sf_cost_topo(const struct sf_cost *c) {
     return c->topo;
 }
 
+/* Where all keep step with the slowest of n devices whose speeds are spread normally (Blom's approximation). */
+static double slowest_of(const struct sf_cost *c, const struct sf_framework *f) {
+    double n = sf_topo_gpus(c->topo);
+    return 1.0 + f->spread * gsl_cdf_ugaussian_Pinv((n - 0.375) / (n + 0.25));
+}
+
+static void set_framework(struct sf_cost *c, const struct sf_framework *f) {
+    c->framework = *f;
+    c->slowest = slowest_of(c, f);
+}
+
 /* The text of the numbers and the cost's own hash make the new one, so that forecasts with and without differ. */
 void sf_cost_set_framework(struct sf_cost *c, const struct sf_framework *f) {
+    const double numbers[] = {f->pointwise,      f->moe,           f->loss,        f->loss_parallel,   f->gemm_share,
+                              f->gemm_share_fp8, f->gather_hidden, f->gather_slow, f->attention_share, f->tp_hidden,
+                              f->kernels,        f->spread};
     char text[512];
-    int n =
-        snprintf(text, sizeof text, "%016llx %016llx %s %d %.17g %.17g %.17g %.17g %.17g %.17g %.17g %.17g %lld %lld",
-                 (unsigned long long)c->hash.hi, (unsigned long long)c->hash.lo, f->name, f->unfused_attention,
-                 f->pointwise, f->moe, f->loss, f->gemm_share, f->gemm_share_fp8, f->gather_hidden, f->attention_share,
-                 f->tp_hidden, (long long)f->host_call_ps, (long long)f->step_ps);
-    c->framework = *f;
+    int n = snprintf(text, sizeof text, "%016llx %016llx %s %d %lld %lld", (unsigned long long)c->hash.hi,
+                     (unsigned long long)c->hash.lo, f->name, f->unfused_attention, (long long)f->host_call_ps,
+                     (long long)f->step_ps);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", numbers[i]);
+    }
     c->hash = sf_hash_bytes(text, (size_t)n);
+    set_framework(c, f);
     for (uint32_t i = 0; i < c->kinds_n; i++) {
-        c->kind[i]->framework = *f;
+        set_framework(c->kind[i], f);
     }
 }
 
@@ -317,7 +346,7 @@ double sf_cost_tp_share(const struct sf_cost *c) {
 }
 
 double sf_cost_gather_share(const struct sf_cost *c) {
-    return 1.0 - c->framework.gather_hidden;
+    return (1.0 - c->framework.gather_hidden) * fmax(c->framework.gather_slow, 1.0);
 }
 
 bool sf_cost_receiver_copies(const struct sf_cost *c) {

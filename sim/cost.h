@@ -31,8 +31,12 @@ struct sf_framework {
     double gemm_share;       /* of the rate that a product reaches alone */
     double moe;              /* traffic of routing, sorting and merging tokens, likewise; 0: as pointwise */
     double loss;             /* traffic of the cross entropy, likewise */
+    double loss_parallel;    /* that of the one over a vocabulary that ranks share; 0: as loss */
     double attention_share;  /* of the rate that fused attention reaches alone; 0: all of it */
+    double kernels;          /* small ones that a call is issued as besides itself, each with its start; 0: none */
     double tp_hidden;        /* share of collectives inside recipes, experts' aside, that products hide */
+    double gather_slow;      /* how many times what the network needs a gathering of weights takes; 0: once */
+    double spread;           /* of the speeds of devices, one standard deviation; the slowest of a job sets its pace */
     sf_time_ps host_call_ps; /* host time to issue one kernel call and everything it stands for */
     sf_time_ps step_ps;      /* once per step: loss scale, clipping, logging, data */
     enum sf_grade grade;
@@ -108,6 +112,10 @@ sf_time_ps sf_cost_collective(const struct sf_cost *c, int kind, uint64_t bytes,
 
 /* One message between two GPUs. */
 sf_time_ps sf_cost_message(const struct sf_cost *c, uint64_t bytes, const struct sf_route *route);
+
+/* Bytes between a GPU and the memory of its host while the other GPUs of the host copy as many: copy engines move them,
+ * one way each. Without a link to a host, inside the device's own memory. */
+sf_time_ps sf_cost_host_copy(const struct sf_cost *c, uint64_t bytes);
 
 /* Host time to issue one call of a recipe, whether the host waits for collectives inside recipes, and host time once
  * per step; 0 and false without a framework. */

@@ -15,33 +15,65 @@ static bool is_inside(const struct sf_measured_range *r, double v) {
     return v >= (double)r->lo && v <= (double)r->hi;
 }
 
+static bool is_slice(const struct sf_call *call) {
+    return call->kind == SF_CALL_ATTN_SLICE_FWD || call->kind == SF_CALL_ATTN_SLICE_BWD;
+}
+
+/* Queries of a sequence, the keys there are for them, and how many of these a query sees on average. */
+static double queries(const struct sf_call *call) {
+    return (double)call->dims[1];
+}
+
+static double keys_of(const struct sf_call *call) {
+    return (double)call->dims[is_slice(call) ? 0 : 1];
+}
+
+static double seen(const struct sf_call *call) {
+    return keys_of(call) - queries(call) / 2.0;
+}
+
+static double batch_of(const struct sf_call *call) {
+    return is_slice(call) ? 1.0 : (double)call->dims[0];
+}
+
+/* Of queries and keys, and of values. */
+static double key_width(const struct sf_call *call) {
+    return (double)call->dims[4];
+}
+
+static double value_width(const struct sf_call *call) {
+    return (double)(call->flags & SF_CALL_APART_FLAG ? call->dims[3] : call->dims[4]);
+}
+
 double sfi_attention_s(const struct sf_device_class *d, const struct sf_call *call, enum sf_grade *grade) {
-    const struct sf_attn_model *a = call->kind == SF_CALL_ATTN_FWD ? &d->kernels.attn_fwd : &d->kernels.attn_bwd;
-    double seq = (double)call->dims[1], dim = (double)call->dims[4], peak = d->flops_per_s[SF_BF16];
+    const struct sf_attn_model *a = sf_call_is_attention_fwd(call->kind) ? &d->kernels.attn_fwd : &d->kernels.attn_bwd;
+    double dim = (key_width(call) + value_width(call)) / 2.0;
+    double peak = d->flops_per_s[SF_BF16];
     double busy = sf_call_work(call).flops / (peak * a->peak_share);
-    bool measured = is_inside(&a->seq, seq) && is_inside(&a->head_dim, dim);
+    bool measured = is_inside(&a->seq, keys_of(call)) && !is_slice(call) && is_inside(&a->head_dim, dim);
     *grade = measured ? a->grade : SF_GRADE_EXTRAPOLATED;
-    return busy * (1.0 + a->softmax_dim / dim) * (1.0 + a->seq_prologue / (seq / 2.0)) +
+    return busy * (1.0 + a->softmax_dim / dim) * (1.0 + a->seq_prologue / seen(call)) +
            sf_ps_to_s(d->kernels.memory_launch_ps);
 }
 
 /* Products with the head's width as k or n, one per head: Q K' and P V; backward two of each. */
 static double products_s(const struct sf_device_class *d, const struct sf_call *call, enum sf_grade *grade) {
-    double heads = (double)call->dims[0] * (double)call->dims[2], seq = (double)call->dims[1];
-    double dim = (double)call->dims[4], bytes = 2.0 * heads * (2.0 * seq * dim + seq * seq);
-    const struct sfi_gemm scores = {SF_BF16, seq, seq, dim, heads, bytes},
-                          values = {SF_BF16, seq, dim, seq, heads, bytes};
+    double heads = batch_of(call) * (double)call->dims[2], rows = queries(call), all = keys_of(call);
+    double keys = key_width(call), value = value_width(call), square = 2.0 * heads * rows * all;
+    double ends = 2.0 * heads * (rows + all);
+    const struct sfi_gemm scores = {SF_BF16, rows, all, keys, heads, square + ends * keys},
+                          values = {SF_BF16, rows, value, all, heads, square + ends * value};
     double pair = sfi_gemm_s(d, &scores, grade) + sfi_gemm_s(d, &values, grade);
-    return call->kind == SF_CALL_ATTN_FWD ? pair : 2.0 * pair;
+    return sf_call_is_attention_fwd(call->kind) ? pair : 2.0 * pair;
 }
 
 double sfi_attention_unfused_s(const struct sf_device_class *d, const struct sf_call *call, enum sf_grade *grade) {
-    double seq = (double)call->dims[1];
-    double scores = (double)call->dims[0] * (double)call->dims[2] * seq * seq;
+    double scores = batch_of(call) * (double)call->dims[2] * queries(call) * keys_of(call);
     double rate = (double)d->memory_bytes_per_s * d->kernels.memory_share;
     double softmax = 4.0 * scores, dropout = 5.0 * scores;
     double between = (softmax + dropout) / rate + 2.0 * sf_ps_to_s(d->kernels.memory_launch_ps);
-    double t = products_s(d, call, grade) + (call->kind == SF_CALL_ATTN_FWD ? between : between + 2.0 * scores / rate);
+    double t =
+        products_s(d, call, grade) + (sf_call_is_attention_fwd(call->kind) ? between : between + 2.0 * scores / rate);
     *grade = SF_GRADE_EXTRAPOLATED;
     return t;
 }

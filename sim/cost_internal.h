@@ -66,6 +66,7 @@ struct sf_cost {
     uint64_t reduce_bytes_per_s; /* of an all_reduce inside a domain, where switches may do the adding */
     sf_time_ps dispatch_ps;
     struct sf_framework framework;
+    double slowest; /* times what a device of average speed needs, by the framework's spread; 0: no framework */
     struct sf_hash hash;
 };
 
@@ -83,8 +84,8 @@ static inline bool sfi_is_hurt(const struct sf_topo_counts *n) {
 /* sf_coll_create for the GPUs of one stock. */
 int sfi_coll_create_of(const struct sf_topo *topo, const struct sf_stock *stock, const struct sf_io *io,
                        struct sf_coll **out, struct sf_err *err);
-/* Fill `tier` from the links of the topology. */
-void sfi_cost_tiers(struct sf_cost *c);
+/* Fill `tier` from the links of the topology as planned. */
+int sfi_cost_tiers(struct sf_cost *c, struct sf_err *err);
 /* Rate and latency of one message over a route. */
 struct sfi_tier sfi_cost_link(const struct sf_cost *c, const struct sf_route *route);
 

@@ -3,10 +3,10 @@
 
 #include <math.h>
 
-/* The best of each kind: what an overlay hurts is counted where it is. */
-static void see_route(struct sf_cost *c, uint32_t src, uint32_t dst) {
+/* The best of each kind: other routes end in another kind of GPU. */
+static void see_route(struct sf_cost *c, const struct sf_topo *planned, uint32_t src, uint32_t dst) {
     struct sf_route r;
-    sf_topo_route(c->topo, src, dst, &r);
+    sf_topo_route(planned, src, dst, &r);
     if (r.alone_bytes_per_s > c->alone[r.kind]) {
         c->alone[r.kind] = r.alone_bytes_per_s;
     }
@@ -16,32 +16,40 @@ static void see_route(struct sf_cost *c, uint32_t src, uint32_t dst) {
 }
 
 /* The routes of one GPU to one seat of every domain show every tier there is. */
-static void see_routes(struct sf_cost *c, uint32_t src) {
+static void see_routes(struct sf_cost *c, const struct sf_topo *planned, uint32_t src) {
     uint32_t gpus = sf_topo_gpus(c->topo), domain = sf_topo_domain_gpus(c->topo), own = src / domain * domain;
-    see_route(c, src, src);
+    see_route(c, planned, src, src);
     for (uint32_t g = own; g < own + domain && g < gpus; g++) {
         if (g != src) {
-            see_route(c, src, g);
+            see_route(c, planned, src, g);
         }
     }
     for (uint64_t g = 0; g < gpus; g += domain) {
         if (g != own) {
-            see_route(c, src, (uint32_t)g + src % domain);
-            see_route(c, src, (uint32_t)g + (src + 1) % domain);
+            see_route(c, planned, src, (uint32_t)g + src % domain);
+            see_route(c, planned, src, (uint32_t)g + (src + 1) % domain);
         }
     }
 }
 
-/* Three GPUs of this kind ask where something may be broken, so that not all of them are. Tiers this cluster lacks take
- * the numbers of the nearest lower one, so that no caller has to ask. */
-void sfi_cost_tiers(struct sf_cost *c) {
+/* As planned: what an overlay hurts is counted where it is, against this. */
+static int see_planned(struct sf_cost *c, struct sf_err *err) {
     struct sf_topo_counts n;
+    struct sf_topo *planned = NULL;
     sf_topo_count(c->topo, &n);
-    see_routes(c, c->stock.first_gpu);
-    if (sfi_is_hurt(&n)) {
-        see_routes(c, c->stock.first_gpu + c->stock.gpus / 2);
-        see_routes(c, c->stock.first_gpu + (c->stock.domains - 1) * sf_topo_domain_gpus(c->topo));
+    if (!sfi_is_hurt(&n)) {
+        see_routes(c, c->topo, c->stock.first_gpu);
+        return SF_OK;
     }
+    SF_TRY(sf_topo_planned(c->topo, &planned, err));
+    see_routes(c, planned, c->stock.first_gpu);
+    sf_topo_free(planned);
+    return SF_OK;
+}
+
+/* Tiers this cluster lacks take the numbers of the nearest lower one, so that no caller has to ask. */
+int sfi_cost_tiers(struct sf_cost *c, struct sf_err *err) {
+    SF_TRY(see_planned(c, err));
     const struct sf_link_class *up = c->stock.up, *out = c->stock.out;
     const struct sf_switch_class *sw = sf_topo_switch(c->topo);
     c->incast_share = sw ? sw->incast_share : 1.0;
@@ -59,6 +67,7 @@ void sfi_cost_tiers(struct sf_cost *c) {
             c->alone[k] = c->alone[k - 1];
         }
     }
+    return SF_OK;
 }
 
 static uint64_t tier_of(const struct sf_cost *c, uint32_t gpu, uint32_t route_kind) {
@@ -180,4 +189,17 @@ sf_time_ps sf_cost_collective(const struct sf_cost *c, int kind, uint64_t bytes,
         most = t > most ? t : most;
     }
     return most;
+}
+
+sf_time_ps sf_cost_host_copy(const struct sf_cost *c, uint64_t bytes) {
+    sf_time_ps slowest = 0;
+    for (uint32_t kind = 0; kind < sf_cost_kinds(c); kind++) {
+        const struct sf_cost *own = sf_cost_of(c, kind);
+        const struct sf_link_class *l = own->stock.cpu;
+        double rate = l ? (double)l->bytes_per_s / l->sharers
+                        : (double)own->device->memory_bytes_per_s * own->device->memory_efficiency / 2;
+        sf_time_ps t = sf_s_to_ps((l ? sf_ps_to_s(l->latency_ps) : 0) + (double)bytes / rate);
+        slowest = t > slowest ? t : slowest;
+    }
+    return slowest;
 }

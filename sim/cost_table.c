@@ -9,7 +9,8 @@ enum { KERNELS_MAX = 1 << 20 };
 
 /* Repeating a kernel for recomputation does not change how long it takes. */
 #define TIME_FLAGS                                                                                                     \
-    (SF_CALL_TA_FLAG | SF_CALL_TB_FLAG | SF_CALL_ACC_FLAG | SF_CALL_ACC2_FLAG | SF_CALL_GELU_FLAG | SF_CALL_PLAIN_FLAG)
+    (SF_CALL_TA_FLAG | SF_CALL_TB_FLAG | SF_CALL_ACC_FLAG | SF_CALL_ACC2_FLAG | SF_CALL_GELU_FLAG |                    \
+     SF_CALL_PLAIN_FLAG | SF_CALL_APART_FLAG | SF_CALL_LEAN_FLAG)
 
 static int compare_keys(const void *a, const void *b) {
     return memcmp(a, b, sizeof(struct sfi_kernel_key)); /* the key is a kernel's first member */
@@ -53,8 +54,8 @@ static int read_flags(const struct sf_node *n, uint16_t *out, struct sf_err *err
             k++;
         }
         if (k == known_n) {
-            return sf_node_fail(sf_seq_at(n, i), err, "unknown flag '%s'; known: ta tb acc acc2 gelu recompute plain",
-                                word);
+            return sf_node_fail(sf_seq_at(n, i), err,
+                                "unknown flag '%s'; known: ta tb acc acc2 gelu recompute plain apart lean", word);
         }
         *out = (uint16_t)(*out | (known[k].bit & TIME_FLAGS));
     }
@@ -116,6 +117,29 @@ static int read_kernel(const struct sf_node *n, struct sfi_kernel *out, struct s
     return sf_node_time(v, &out->time, err);
 }
 
+/* Data sheets round; nothing is faster than that. Peaks of CPUs are assumptions, and caches are faster than memory. */
+#define PEAK_SLACK 1.05
+
+static int check_rate(const struct sf_cost *c, const struct sfi_kernel *k, const struct sf_node *row,
+                      struct sf_err *err) {
+    struct sf_call call = {.kind = (uint8_t)k->key.kind, .dtype = (uint8_t)k->key.dtype, .flags = k->key.flags};
+    bool attention = sf_call_is_attention(call.kind);
+    if (!c->device || c->device->kernels.cores == 0 || (call.kind != SF_CALL_GEMM && !attention)) {
+        return SF_OK;
+    }
+    memcpy(call.dims, k->key.dims, sizeof call.dims);
+    int dtype = attention && call.dtype >= SF_FP8 ? SF_BF16 : call.dtype;
+    double peak = c->device->flops_per_s[dtype],
+           rate = sf_call_work(&call).flops / sf_ps_to_s(k->time > 0 ? k->time : 1);
+    return peak <= 0.0 || rate <= PEAK_SLACK * peak
+               ? SF_OK
+               : sf_node_fail(row, err,
+                              "this %s would run at %.4g TFLOP/s, but the peak of %s in %s is %.4g: correct the row or "
+                              "take it out",
+                              sf_call_name(call.kind), rate * 1e-12, c->device->name, sf_dtype_name(dtype),
+                              peak * 1e-12);
+}
+
 static int read_kernels(struct sf_cost *c, const struct sf_node *list, struct sf_err *err) {
     if (!sf_node_is_seq(list) || sf_seq_size(list) > KERNELS_MAX) {
         return sf_node_fail(list, err, "expected a list of at most %d kernels", KERNELS_MAX);
@@ -128,6 +152,7 @@ static int read_kernels(struct sf_cost *c, const struct sf_node *list, struct sf
     for (size_t i = 0; i < n; i++) {
         c->kernels[i].row = (uint32_t)i;
         SF_TRY(read_kernel(sf_seq_at(list, i), &c->kernels[i], err));
+        SF_TRY(check_rate(c, &c->kernels[i], sf_seq_at(list, i), err));
     }
     qsort(c->kernels, n, sizeof *c->kernels, compare_keys);
     for (size_t i = 1; i < n; i++) {

@@ -8,7 +8,6 @@
 #include "sim/flow.h"
 
 enum { GRAB = 64 }; /* cells taken at once: neighbours share cache lines */
-enum { FEW = 8 };   /* a round in which less than one cell in so many gets on calls for bounds */
 
 struct crew { /* the threads that share a stretch of cells: all of them, or each alone with its islands */
     struct sfi_run *run;
@@ -20,7 +19,7 @@ struct crew { /* the threads that share a stretch of cells: all of them, or each
     uint32_t here, meetings; /* at the barrier; times it has opened */
     _Atomic uint32_t next_cell;
     sf_time_ps floor;
-    bool first, tell, over;
+    bool first, over;
 };
 
 struct yard {            /* where threads find work */
@@ -40,8 +39,8 @@ struct member {
 /* Only cells before `end` are this worker's to look at. */
 static void prepare(const struct sfi_worker *w, uint32_t i, uint32_t end) {
     const struct sfi_cell *cell = &w->table->cells[i];
-    if (i + 3 < end) {
-        __builtin_prefetch(&cell[3]);
+    if (i + 4 < end) {
+        __builtin_prefetch(&cell[4]);
         sfi_prepare_lists(&cell[2]);
         sfi_prepare_members(w, &cell[1]);
     }
@@ -50,9 +49,9 @@ static void prepare(const struct sfi_worker *w, uint32_t i, uint32_t end) {
 static void one_round(struct yard *y, struct crew *c, struct sfi_worker *w) {
     struct sfi_table *t = c->run->table;
     w->floor = c->floor;
-    w->tell = c->tell;
     w->next = INT64_MAX;
     w->moved = 0;
+    w->parks = w->parked && c->to - c->from == 1;
     for (;;) {
         uint32_t from = atomic_fetch_add_explicit(&c->next_cell, GRAB, memory_order_relaxed);
         if (from >= c->to || w->rc) {
@@ -61,8 +60,10 @@ static void one_round(struct yard *y, struct crew *c, struct sfi_worker *w) {
         uint64_t before = w->events;
         uint32_t end = c->to - from < GRAB ? c->to : from + GRAB;
         for (uint32_t i = from; i < end && !w->rc; i++) {
-            prepare(w, i, end);
-            if (t->cells[i].left > 0) {
+            if (t->cells_n > GRAB) { /* fewer stay in the caches */
+                prepare(w, i, end);
+            }
+            if (t->cells[i].left > 0 && !t->cells[i].led) {
                 w->rc = sfi_visit(w, &t->cells[i], c->first);
                 w->err_cell = i;
             }
@@ -86,7 +87,6 @@ static void look_back(struct crew *c) {
         failed |= w->rc != SF_OK;
     }
     c->first = false;
-    c->tell = moved < (c->to - c->from) / FEW;
     c->over = failed || (moved == 0 && c->floor == INT64_MAX);
     atomic_store_explicit(&c->next_cell, c->from, memory_order_relaxed);
 }
@@ -220,6 +220,13 @@ static int equip(struct sfi_run *run, const struct sfi_worker *first, struct sfi
     w->sharing = sfi_sharing_create(t, arena);
     w->audit = run->audit ? sfi_audit_create(t, first ? first->audit : NULL, arena) : NULL;
     w->expand = run->expand ? sfi_expand_create() : NULL;
+    if (t->islands_n == 1 && t->cells_n == 1 && !run->expand) {
+        w->parked = sf_arena_alloc(arena, t->groups_n + 1, sizeof *w->parked);
+        w->parked_next = sf_arena_alloc(arena, (size_t)t->n * t->streams_n, sizeof *w->parked_next);
+        if (!w->parked || !w->parked_next) {
+            return sf_fail_memory(err, "threads");
+        }
+    }
     bool all = w->sharing && (w->audit || !run->audit) && (w->expand || !run->expand);
     return all ? SF_OK : sf_fail_memory(err, "threads");
 }
@@ -250,6 +257,7 @@ int sfi_run(struct sfi_run *run, struct sf_arena *arena, struct sf_err *err) {
     if (!y.workers) {
         return sf_fail_memory(err, "threads");
     }
+    SF_TRY(run->follow && n == 1 ? sfi_follow_find(run->table, run->variants, arena, err) : SF_OK);
     int rc = work_through(&y, n, arena, err);
     for (uint32_t i = 0; i < n && run->audit && rc == SF_OK; i++) {
         if (i == 0) {

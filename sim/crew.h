@@ -27,11 +27,14 @@ struct sfi_worker { /* one thread's view */
     uint64_t events;
     uint64_t chunks; /* transfers of expanded collectives */
     uint32_t streams_n;
-    bool tell;      /* raise the bounds of groups, because waiting for `floor` alone gets few cells on */
+    bool closed;    /* in this visit a collective got ready, or came to its end, here */
     uint32_t moved; /* cells that got on in this round */
     int rc;
     struct sf_err err;
     uint32_t err_cell;
+    /* Of a cell that meets no other: who waits, by group and then from one to the next, as place among `acts` + 1. */
+    uint32_t *parked, *parked_next; /* NULL: this worker visits no such cell */
+    bool parks;                     /* the cell being visited is one */
 };
 
 static inline const struct sfi_variant *sfi_variant_of(const struct sfi_worker *w, const struct sfi_inst *in) {
@@ -44,6 +47,14 @@ static inline struct sfi_act *sfi_act_at(const struct sfi_worker *w, uint32_t in
 
 /* Run a cell until it has to wait for others. `first`: nothing of it has started yet. */
 int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first);
+/* A member's op has come to its turn. */
+void sfi_issue(struct sfi_worker *w, uint32_t instance, uint32_t op);
+/* Find the cells that do the same as the first of their kind until they come to a collective; follow.c. They are given
+ * its state by a visit to that one, so one thread has to see to all of them. */
+int sfi_follow_find(struct sfi_table *t, const struct sfi_variants *variants, struct sf_arena *arena,
+                    struct sf_err *err);
+/* A leading cell holds collectives back: from now on those it leads go on by themselves. */
+void sfi_follow_part(struct sfi_worker *w);
 /* Have what a visit will touch loaded: the cell's lists, then the members that can go on. */
 void sfi_prepare_lists(const struct sfi_cell *cell);
 void sfi_prepare_members(const struct sfi_worker *w, const struct sfi_cell *cell);

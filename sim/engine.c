@@ -4,14 +4,14 @@
 #include "sim/expander.h"
 #include "sim/flow.h"
 
-enum { SOON = 8 }; /* events of a cell that will probably happen in its next visit */
+enum { SOON = 4 }; /* events of a cell that will probably happen in its next visit */
 
 /* When an op ran is settled: put it on record. */
 static void settle_op(const struct sfi_worker *w, struct sfi_inst *in, uint32_t class_i, uint32_t op,
                       sf_time_ps start) {
     uint32_t order = class_i << SFI_OP_BITS | op;
     in->digest += sf_mix64(sf_mix64(order, (uint64_t)start), (uint64_t)w->now);
-    w->table->ends[in->ends + op] = w->now;
+    *sfi_end_at(w->table, in, op) = w->now;
 }
 
 static sf_time_ps later(sf_time_ps a, sf_time_ps b) {
@@ -34,7 +34,7 @@ static void issue_local(struct sfi_worker *w, uint32_t i, uint32_t op, const str
     struct sfi_inst *in = &w->inst[i];
     struct sfi_act *a = sfi_act_at(w, i, f->stream);
     const struct sfi_load *l = &w->loads[f->load];
-    sf_time_ps start = w->now + w->run->dispatch, time = sfi_local_time(in, f), end = start + time;
+    sf_time_ps start = w->now + w->run->dispatch, time = sfi_local_time(w->table, in, f), end = start + time;
     sfi_act_begin(a, f->load, SFI_FULL, start, time);
     a->began = start;
     in->stretched -= time;
@@ -53,7 +53,7 @@ static void issue_local(struct sfi_worker *w, uint32_t i, uint32_t op, const str
 
 /* Rendezvous: the second side to arrive begins. Whether the partner is there shows in its stream state. */
 static void issue_p2p(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
-    uint32_t peer = w->ways[w->inst[i].ways + f->way];
+    uint32_t peer = sfi_peer_of(w->inst, w->ways, i, f->way);
     const struct sf_rank_state *other = &w->inst[peer].st;
     if (f->partner == SF_NONE || !(other->busy >> f->partner_stream & 1) ||
         other->done[f->partner_stream] != f->partner_at) {
@@ -84,13 +84,27 @@ static sf_time_ps not_done_before(const struct sfi_worker *w, const struct sfi_g
     return w->floor > t ? w->floor : t;
 }
 
+/* Where no other cell takes part, whoever comes last has the others go on, and nobody looks around for them: a cell of
+ * many members would look at all of them for every collective. */
+static void park(struct sfi_worker *w, const struct sfi_wait *wait) {
+    uint32_t place = wait->instance * w->streams_n + w->table->groups[wait->group].stream;
+    w->parked_next[place] = w->parked[wait->group];
+    w->parked[wait->group] = place + 1;
+}
+
 static void await(struct sfi_worker *w, const struct sfi_wait *wait, sf_time_ps limit) {
+    if (w->parks) {
+        park(w, wait);
+        return;
+    }
     w->cell->waits[w->cell->waits_n++] = *wait;
+    w->table->lanes[wait->lane] |= SFI_QUIET;
     stop_at(w, limit);
 }
 
 /* Everybody has arrived: this member's part begins. */
 static void begin_part(struct sfi_worker *w, const struct sfi_wait *wait) {
+    w->table->lanes[wait->lane] &= ~SFI_QUIET;
     const struct sfi_group *g = &w->table->groups[wait->group];
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
     struct sfi_act *a = sfi_act_at(w, wait->instance, v->ops[wait->op].stream);
@@ -103,6 +117,7 @@ static void begin_part(struct sfi_worker *w, const struct sfi_wait *wait) {
 
 /* Everybody has moved its part: the collective is over. */
 static void end_collective(struct sfi_worker *w, const struct sfi_wait *wait) {
+    w->table->lanes[wait->lane] &= ~SFI_QUIET;
     const struct sfi_group *g = &w->table->groups[wait->group];
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
     struct sfi_act *a = sfi_act_at(w, wait->instance, v->ops[wait->op].stream);
@@ -117,7 +132,24 @@ static struct sfi_wait wait_of(const struct sfi_worker *w, uint32_t i, uint32_t 
                              .instance = i,
                              .op = op,
                              .group = group,
-                             .round = f->partner_at & (UINT32_MAX >> 1)};
+                             .round = f->partner_at & (UINT32_MAX >> 1),
+                             .lane = w->inst[i].lanes + f->way};
+}
+
+/* Those that wait for the group's last arrival, or its last report: only ever one of both. */
+static void unpark(struct sfi_worker *w, uint32_t group, void (*go_on)(struct sfi_worker *, const struct sfi_wait *)) {
+    uint32_t place = w->parks ? w->parked[group] : 0;
+    for (uint32_t next; place > 0; place = next) {
+        uint32_t i = (place - 1) / w->streams_n, stream = (place - 1) % w->streams_n;
+        const struct sfi_variant *v = sfi_variant_of(w, &w->inst[i]);
+        uint32_t op = sf_interp_in_flight(v->cls->code, &w->inst[i].st, stream);
+        const struct sfi_wait wait = wait_of(w, i, op, &v->ops[op]);
+        next = w->parked_next[place - 1];
+        go_on(w, &wait);
+    }
+    if (w->parks) {
+        w->parked[group] = 0;
+    }
 }
 
 static void last_arrives(struct sfi_worker *w, const struct sfi_wait *wait, const struct sfi_vop *f) {
@@ -126,14 +158,20 @@ static void last_arrives(struct sfi_worker *w, const struct sfi_wait *wait, cons
     if (g->expansion && !sfi_expansion_run(w, g, wait->instance, wait->op, wait->round, begin)) {
         return;
     }
+    w->closed = true;
     promise(w, g->expansion ? sfi_expansion_first(g) : sfi_time_add(begin, f->time));
     begin_part(w, wait);
+    unpark(w, wait->group, begin_part);
 }
 
 static void issue_collective(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f) {
     const struct sfi_wait wait = wait_of(w, i, op, f);
     struct sfi_group *g = &w->table->groups[wait.group];
     sf_time_ps limit = not_before(w, g);
+    if (w->cell->next_led > 0) {
+        w->cell->waits[w->cell->waits_n++] = wait;
+        return;
+    }
     if (g->expansion) {
         sfi_expansion_arrive(w, g, i, w->now + w->run->dispatch);
     }
@@ -144,7 +182,7 @@ static void issue_collective(struct sfi_worker *w, uint32_t i, uint32_t op, cons
     }
 }
 
-static void issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
+void sfi_issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
     const struct sfi_vop *f = &sfi_variant_of(w, &w->inst[i])->ops[op];
     if (w->audit) {
         sfi_audit_issue(w, i, op);
@@ -170,12 +208,19 @@ static void advance(struct sfi_worker *w, uint32_t i, uint32_t streams) {
     for (; streams; streams &= streams - 1) {
         uint32_t op = sf_interp_begin(code, &in->st, (uint32_t)__builtin_ctz(streams));
         if (op != SF_NONE) {
-            issue(w, i, op);
+            sfi_issue(w, i, op);
         }
     }
 }
 
 /* ---- ending ---- */
+
+static void come_to_rest(struct sfi_worker *w, const struct sfi_inst *in, const struct sfi_class *c) {
+    w->cell->left--;
+    for (uint32_t l = 0; l < c->lanes_n; l++) {
+        w->table->lanes[in->lanes + c->ways_n + l] |= SFI_QUIET;
+    }
+}
 
 static void complete(struct sfi_worker *w, uint32_t i, uint32_t op, uint32_t stream, sf_time_ps start) {
     struct sfi_inst *in = &w->inst[i];
@@ -184,7 +229,7 @@ static void complete(struct sfi_worker *w, uint32_t i, uint32_t op, uint32_t str
     sf_interp_complete(&in->st, stream);
     w->events++;
     if (in->st.left == 0) {
-        w->cell->left--;
+        come_to_rest(w, in, v->cls);
         return;
     }
     advance(w, i, v->cls->code->wakes[op]);
@@ -211,7 +256,7 @@ static void end_transfer(struct sfi_worker *w, uint32_t src, uint32_t op, const 
 static void end_collective_op(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f,
                               sf_time_ps began) {
     struct sfi_inst *in = &w->inst[i];
-    w->table->ends[in->ends + sfi_variant_of(w, in)->cls->code->ops_n + f->partner] = began;
+    *sfi_end_at(w->table, in, sfi_variant_of(w, in)->cls->code->ops_n + f->partner) = began;
     complete(w, i, op, f->stream, began);
 }
 
@@ -228,7 +273,9 @@ static void end_part(struct sfi_worker *w, uint32_t i, uint32_t op, const struct
     wait.reported = 1;
     sf_time_ps limit = not_done_before(w, g);
     if (sfi_meet_report(g, f->partner_at, w->now)) {
+        w->closed = true;
         end_collective(w, &wait);
+        unpark(w, wait.group, end_collective);
         promise(w, flow.act->queued);
     } else {
         await(w, &wait, later(limit, w->now));
@@ -320,7 +367,8 @@ static bool look_around(struct sfi_worker *w) {
             begin_part(w, &wait);
             news = true;
         } else {
-            await(w, &wait, limit);
+            cell->waits[cell->waits_n++] = wait;
+            stop_at(w, limit);
         }
     }
     return news;
@@ -347,16 +395,10 @@ static sf_time_ps next_completion(const struct sfi_worker *w) {
  * have events of their part before them. */
 static void raise_bounds(struct sfi_worker *w) {
     sf_time_ps t = next_completion(w);
-    for (uint32_t i = w->cell->first; i < w->cell->first + w->cell->n; i++) {
-        const struct sfi_inst *in = &w->inst[i];
-        const struct sfi_variant *v = sfi_variant_of(w, in);
-        const struct sfi_class *c = v->cls;
-        for (uint32_t l = 0; l < c->lanes_n && in->st.left > 0; l++) {
-            struct sfi_group *g = &w->table->groups[w->ways[in->ways + c->ways_n + l]];
-            uint32_t op = sf_interp_in_flight(c->code, &in->st, g->stream);
-            if (op == SF_NONE || v->ops[op].way != c->ways_n + l || sfi_act_at(w, i, g->stream)->queued >= 0) {
-                sfi_raise(&g->bound, t);
-            }
+    const uint32_t *lane = &w->table->lanes[w->cell->lanes];
+    for (uint32_t k = 0; k < w->cell->lanes_n; k++) {
+        if (!(lane[k] & SFI_QUIET)) {
+            sfi_raise(&w->table->groups[lane[k]].bound, t);
         }
     }
 }
@@ -370,12 +412,13 @@ static void start(struct sfi_worker *w) {
 }
 
 void sfi_prepare_lists(const struct sfi_cell *cell) {
+    const struct sfi_queue *q = &cell->queue;
     __builtin_prefetch(cell->waits);
     __builtin_prefetch(&cell->waits[2]);
     __builtin_prefetch(&cell->waits[4]);
-    __builtin_prefetch(&cell->queue.event[cell->queue.n]);
-    if (cell->queue.n > 4) {
-        __builtin_prefetch(&cell->queue.event[cell->queue.n - 4]);
+    __builtin_prefetch(&q->event[q->n]);
+    for (uint32_t k = 1; k <= 3; k++) {
+        __builtin_prefetch(&q->event[q->n > k * SOON ? q->n - k * SOON : 0]);
     }
 }
 
@@ -412,32 +455,41 @@ static void prepare_event(const struct sfi_worker *w) {
     uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
     const struct sfi_inst *in = &w->inst[i];
     const struct sfi_vop *f = &sfi_variant_of(w, in)->ops[op];
-    __builtin_prefetch(&w->table->ends[in->ends + op], 1);
+    __builtin_prefetch(sfi_end_at(w->table, in, op), 1);
     if (f->kind != SFI_LOCAL) {
         __builtin_prefetch(sfi_act_at(w, i, (uint32_t)__builtin_ctz(in->kernels | 1u << 7)));
     } else if (in->own && f->partner != SF_NONE) {
-        __builtin_prefetch(&in->own[f->partner + 1]);
+        __builtin_prefetch(&in->own[(f->partner + (size_t)1) * w->table->own_apart]);
+    }
+}
+
+/* Collectives that the leader of others has come to. */
+static inline void look_back(struct sfi_worker *w) {
+    if (w->cell->next_led > 0 && w->cell->waits_n > 0) {
+        sfi_follow_part(w);
     }
 }
 
 int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first) {
-    bool news = first, any = first;
+    bool any = first;
     w->cell = cell;
-    if (first) {
+    if (first && !cell->started) {
         start(w);
+        look_back(w);
     }
     do {
-        news = look_around(w);
+        w->closed = false;
+        any |= look_around(w);
         while (cell->queue.n > 0 && sfi_queue_first(&cell->queue).time <= w->limit) {
             struct sfi_event e = sfi_queue_first(&cell->queue);
             sfi_queue_take(&cell->queue);
             prepare_event(w);
             SF_TRY(happen(w, e));
-            news = true;
+            look_back(w);
+            any = true;
         }
-        any |= news;
-    } while (news);
-    if (w->tell) {
+    } while (w->closed && cell->waits_n > 0);
+    if (!w->parks) {
         raise_bounds(w);
     }
     w->moved += any;

@@ -6,6 +6,7 @@
  * cells     instances that transfers join; what a cell needs fits in the first caches
  * engine    the loop over the events of one cell, and what happens where cells meet
  * crew      the rounds over all cells, on several threads
+ * follow    cells that run alike until they come to a collective
  * expander  collectives chunk by chunk, an end for every member
  * flow      speeds: who shares a port with whom, and what communication leaves to kernels
  *
@@ -77,6 +78,11 @@ static inline uint32_t sfi_way_peer(const struct sfi_mesh *m, const struct sfi_w
 }
 /* The way of class `c` that answers `way` of another class, or SF_NONE. */
 uint32_t sfi_way_answer(const struct sf_prog *prog, const struct sfi_class *c, const struct sfi_way *way);
+
+/* Strips of ranks that nothing tells apart while every rank has the same times and speeds: how many ranks they have
+ * along each axis. All 1 where there are none. */
+void sfi_strips_find(const struct sf_prog *prog, const struct sf_topo *topo, const struct sfi_classes *classes,
+                     uint32_t along[SF_MAX_AXES]);
 
 /* ---- prices ---- */
 
@@ -172,16 +178,17 @@ int sfi_fold(struct sfi_mesh *mesh, const struct sfi_classes *classes, const uin
 
 struct sfi_inst { /* hot: one per rank or colour */
     struct sf_rank_state st;
-    uint64_t demand[SFI_TIERS_N][2]; /* caps of the flows on each port, added up: sending, receiving */
-    uint64_t digest;                 /* sum over ops, so that their order does not matter */
     uint32_t variant;
     uint32_t ways;           /* first of its peers and groups in the table's ways */
-    uint64_t ends;           /* first of its times in the table's ends */
-    const sf_time_ps *own;   /* kernel times of its own, by kernel; NULL: the variant's */
-    sf_time_ps stretched;    /* how much longer local ops took than undisturbed */
+    uint32_t lanes;          /* first of its lanes in the table's lanes, less the ways in front of them */
     uint32_t cores, memory;  /* shares that communication takes */
     uint8_t moving, kernels; /* bit s: a flow, a kernel that can be slowed down, is in flight on stream s */
-    uint8_t reserved[6];
+    uint8_t reserved[2];
+    uint64_t demand[SFI_TIERS_N][2]; /* caps of the flows on each port, added up: sending, receiving */
+    uint64_t digest;                 /* sum over ops, so that their order does not matter */
+    uint64_t ends;                   /* first of its times in the table's ends, which are `ends_apart` apart */
+    const sf_time_ps *own;           /* kernel times of its own, `own_apart` apart; NULL: the variant's */
+    sf_time_ps stretched;            /* how much longer local ops took than undisturbed */
 };
 _Static_assert(sizeof(struct sfi_inst) == 128, "hot state is two cache lines");
 
@@ -197,31 +204,35 @@ struct sfi_act {            /* what is in flight on one stream of an instance; f
 };
 _Static_assert(sizeof(struct sfi_act) == 64, "one cache line");
 
-/* How long an op's kernels keep this instance busy. */
-static inline sf_time_ps sfi_local_time(const struct sfi_inst *in, const struct sfi_vop *f) {
-    return in->own && f->partner != SF_NONE ? in->own[f->partner] : f->time;
-}
-
 struct sfi_wait {    /* a member of a collective that cannot go on without the others */
     sf_time_ps time; /* it takes at least this long */
     uint32_t instance, op;
     uint32_t group;
     uint32_t round : 31, reported : 1;
+    uint32_t lane; /* of the table's lanes */
 };
 
 /* Instances that point-to-point traffic joins, directly or through others. Cells meet in collectives alone. */
 struct sfi_cell {
-    struct sfi_queue queue;
+    _Alignas(64) struct sfi_queue queue;
     struct sfi_wait *waits;
     uint32_t waits_n;
     uint32_t first, n; /* instances */
     uint32_t left;     /* of them not at their end yet */
+    uint32_t lanes, lanes_n;
+    uint32_t next_led; /* the next cell, plus one, that does the same as its leader; 0: none. follow.c */
+    bool led;          /* its leader is simulated in its stead */
+    bool started;      /* with the state that its leader had */
 };
 
 /* Cells that meet, directly or through others. Islands have nothing to do with each other. */
 struct sfi_island {
     uint32_t first, cells_n;
 };
+
+/* Of an instance's lane: nothing that it does brings a collective of the group nearer; it waits there for others, or it
+ * is at its end. */
+#define SFI_QUIET (UINT32_C(1) << 31)
 
 struct sfi_link_user {
     uint32_t instance, way;
@@ -241,13 +252,16 @@ struct sfi_table {
     struct sfi_inst *inst; /* cell by cell */
     uint32_t *rank;        /* lowest rank of each instance; ascending inside a cell */
     uint32_t *count;       /* ranks that each instance stands for */
-    uint32_t *ways;        /* peers (instances), then groups */
+    uint32_t *ways;        /* peers, as what to add to an instance, then groups; instances with equal ones share them */
+    uint32_t *lanes;       /* of every instance, cell by cell: group, and SFI_QUIET */
     struct sfi_group *groups;
     struct sfi_cell *cells; /* island by island */
     struct sfi_island *islands;
     struct sfi_fabric_links *fabric; /* NULL: none takes part */
     struct sfi_act *acts;            /* [n * streams_n] */
     sf_time_ps *ends; /* of every op of an instance in the order of its class, then the starts of its collectives */
+    uint32_t ends_apart, own_apart; /* times of one instance lie so far apart, with those of its likes in between: they
+                                       do the same at about the same time, and so share cache lines */
     uint32_t n, groups_n, cells_n, islands_n;
     uint32_t streams_n;  /* of the program */
     uint32_t cell_slots; /* ops in flight at once in the largest cell */
@@ -255,6 +269,27 @@ struct sfi_table {
     uint64_t ends_n;
     uint64_t ops_n; /* of all instances */
 };
+
+/* An instance's peer on a way of its class. */
+static inline uint32_t sfi_peer_of(const struct sfi_inst *inst, const uint32_t *ways, uint32_t i, uint32_t way) {
+    return i + ways[inst[i].ways + way];
+}
+
+/* How long an op's kernels keep an instance busy. */
+static inline sf_time_ps sfi_local_time(const struct sfi_table *t, const struct sfi_inst *in, const struct sfi_vop *f) {
+    return in->own && f->partner != SF_NONE ? in->own[(size_t)f->partner * t->own_apart] : f->time;
+}
+
+/* When an op of an instance ended, or, behind its ops, a collective began. */
+static inline sf_time_ps *sfi_end_at(const struct sfi_table *t, const struct sfi_inst *in, uint32_t op) {
+    return &t->ends[in->ends + (size_t)op * t->ends_apart];
+}
+
+/* How far apart the times of one item should lie among `n` likes: few pages at a time, no two lines of a set of the
+ * cache, and not much room lost in the last block of so many. */
+static inline uint32_t sfi_apart(uint32_t n) {
+    return n >= 8064 ? 504 : n >= 896 ? 56 : n >= 64 ? 8 : 1;
+}
 
 int sfi_table_create(struct sfi_mesh *mesh, const struct sfi_classes *classes, struct sfi_variants *variants,
                      const uint32_t *colour_of, uint32_t colours_n, struct sf_arena *arena, struct sfi_table **out,
@@ -279,6 +314,7 @@ struct sfi_run {
     bool replayed;    /* busy times were measured: the parts of a recipe share them in proportion */
     bool audit;       /* check while running: sf_sim_options.audit */
     bool expand;      /* groups have expansions: expander.h */
+    bool follow;      /* cells that run alike are simulated once until they part: follow.c */
     uint32_t threads; /* at least 1 */
     uint64_t events, chunks;
     struct sfi_audit_count audited;
@@ -290,13 +326,22 @@ int sfi_run(struct sfi_run *run, struct sf_arena *arena, struct sf_err *err);
 
 /* ---- reading ---- */
 
-static inline const sf_time_ps *sfi_ends(const struct sfi_run *run, uint32_t instance) {
-    return &run->table->ends[run->table->inst[instance].ends];
+struct sfi_ends { /* of one instance */
+    const sf_time_ps *at;
+    uint32_t apart;
+};
+
+static inline struct sfi_ends sfi_ends(const struct sfi_run *run, uint32_t instance) {
+    const struct sfi_table *t = run->table;
+    return (struct sfi_ends){sfi_end_at(t, &t->inst[instance], 0), t->ends_apart};
+}
+static inline sf_time_ps sfi_end_of(struct sfi_ends ends, uint32_t op) {
+    return ends.at[(size_t)op * ends.apart];
 }
 /* When an op was issued: when the last thing it waited for ended. */
-sf_time_ps sfi_issue_time(const struct sf_iclass *code, const sf_time_ps *ends, uint32_t op);
+sf_time_ps sfi_issue_time(const struct sf_iclass *code, struct sfi_ends ends, uint32_t op);
 /* When the last op of an instance ended. */
-sf_time_ps sfi_last_end(const struct sf_iclass *code, const sf_time_ps *ends);
+sf_time_ps sfi_last_end(const struct sf_iclass *code, struct sfi_ends ends);
 
 struct sfi_times {
     sf_time_ps issue, start, end;

@@ -65,7 +65,7 @@ void sfi_kernels_press(struct sfi_worker *w, uint32_t instance) {
 /* ---- flows ---- */
 
 struct sfi_flow sfi_flow_of(const struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op) {
-    uint32_t dst = op->kind == SFI_COLL ? instance : w->ways[w->inst[instance].ways + op->way];
+    uint32_t dst = op->kind == SFI_COLL ? instance : sfi_peer_of(w->inst, w->ways, instance, op->way);
     return (struct sfi_flow){instance, dst, op, sfi_act_at(w, instance, op->stream)};
 }
 

@@ -59,7 +59,7 @@ void sfi_audit_event(struct sfi_worker *w, sf_time_ps time) {
 }
 
 static bool has_ended(const struct sfi_worker *w, uint32_t instance, uint32_t op) {
-    sf_time_ps end = w->table->ends[w->inst[instance].ends + op];
+    sf_time_ps end = *sfi_end_at(w->table, &w->inst[instance], op);
     return end >= 0 && end <= w->now;
 }
 
@@ -102,7 +102,7 @@ void sfi_audit_end(struct sfi_worker *w, const struct sfi_act *a) {
 static uint64_t rate_of(const struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op, uint32_t tier,
                         uint32_t direction) {
     if (op->kind == SFI_RECV) {
-        uint32_t src = w->ways[w->inst[instance].ways + op->way];
+        uint32_t src = sfi_peer_of(w->inst, w->ways, instance, op->way);
         const struct sfi_vop *send = &sfi_variant_of(w, &w->inst[src])->ops[op->partner];
         return direction == 1 && send->port == tier ? sfi_act_at(w, src, send->stream)->rate : 0;
     }

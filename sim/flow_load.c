@@ -75,8 +75,8 @@ uint64_t sfi_port_rate(const struct sf_cost *cost, uint32_t tier) {
 
 /* Seconds that the arithmetic alone would take at the rate of long kernels; 0 for those that only stream. */
 static double arithmetic_s(const struct sf_device_class *d, const struct sf_call *call) {
-    bool forward = call->kind == SF_CALL_ATTN_FWD;
-    if (forward || call->kind == SF_CALL_ATTN_BWD) {
+    bool forward = sf_call_is_attention_fwd(call->kind);
+    if (sf_call_is_attention(call->kind)) {
         double rate = d->flops_per_s[SF_BF16] * (forward ? d->attn_fwd_efficiency : d->attn_bwd_efficiency);
         return rate > 0.0 ? sf_call_work(call).flops / rate : 0.0;
     }
@@ -87,7 +87,7 @@ static double arithmetic_s(const struct sf_device_class *d, const struct sf_call
 /* A kernel is bound by whichever takes longer. Attention that is not fused is products, then kernels that stream. */
 static void see_call(const struct sfi_loader *l, const struct sf_call *call, double *cores, double *memory) {
     double t = sf_ps_to_s(sf_cost_call(l->cost, call, NULL)), arithmetic = arithmetic_s(l->cost->device, call);
-    bool attention = call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+    bool attention = sf_call_is_attention(call->kind);
     if (attention && l->cost->framework.unfused_attention) {
         double products = fmin(arithmetic, t);
         *cores += products;
@@ -127,15 +127,19 @@ uint32_t sfi_load_kernel(struct sfi_loader *l, uint32_t recipe, const struct sfi
 
 /* ---- communication ---- */
 
-/* NCCL gives a peer two channels per NVLink, and over the network one per 14 GB/s and at least two, powers of two
- * (graph/paths.cc). A device whose copy engines move messages would take none. */
+/* NCCL gives a peer so many channels per NVLink, and over the network one per so much of its rate and at least two;
+ * powers of two (graph/paths.cc). Copy engines take none. */
 static double transfer_channels(const struct sfi_loader *l, uint32_t tier) {
+    const struct sf_device_class *d = l->cost->device;
     double n = 2.0, wanted;
     if (tier == SFI_PORT_UP) {
         uint64_t links = sf_topo_link_count(l->cost->topo, SF_LINK_NVLINK_UP) / sf_topo_gpus(l->cost->topo);
-        wanted = 2.0 * (double)links;
+        wanted = d->p2p_channels_per_link * (double)links;
     } else {
-        wanted = (double)l->cost->stock.out->peak_bytes_per_s / 14e9;
+        wanted = (double)l->cost->stock.out->peak_bytes_per_s / (double)d->p2p_channel_bytes_per_s;
+    }
+    if (tier == SFI_PORT_UP && d->p2p_copy_engines) {
+        return 0.0;
     }
     while (n < wanted) {
         n *= 2.0;

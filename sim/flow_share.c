@@ -95,7 +95,7 @@ static void add_flows(struct sfi_worker *w, uint32_t instance, uint32_t port) {
     for (uint32_t left = in->moving; left; left &= left - 1) {
         const struct sfi_vop *op = &v->ops[sf_interp_in_flight(v->cls->code, &in->st, (uint32_t)__builtin_ctz(left))];
         if (op->kind == SFI_RECV) {
-            uint32_t src = w->ways[in->ways + op->way];
+            uint32_t src = sfi_peer_of(w->inst, w->ways, instance, op->way);
             const struct sfi_vop *send = &sfi_variant_of(w, &w->inst[src])->ops[op->partner];
             if (send->port * 2u + 1 == port) {
                 add_flow(w, sfi_flow_of(w, src, send));

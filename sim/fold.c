@@ -3,6 +3,8 @@
  * Ranks start with the colour of their kind and take up, round after round, the colours of their peers per way and
  * the multiset of colours of each group they meet in collectives. When a round finds no new colour, equal colours have
  * equal surroundings for ever. */
+#include <string.h>
+
 #include "sim/engine.h"
 
 struct refiner {
@@ -11,16 +13,16 @@ struct refiner {
     struct sf_arena *arena;
     uint32_t *colour;
     uint64_t *word;      /* by rank: all that is known of it, scrambled */
-    uint64_t *next;      /* words of the class being looked at */
+    uint64_t *next;      /* by rank: words to come of the class being looked at */
     uint64_t *factor;    /* by way */
-    uint32_t *by_class;  /* ranks, class by class */
+    uint32_t *by_class;  /* first ranks of rows of one class, class by class */
     uint32_t *class_end; /* where each ends in it */
     struct sfi_ids ids;
 };
 
 static void list_classes(struct refiner *f) {
-    uint32_t n = f->classes->n, sum = 0;
-    for (uint32_t r = 0; r < f->mesh->ranks_n; r++) {
+    uint32_t n = f->classes->n, sum = 0, row = f->mesh->class_row;
+    for (uint32_t r = 0; r < f->mesh->ranks_n; r += row) {
         f->class_end[f->mesh->class_of[r]]++;
     }
     for (uint32_t c = 0; c < n; c++) {
@@ -28,8 +30,22 @@ static void list_classes(struct refiner *f) {
         sum += f->class_end[c];
         f->class_end[c] = begin;
     }
-    for (uint32_t r = 0; r < f->mesh->ranks_n; r++) {
+    for (uint32_t r = 0; r < f->mesh->ranks_n; r += row) {
         f->by_class[f->class_end[f->mesh->class_of[r]]++] = r;
+    }
+}
+
+/* What a row of ranks hears over one way. Up to the end of a ring's stride their peers stand in a row too. */
+static void hear(struct refiner *f, uint32_t first, uint32_t n, const struct sfi_way *way, uint64_t factor) {
+    uint32_t stride = f->mesh->comms[way->comm].stride;
+    for (uint32_t i = 0; i < n;) {
+        uint32_t left = stride - (first + i) % stride, end = left < n - i ? i + left : n;
+        const uint64_t *word = &f->word[sfi_way_peer(f->mesh, way, first + i)];
+        uint64_t *next = &f->next[first + i];
+        for (uint32_t k = 0; k < end - i; k++) {
+            next[k] += factor * word[k];
+        }
+        i = end;
     }
 }
 
@@ -38,18 +54,19 @@ static void list_classes(struct refiner *f) {
  * one pass over its classes. */
 static void mix_class(struct refiner *f, uint32_t class_i) {
     uint32_t begin = class_i > 0 ? f->class_end[class_i - 1] : 0, end = f->class_end[class_i];
-    uint32_t ways_n = f->classes->cls[class_i].ways_n;
-    const struct sfi_way *way = f->classes->cls[class_i].ways;
+    uint32_t row = f->mesh->class_row;
+    const struct sfi_class *c = &f->classes->cls[class_i];
     for (uint32_t i = begin; i < end; i++) {
-        uint32_t r = f->by_class[i];
-        uint64_t sum = f->word[r];
-        for (uint32_t w = 0; w < ways_n; w++) {
-            sum += f->factor[w] * f->word[sfi_way_peer(f->mesh, &way[w], r)];
+        uint32_t first = f->by_class[i];
+        memcpy(&f->next[first], &f->word[first], row * sizeof *f->next);
+        for (uint32_t w = 0; w < c->ways_n; w++) {
+            hear(f, first, row, &c->ways[w], f->factor[w]);
         }
-        f->next[i] = sf_mix64(UINT64_C(0x666f6c64), sum);
     }
     for (uint32_t i = begin; i < end; i++) {
-        f->word[f->by_class[i]] = f->next[i];
+        for (uint32_t r = f->by_class[i]; r < f->by_class[i] + row; r++) {
+            f->word[r] = sf_mix64(UINT64_C(0x666f6c64), f->next[r]);
+        }
     }
 }
 
@@ -89,12 +106,13 @@ static int renumber(struct refiner *f, struct sf_err *err) {
 
 static int refine(struct refiner *f, uint32_t *colours_n, struct sf_err *err) {
     uint32_t before = 0, n = f->classes->n;
-    for (; *colours_n > before; *colours_n = f->ids.n) {
+    bool first = true; /* both ways through the pipeline; what is left to see then is mostly that nothing is left */
+    for (; *colours_n > before; *colours_n = f->ids.n, first = false) {
         before = *colours_n;
         for (uint32_t c = 0; c < n; c++) {
             mix_class(f, c);
         }
-        for (uint32_t c = n; c-- > 0;) {
+        for (uint32_t c = n; first && c-- > 0;) {
             mix_class(f, c);
         }
         for (uint32_t left = f->classes->meets; left; left &= left - 1) {
@@ -119,7 +137,7 @@ int sfi_fold(struct sfi_mesh *mesh, const struct sfi_classes *classes, const uin
     f.colour = sf_arena_alloc(arena, mesh->ranks_n, sizeof *f.colour);
     f.word = sf_arena_alloc(arena, mesh->ranks_n, sizeof *f.word);
     f.next = sf_arena_alloc(arena, mesh->ranks_n, sizeof *f.next);
-    f.by_class = sf_arena_alloc(arena, mesh->ranks_n, sizeof *f.by_class);
+    f.by_class = sf_arena_alloc(arena, mesh->ranks_n / mesh->class_row, sizeof *f.by_class);
     f.factor = sfi_factors(most_ways(classes), arena);
     f.class_end = sf_arena_alloc(arena, classes->n, sizeof *f.class_end);
     if (!f.colour || !f.word || !f.next || !f.by_class || !f.class_end || !f.factor || !sfi_ids_init(&f.ids, arena)) {

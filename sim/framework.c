@@ -12,12 +12,17 @@
  *   step             host time per step outside forward and backward
  *   pointwise        traffic of the cheap kernels, times that of one fused kernel each
  *   loss             traffic of the cross entropy, likewise: logits in f32, one pass for each part of it
+ *   loss_parallel    optional: likewise where ranks share the vocabulary, which other kernels compute
  *   gemm_share       of the rate that a product reaches alone: clocks under load, other layouts
  *   gemm_share_fp8   optional: likewise in fp8, where casts may be fused into the kernel before
  *   moe              optional: traffic of routing, sorting and merging tokens, as pointwise
  *   attention_share  optional: of the rate that fused attention reaches alone: kernels of another make
+ *   kernels          optional: small ones on the device that a call is issued as besides itself: biases, casts, dropout
  *   tp_hidden        optional: share of the tensor parallel collectives that run under the products beside them
- *   gather_hidden    optional: share of the gathering of updated weights that runs under the next step's forward */
+ *   gather_hidden    optional: share of the gathering of updated weights that runs under the next step's forward
+ *   gather_slow      optional: how many times what the network needs a gathering of weights takes: one parameter after
+ *                    the other, copies before and after
+ *   spread           optional: standard deviation of how fast devices of one class are; the slowest sets the pace */
 #include <stdio.h>
 #include <string.h>
 
@@ -47,10 +52,35 @@ static int read_words(const struct sf_node *root, const char *key, char *out, si
     return 0;
 }
 
+/* Keys that may be left out: 0 then, which is without effect. */
+static int read_optional(const struct sf_node *map, struct sf_framework *f, struct sf_err *err) {
+    const struct {
+        const char *key;
+        double least, most, *to;
+    } optional[] = {
+        {"gemm_share_fp8", 0.1, 2, &f->gemm_share_fp8},
+        {"loss_parallel", 0.1, 100, &f->loss_parallel},
+        {"moe", 0.1, 100, &f->moe},
+        {"attention_share", 0.05, 2, &f->attention_share},
+        {"kernels", 0, 100, &f->kernels},
+        {"tp_hidden", 0, 1, &f->tp_hidden},
+        {"gather_hidden", 0, 1, &f->gather_hidden},
+        {"gather_slow", 1, 1000, &f->gather_slow},
+        {"spread", 0, 0.2, &f->spread},
+    };
+    for (size_t i = 0; i < sizeof optional / sizeof optional[0]; i++) {
+        const struct sf_node *n = sf_map_find(map, optional[i].key);
+        if (n != NULL) {
+            SF_TRY(sf_node_f64(n, optional[i].least, optional[i].most, optional[i].to, err));
+        }
+    }
+    return 0;
+}
+
 static int read_device(const struct sf_node *map, struct sf_framework *f, struct sf_err *err) {
-    static const char *const keys[] = {
-        "host_call",     "step", "pointwise",       "loss",      "gemm_share", "gemm_share_fp8",
-        "gather_hidden", "moe",  "attention_share", "tp_hidden", NULL};
+    static const char *const keys[] = {"host_call",     "step",        "pointwise", "loss",           "loss_parallel",
+                                       "gemm_share",    "kernels",     "moe",       "tp_hidden",      "attention_share",
+                                       "gather_hidden", "gather_slow", "spread",    "gemm_share_fp8", NULL};
     const struct sf_node *n;
     SF_TRY(sf_map_only(map, keys, err));
     SF_TRY(sf_map_need(map, "host_call", &n, err));
@@ -63,24 +93,7 @@ static int read_device(const struct sf_node *map, struct sf_framework *f, struct
     SF_TRY(sf_node_f64(n, 0.1, 100, &f->loss, err));
     SF_TRY(sf_map_need(map, "gemm_share", &n, err));
     SF_TRY(sf_node_f64(n, 0.1, 2, &f->gemm_share, err));
-    n = sf_map_find(map, "gemm_share_fp8");
-    if (n != NULL) {
-        SF_TRY(sf_node_f64(n, 0.1, 2, &f->gemm_share_fp8, err));
-    }
-    n = sf_map_find(map, "moe");
-    if (n != NULL) {
-        SF_TRY(sf_node_f64(n, 0.1, 100, &f->moe, err));
-    }
-    n = sf_map_find(map, "attention_share");
-    if (n != NULL) {
-        SF_TRY(sf_node_f64(n, 0.05, 2, &f->attention_share, err));
-    }
-    n = sf_map_find(map, "tp_hidden");
-    if (n != NULL) {
-        SF_TRY(sf_node_f64(n, 0, 1, &f->tp_hidden, err));
-    }
-    n = sf_map_find(map, "gather_hidden");
-    return n == NULL ? 0 : sf_node_f64(n, 0, 1, &f->gather_hidden, err);
+    return read_optional(map, f, err);
 }
 
 static int read_text(const struct sf_node *root, struct sf_framework *f, struct sf_err *err) {

@@ -21,7 +21,8 @@ struct sf_interval {
     double half;                      /* of all: low is step / (1 + half), high is step * (1 + half) */
 };
 
-/* release: 0 where programs are executed as they are, without a framework in between. */
+/* release 0: not known. It then is what frameworks change on GPUs (interval.c), and nothing where a kernel table says
+ * how this device runs programs, where a framework was set, and between ranks of one host. */
 void sf_interval_of(const struct sf_prog *prog, const struct sf_cost *cost, const struct sf_sim_result *result,
                     double release, struct sf_interval *out);
 /* The same parts with another release. */

@@ -13,6 +13,11 @@ static int check_domains(const struct sf_prog *prog, const struct sf_topo *topo,
     return SF_OK;
 }
 
+/* Places of strips along an axis. */
+static uint32_t places_of(const struct sfi_mesh *m, uint32_t axis) {
+    return m->prog->axes[axis].size / m->along[axis];
+}
+
 /* sf_prog_class of all ranks: coordinates count up like digits, and class axes carry weight in the class table. */
 static void find_classes(struct sfi_mesh *m) {
     const struct sf_prog *prog = m->prog;
@@ -22,12 +27,16 @@ static void find_classes(struct sfi_mesh *m) {
         weight[a] = counts ? next : 0;
         next *= counts ? prog->axes[a].size : 1;
     }
+    m->class_row = 1;
+    for (uint32_t a = 0; a < prog->axes_n && (prog->class_axes >> a & 1) == 0; a++) {
+        m->class_row *= places_of(m, a);
+    }
     for (uint32_t r = 0; r < m->ranks_n; r++) {
         m->class_of[r] = prog->class_of[place];
         uint32_t a = 0;
-        while (a < prog->axes_n && ++digit[a] == prog->axes[a].size) {
+        while (a < prog->axes_n && ++digit[a] == places_of(m, a)) {
             digit[a] = 0;
-            place -= weight[a] * (prog->axes[a].size - 1);
+            place -= weight[a] * (places_of(m, a) - 1);
             a++;
         }
         place += a < prog->axes_n ? weight[a] : 0;
@@ -37,8 +46,14 @@ static void find_classes(struct sfi_mesh *m) {
 /* Seats, and what follows from them. */
 static int find_seats(struct sfi_mesh *m, struct sf_err *err) {
     uint32_t rails = sf_topo_rails(m->topo), gpus = sf_topo_domain_gpus(m->topo);
-    SF_TRY(sf_seats_fill(m->topo, m->ranks_n, m->prog->ranks_per_domain, m->gpu, NULL, err));
+    m->row = sf_seats_in_order(m->topo, sf_prog_ranks(m->prog), m->prog->ranks_per_domain)
+                 ? m->prog->ranks_per_domain / m->strip
+                 : 1;
+    if (m->strip == 1) {
+        SF_TRY(sf_seats_fill(m->topo, m->ranks_n, m->prog->ranks_per_domain, m->gpu, NULL, err));
+    }
     for (uint32_t r = 0; r < m->ranks_n; r++) {
+        m->gpu[r] = m->strip > 1 ? sf_seats_ordered(m->topo, m->prog->ranks_per_domain, r * m->strip) : m->gpu[r];
         uint32_t slot = m->gpu[r] % gpus;
         m->domain[r] = m->gpu[r] / gpus;
         m->rail[r] = slot % rails;
@@ -75,15 +90,8 @@ int sfi_mesh_teams(struct sfi_mesh *m, const uint32_t *leader, struct sf_arena *
     return SF_OK;
 }
 
-int sfi_mesh_create(const struct sf_prog *prog, const struct sf_topo *topo, struct sf_arena *arena,
-                    struct sfi_mesh **out, struct sf_err *err) {
-    SF_TRY(check_domains(prog, topo, err));
-    struct sfi_mesh *m = sf_arena_alloc(arena, 1, sizeof *m);
-    uint32_t n = sf_prog_ranks(prog);
-    if (!m) {
-        return sf_fail_memory(err, "mesh");
-    }
-    *m = (struct sfi_mesh){.prog = prog, .topo = topo, .ranks_n = n};
+static int allocate(struct sfi_mesh *m, struct sf_arena *arena, struct sf_err *err) {
+    uint32_t n = m->ranks_n;
     m->class_of = sf_arena_alloc(arena, n, sizeof *m->class_of);
     m->gpu = sf_arena_alloc(arena, n, sizeof *m->gpu);
     m->domain = sf_arena_alloc(arena, n, sizeof *m->domain);
@@ -91,6 +99,23 @@ int sfi_mesh_create(const struct sf_prog *prog, const struct sf_topo *topo, stru
     if (!m->class_of || !m->gpu || !m->domain || !m->rail) {
         return sf_fail_memory(err, "ranks of the mesh");
     }
+    return SF_OK;
+}
+
+int sfi_mesh_create_strips(const struct sf_prog *prog, const struct sf_topo *topo, const uint32_t *along,
+                           struct sf_arena *arena, struct sfi_mesh **out, struct sf_err *err) {
+    SF_TRY(check_domains(prog, topo, err));
+    struct sfi_mesh *m = sf_arena_alloc(arena, 1, sizeof *m);
+    if (!m) {
+        return sf_fail_memory(err, "mesh");
+    }
+    *m = (struct sfi_mesh){.prog = prog, .topo = topo, .strip = 1};
+    for (uint32_t a = 0; a < SF_MAX_AXES; a++) {
+        m->along[a] = along ? along[a] : 1;
+        m->strip *= m->along[a];
+    }
+    m->ranks_n = sf_prog_ranks(prog) / m->strip;
+    SF_TRY(allocate(m, arena, err));
     find_classes(m);
     *out = m;
     struct sf_topo_counts counts;
@@ -100,12 +125,17 @@ int sfi_mesh_create(const struct sf_prog *prog, const struct sf_topo *topo, stru
     return find_kinds(m, arena, err);
 }
 
+int sfi_mesh_create(const struct sf_prog *prog, const struct sf_topo *topo, struct sf_arena *arena,
+                    struct sfi_mesh **out, struct sf_err *err) {
+    return sfi_mesh_create_strips(prog, topo, NULL, arena, out, err);
+}
+
 /* All ranks whose coordinates are zero outside `axes`, ascending. */
-static void enumerate(const struct sf_prog *prog, uint32_t axes, uint32_t *out) {
+static void enumerate(const struct sfi_mesh *m, uint32_t axes, uint32_t *out) {
     uint32_t n = 1, stride = 1;
     out[0] = 0;
-    for (uint32_t a = 0; a < prog->axes_n; a++) {
-        uint32_t size = prog->axes[a].size;
+    for (uint32_t a = 0; a < m->prog->axes_n; a++) {
+        uint32_t size = places_of(m, a);
         if (axes >> a & 1) {
             for (uint32_t i = n; i < n * size; i++) {
                 out[i] = out[i - n] + stride;
@@ -116,23 +146,33 @@ static void enumerate(const struct sf_prog *prog, uint32_t axes, uint32_t *out) 
     }
 }
 
+static void count_members(const struct sfi_mesh *m, uint32_t axes, struct sfi_comm *c) {
+    uint32_t stride = 1;
+    c->members_n = c->together = 1;
+    c->reach = 0;
+    for (uint32_t a = 0; a < m->prog->axes_n; a++) {
+        bool counts = axes >> a & 1;
+        c->members_n *= counts ? places_of(m, a) : 1;
+        c->together *= counts ? m->along[a] : 1;
+        c->reach += counts ? stride * (m->along[a] - 1) : 0;
+        stride *= m->along[a];
+    }
+}
+
 int sfi_mesh_groups(const struct sfi_mesh *m, uint32_t axes, struct sf_arena *arena, struct sfi_comm *c,
                     struct sf_err *err) {
-    c->members_n = 1;
-    for (uint32_t a = 0; a < m->prog->axes_n; a++) {
-        c->members_n *= axes >> a & 1 ? m->prog->axes[a].size : 1;
-    }
+    count_members(m, axes, c);
     c->groups_n = m->ranks_n / c->members_n;
     c->base = sf_arena_alloc(arena, c->groups_n, sizeof *c->base);
     c->offset = sf_arena_alloc(arena, c->members_n, sizeof *c->offset);
     if (!c->base || !c->offset) {
         return sf_fail_memory(err, "groups of a communicator");
     }
-    enumerate(m->prog, axes, c->offset);
-    enumerate(m->prog, ~axes, c->base);
+    enumerate(m, axes, c->offset);
+    enumerate(m, ~axes, c->base);
     c->stride = 1;
     for (uint32_t a = 0; a < m->prog->axes_n && !(axes >> a & 1); a++) {
-        c->stride *= m->prog->axes[a].size;
+        c->stride *= places_of(m, a);
     }
     return SF_OK;
 }
@@ -188,23 +228,23 @@ static void close_run(struct span_walk *w) {
     s->min_per_domain = s->domains == 1 || w->run < s->min_per_domain ? w->run : s->min_per_domain;
 }
 
-static void span_add(struct span_walk *w, uint32_t gpu, uint32_t domain, uint32_t kinds) {
+/* So many members side by side, the last of them `reach` seats behind the first. */
+static void span_add(struct span_walk *w, uint32_t gpu, uint32_t domain, uint32_t kinds, uint32_t n, uint32_t reach) {
     struct sf_span *s = w->span;
     s->kinds |= kinds;
     if (s->members == 0) {
         w->first_gpu = gpu;
         w->domain = domain;
-    } else if (domain == w->domain) {
-        s->kind = s->kind < SF_ROUTE_DOMAIN ? SF_ROUTE_DOMAIN : s->kind;
-    } else {
+    } else if (domain != w->domain) {
         close_run(w);
         see_neighbours(w, w->last_gpu, gpu);
         w->domain = domain;
         w->run = 0;
     }
-    w->run++;
-    w->last_gpu = gpu;
-    s->members++;
+    w->run += n;
+    s->kind = w->run > 1 && s->kind < SF_ROUTE_DOMAIN ? SF_ROUTE_DOMAIN : s->kind;
+    w->last_gpu = gpu + reach;
+    s->members += n;
 }
 
 static void span_end(struct span_walk *w) {
@@ -219,7 +259,7 @@ void sfi_mesh_span(const struct sfi_mesh *m, const struct sfi_comm *c, uint32_t 
     struct span_walk w = {.topo = m->topo, .span = out};
     for (uint32_t i = 0; i < c->members_n; i++) {
         uint32_t rank = c->base[group] + c->offset[i];
-        span_add(&w, m->gpu[rank], m->domain[rank], m->kind ? 1u << m->kind[rank] : 0);
+        span_add(&w, m->gpu[rank], m->domain[rank], m->kind ? 1u << m->kind[rank] : 0, c->together, c->reach);
     }
     span_end(&w);
 }
@@ -235,7 +275,8 @@ void sf_span_of(const struct sf_prog *prog, const struct sf_topo *topo, uint32_t
         uint32_t member = sf_prog_comm_member(prog, rank, comm, i);
         uint32_t gpu = sf_seats_of(topo, prog->ranks_per_domain, member);
         gpu = gpu == SF_NONE ? sf_topo_gpus(topo) - 1 : gpu; /* on spares, wherever those are */
-        span_add(&w, gpu, sf_topo_domain(topo, gpu), mixed ? 1u << kind_of_stock[sf_topo_stock_of(topo, gpu)] : 0);
+        uint32_t kinds = mixed ? 1u << kind_of_stock[sf_topo_stock_of(topo, gpu)] : 0;
+        span_add(&w, gpu, sf_topo_domain(topo, gpu), kinds, 1, 0);
     }
     span_end(&w);
 }

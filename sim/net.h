@@ -84,7 +84,7 @@ struct sf_net_result {
     uint64_t solves;        /* components whose rates were computed anew */
     uint64_t solved_flows;  /* messages in them */
     uint32_t most_flows;    /* messages under way at once */
-    double wall_s;          /* how long simulating took */
+    double wall_s, cpu_s;   /* how long simulating took: by the wall, and of the processor */
     struct sf_net_use *use; /* by link; owned, sf_net_result_free */
     sf_time_ps *end;        /* by item: delivered, or delay over; owned */
 };
@@ -127,10 +127,13 @@ struct sf_net_job {
     uint32_t microbatches; /* pipeline; 0: four per stage */
     sf_time_ps forward_ps; /* pipeline: compute of one microbatch on one stage; backward takes twice as long */
     uint32_t rails;        /* filled in: of the cluster */
+    uint32_t fullest_rail; /* filled in, all-to-all: endpoints of the rail that has most */
+    void (*progress)(void *self, double fraction); /* of building and of running what was built; may be NULL */
+    void *progress_self;
 };
 
-/* Fills in the job's defaults. Refuses endpoints that the cluster does not have, and jobs of more than SF_NET_ITEMS_MAX
- * items. */
+/* Fills in the job's defaults. Refuses endpoints that the cluster does not have, and, before anything is built, jobs of
+ * more than SF_NET_ITEMS_MAX items. */
 int sf_net_of_job(const struct sf_topo *t, struct sf_net_job *job, struct sf_net **out, struct sf_err *err);
 /* Bus bandwidth as nccl-tests counts it: incast and pipeline have no such count and give 0. */
 double sf_net_busbw(const struct sf_net_job *job, sf_time_ps time);

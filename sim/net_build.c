@@ -111,6 +111,19 @@ static int path_check(struct sf_net *n, const struct sf_net_path *p) {
     return 0;
 }
 
+/* Where switches wait for whole packets, the last one crosses every link on its own, the slowest one excepted: there it
+ * is part of the message's own time. */
+static sf_time_ps flight_of(const struct sf_net *n, const struct sfi_net_path *p, uint64_t packet) {
+    sf_time_ps sum = 0, slowest = 0;
+    for (uint32_t i = 0; i < p->path.links_n && n->wire.store_and_forward; i++) {
+        uint64_t rate = n->links[p->path.links[i]].bytes_per_s;
+        sf_time_ps t = rate > 0 ? sf_transfer_ps(packet + n->wire.header_bytes, rate) : 0;
+        sum += t;
+        slowest = t > slowest ? t : slowest;
+    }
+    return p->latency + sum - slowest;
+}
+
 uint32_t sf_net_add_path(struct sf_net *n, const struct sf_net_path *path) {
     if (!GROW(n, paths) || path_check(n, path) != 0) {
         return 0;
@@ -122,6 +135,7 @@ uint32_t sf_net_add_path(struct sf_net *n, const struct sf_net_path *path) {
         p->bound = l->bytes_per_s < p->bound ? l->bytes_per_s : p->bound;
         p->latency += l->latency_ps;
     }
+    p->flight = flight_of(n, p, n->wire.packet_bytes);
     return (uint32_t)n->paths_n++;
 }
 
@@ -153,8 +167,9 @@ uint32_t sf_net_add_message(struct sf_net *n, uint32_t path, uint64_t bytes) {
 
 uint32_t sf_net_add_delay(struct sf_net *n, uint32_t endpoint, sf_time_ps delay_ps) {
     if (n->err.code == 0 && (delay_ps < 0 || delay_ps > SF_NET_DELAY_MAX_PS)) {
-        sf_fail(&n->err, SF_E_INPUT, "a delay of %" PRId64 " ps at endpoint %u: expected 0 to 2^58 ps", delay_ps,
-                endpoint);
+        char text[48];
+        sf_fail(&n->err, SF_E_INPUT, "a delay of %s at endpoint %u: expected 0s to 80h",
+                sf_format_time(delay_ps, text, sizeof text), endpoint);
     }
     return add_item(n, (uint64_t)delay_ps, SF_NONE);
 }
@@ -177,20 +192,7 @@ uint64_t sfi_net_wire_bytes(const struct sf_net *n, uint64_t bytes) {
     return bytes + packets * n->wire.header_bytes;
 }
 
-/* Where switches wait for whole packets, the last one crosses every link on its own, the slowest one excepted: there it
- * is part of the message's own time. */
 sf_time_ps sfi_net_flight(const struct sf_net *n, const struct sfi_net_item *message) {
     const struct sfi_net_path *p = &n->paths[message->path];
-    if (!n->wire.store_and_forward || p->path.links_n == 0) {
-        return p->latency;
-    }
-    uint64_t packet = message->amount < n->wire.packet_bytes ? message->amount : n->wire.packet_bytes;
-    sf_time_ps sum = 0, slowest = 0;
-    for (uint32_t i = 0; i < p->path.links_n; i++) {
-        uint64_t rate = n->links[p->path.links[i]].bytes_per_s;
-        sf_time_ps t = rate > 0 ? sf_transfer_ps(packet + n->wire.header_bytes, rate) : 0;
-        sum += t;
-        slowest = t > slowest ? t : slowest;
-    }
-    return p->latency + sum - slowest;
+    return message->amount >= n->wire.packet_bytes ? p->flight : flight_of(n, p, message->amount);
 }

@@ -11,6 +11,7 @@ struct sfi_net_path {
     struct sf_net_path path;
     uint64_t bound;     /* bytes per second that nobody could exceed here alone */
     sf_time_ps latency; /* of all links, and the software */
+    sf_time_ps flight;  /* of a full packet, from its leaving to its arrival */
 };
 
 struct sfi_net_item {
@@ -33,8 +34,11 @@ struct sf_net {
     size_t links_n, paths_n, items_n, waits_n, messages_n;
     size_t links_room, paths_room, items_room, waits_room;
     uint64_t bytes;
+    void (*progress)(void *self, double fraction); /* may be NULL */
+    void *progress_self;
     struct sf_err err; /* the first */
 };
+#define SFI_NET_BUILT 0.3 /* of the whole work, when all is built */
 
 uint64_t sfi_net_wire_bytes(const struct sf_net *n, uint64_t bytes);
 /* From the last byte's leaving to its arrival. */
@@ -52,10 +56,11 @@ enum sfi_net_phase { SFI_NET_FREE, SFI_NET_DELAY, SFI_NET_SENDING, SFI_NET_FLYIN
 /* An item between ready and over has a slot; slots are reused, so the working set is what is under way. */
 struct sfi_net_slot {
     sfi_net_left left;
-    uint64_t rate, bound;
+    uint64_t rate, bound, wire_bytes;
     sf_time_ps since; /* when `left` was true */
     uint32_t item;
-    uint32_t heap_at;       /* position in the queue */
+    uint32_t moment;        /* in the queue; SF_NONE */
+    uint32_t later, sooner; /* around the ring of its moment */
     uint32_t seen;          /* epoch of the last component it was in */
     uint8_t phase, links_n; /* phase: enum sfi_net_phase */
     bool rated, dirty;      /* `rate` was set; it is in the run's list of what changed */
@@ -76,9 +81,16 @@ struct sfi_net_state {   /* of a link */
     bool dirty;           /* in the run's list of what changed */
 };
 
+struct sfi_net_moment { /* at which something happens to one slot or more */
+    sf_time_ps time;
+    uint32_t first;   /* slot */
+    uint32_t heap_at; /* position in the heap */
+    uint32_t next;    /* of those with the same hash, or of those that are free */
+};
+
 struct sfi_net_event {
     sf_time_ps time;
-    uint32_t slot;
+    uint32_t moment;
 };
 
 struct sfi_net_run {
@@ -96,14 +108,16 @@ struct sfi_net_run {
     sf_time_ps *ready;
     /* By slot; these grow together, when more is under way than ever before. */
     struct sfi_net_slot *slots;
-    struct sfi_net_event *heap;
+    struct sfi_net_moment *moments;
+    struct sfi_net_event *heap; /* of moments, each once */
+    uint32_t *chains;           /* by hash of the time: its first moment */
     uint32_t *free_slots;
     uint32_t *dirty;            /* messages that started */
     struct sf_fair_flow *flows; /* the component at hand, with its members and their rates */
     uint32_t *members;
     uint64_t *rates;
     void *scratch;
-    uint32_t slots_n, free_n, heap_n, dirty_n, dirty_links_n, epoch, sending_n;
+    uint32_t slots_n, free_n, heap_n, free_moment, dirty_n, dirty_links_n, epoch, sending_n;
     bool failed; /* out of memory */
 };
 
@@ -113,10 +127,11 @@ void sfi_net_leave(struct sfi_net_run *r, uint32_t slot);
 /* New rates where something changed since the last call. */
 void sfi_net_share(struct sfi_net_run *r);
 
-/* Events by time, then slot. Every slot in use has exactly one. */
-void sfi_net_queue_add(struct sfi_net_run *r, uint32_t slot, sf_time_ps time);
-void sfi_net_queue_move(struct sfi_net_run *r, uint32_t slot, sf_time_ps time);
-void sfi_net_queue_take(struct sfi_net_run *r); /* removes the first */
+/* When something happens to a slot, in place of what was known before. */
+void sfi_net_queue_put(struct sfi_net_run *r, uint32_t slot, sf_time_ps time);
+void sfi_net_queue_take(struct sfi_net_run *r, uint32_t slot);
+/* There were `moments_n` slots, and moments, before the arrays grew. */
+void sfi_net_queue_grown(struct sfi_net_run *r, uint32_t moments_n);
 
 int sfi_net_run_create(const struct sf_net *n, struct sf_net_result *out, struct sfi_net_run *r, struct sf_err *err);
 void sfi_net_run_clear(struct sfi_net_run *r);

@@ -1,9 +1,11 @@
 /* Traffic of a few shapes that training makes, or that networks are judged by. */
+#include <stdio.h>
 #include <string.h>
 
 #include "core/arena.h"
 #include "core/call.h"
 #include "core/rng.h"
+#include "sim/net_internal.h"
 #include "sim/net_pattern.h"
 
 static const char *const names[] = {
@@ -37,6 +39,7 @@ struct traffic {
     struct sf_net *net;
     struct sfi_net_places *places;
     const struct sf_net_job *job;
+    uint64_t items; /* expected in all */
     struct sf_err *err;
 };
 
@@ -49,6 +52,9 @@ static int send(struct traffic *t, uint32_t src, uint32_t dst, uint64_t data, ui
         return sf_fail(t->err, SF_E_USAGE, "messages of %llu bytes are too large", (unsigned long long)data);
     }
     *item = sf_net_add_message(t->net, path, line == per_line ? data : bytes);
+    if (t->job->progress && *item % 4096 == 0) {
+        t->job->progress(t->job->progress_self, SFI_NET_BUILT * (double)*item / (double)t->items);
+    }
     return sf_net_check(t->net, t->err);
 }
 
@@ -179,17 +185,18 @@ static int ring_steps(struct traffic *t, uint32_t slices, uint32_t *memory) {
     return 0;
 }
 
+/* Of one step of one rank among n. */
+static uint64_t ring_slices(const struct sf_net_job *job, uint32_t n) {
+    uint64_t chunk = (job->bytes + n - 1) / n, line = protocols[job->protocol].line;
+    uint64_t slot = protocols[job->protocol].slot_bytes / line * protocols[job->protocol].data * job->channels;
+    return (chunk + slot - 1) / slot;
+}
+
 static int ring(struct traffic *t) {
     uint32_t n = t->job->endpoints;
-    uint64_t chunk = (t->job->bytes + n - 1) / n, line = protocols[t->job->protocol].line;
-    uint64_t slot = protocols[t->job->protocol].slot_bytes / line * protocols[t->job->protocol].data * t->job->channels;
-    uint64_t slices = (chunk + slot - 1) / slot;
-    if (slices > SF_NET_ITEMS_MAX / n / (2 * (n - 1))) {
-        return sf_fail(t->err, SF_E_USAGE, "a ring of %u endpoints would send %llu slices: ask for fewer bytes", n,
-                       (unsigned long long)slices * n * 2 * (n - 1));
-    }
     uint32_t *memory = sf_calloc(3 * (size_t)n, sizeof *memory);
-    int rc = memory == NULL ? sf_fail_memory(t->err, "a ring") : ring_steps(t, (uint32_t)slices, memory);
+    int rc =
+        memory == NULL ? sf_fail_memory(t->err, "a ring") : ring_steps(t, (uint32_t)ring_slices(t->job, n), memory);
     sf_free(memory);
     return rc;
 }
@@ -321,6 +328,72 @@ static int job_check(const struct sf_topo *t, struct sf_net_job *job, struct sf_
     return job->pattern == SF_NET_PIPELINE ? pipeline_defaults(job, err) : 0;
 }
 
+/* ---- how much work it is ----------------------------------------------------------------------------------------- */
+
+/* Messages and delays of n endpoints; all-to-all: of rails that share them evenly. */
+static double items_of(const struct sf_net_job *job, uint32_t endpoints) {
+    double n = endpoints, stages = job->stages, microbatches = job->microbatches;
+    double rails = job->per_domain > 0 && job->per_domain < job->rails ? job->per_domain : job->rails;
+    switch (job->pattern) {
+    case SF_NET_INCAST:
+        return n - 1;
+    case SF_NET_PERMUTATION:
+        return n;
+    case SF_NET_ALL_TO_ALL:
+        return n * (n / rails - 1);
+    case SF_NET_RING:
+        return n * 2 * (n - 1) * (double)ring_slices(job, endpoints);
+    default:
+        return n / stages * microbatches * (2 * stages + 2 * (stages - 1));
+    }
+}
+
+/* Told before the first message is made: with so many it would take hours. */
+static int check_work(const struct sf_topo *t, const struct sf_net_job *job, struct sf_err *err) {
+    uint32_t low = 1, high = job->endpoints;
+    double items = items_of(job, job->endpoints);
+    if (job->endpoints < 2 || job->endpoints > sf_topo_gpus_in_use(t) || items <= SF_NET_ITEMS_MAX) {
+        return 0; /* endpoints that the cluster lacks are told where they are placed */
+    }
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        *(items_of(job, middle) <= SF_NET_ITEMS_MAX ? &low : &high) = middle;
+    }
+    char fits[64] = "";
+    if (low > 1) {
+        snprintf(fits, sizeof fits, "at most %u endpoints", low);
+    }
+    const char *less = job->pattern == SF_NET_RING       ? "fewer bytes"
+                       : job->pattern == SF_NET_PIPELINE ? "fewer microbatches"
+                                                         : "";
+    return sf_fail(err, SF_E_USAGE, "%s over %u endpoints would send %.3g messages; at most %u fit: expected %s%s%s",
+                   sf_net_pattern_name((int)job->pattern), job->endpoints, items, SF_NET_ITEMS_MAX, fits,
+                   low > 1 && less[0] ? ", or " : "", less);
+}
+
+/* An endpoint that has its rail for itself has nobody to send to. */
+static int count_rails(const struct sfi_net_places *p, struct sf_net_job *job, struct sf_err *err) {
+    uint32_t *members = sf_calloc(job->rails, sizeof *members), alone = SF_NONE;
+    if (members == NULL) {
+        return sf_fail_memory(err, "rails");
+    }
+    for (uint32_t i = 0; i < job->endpoints; i++) {
+        members[sfi_net_places_rail(p, i)]++;
+    }
+    for (uint32_t rail = job->rails; rail-- > 0;) {
+        job->fullest_rail = members[rail] > job->fullest_rail ? members[rail] : job->fullest_rail;
+        alone = members[rail] == 1 ? rail : alone;
+    }
+    sf_free(members);
+    return alone == SF_NONE
+               ? 0
+               : sf_fail(
+                     err, SF_E_USAGE,
+                     "all-to-all runs within each rail, but of %u endpoints, %u per domain, only one is on rail %u: "
+                     "expected two or more on each of the %u rails, or --per-domain 1",
+                     job->endpoints, job->per_domain, alone, job->rails);
+}
+
 int sf_net_of_job(const struct sf_topo *t, struct sf_net_job *job, struct sf_net **out, struct sf_err *err) {
     static int (*const make[SF_NET_PATTERNS_N])(struct traffic *) = {
         [SF_NET_INCAST] = incast, [SF_NET_PERMUTATION] = permutation, [SF_NET_ALL_TO_ALL] = all_to_all,
@@ -330,10 +403,14 @@ int sf_net_of_job(const struct sf_topo *t, struct sf_net_job *job, struct sf_net
     struct sf_net *n = NULL;
     int rc;
     SF_TRY_GOTO(rc, job_check(t, job, err), done);
+    SF_TRY_GOTO(rc, check_work(t, job, err), done);
     n = sf_net_create(job->wire);
     SF_TRY_GOTO(rc, n != NULL ? sf_net_check(n, err) : sf_fail_memory(err, "a network"), done);
     SF_TRY_GOTO(rc, sfi_net_places_create(n, t, job, &places, err), done);
-    struct traffic traffic = {n, places, job, err};
+    SF_TRY_GOTO(rc, job->pattern == SF_NET_ALL_TO_ALL ? count_rails(places, job, err) : 0, done);
+    n->progress = job->progress;
+    n->progress_self = job->progress_self;
+    struct traffic traffic = {n, places, job, (uint64_t)items_of(job, job->endpoints) + 1, err};
     SF_TRY_GOTO(rc, make[job->pattern](&traffic), done);
     rc = sf_net_check(n, err);
 done:
@@ -348,12 +425,11 @@ done:
 
 double sf_net_busbw(const struct sf_net_job *job, sf_time_ps time) {
     double n = job->endpoints, rate = time > 0 ? (double)job->bytes / sf_ps_to_s(time) : 0;
-    uint32_t rails = job->rails < job->per_domain ? job->rails : job->per_domain;
     switch (job->pattern) {
     case SF_NET_PERMUTATION:
         return rate;
     case SF_NET_ALL_TO_ALL:
-        n /= rails;
+        n = job->fullest_rail;
         return n > 1 ? rate * (n - 1) / n : 0;
     case SF_NET_RING:
         return rate * 2 * (n - 1) / n;

@@ -15,14 +15,14 @@ static void start_sending(struct sfi_net_run *r, uint32_t slot, const struct sfi
     const struct sfi_net_path *p = &r->net->paths[message->path];
     struct sfi_net_slot *s = &r->slots[slot];
     s->phase = SFI_NET_SENDING;
-    s->left = (sfi_net_left)sfi_net_wire_bytes(r->net, message->amount) * (uint64_t)SF_PS_PER_S;
+    s->wire_bytes = sfi_net_wire_bytes(r->net, message->amount);
+    s->left = (sfi_net_left)s->wire_bytes * (uint64_t)SF_PS_PER_S;
     s->rate = 0;
     s->rated = false;
     s->since = r->now;
     s->bound = p->bound;
     s->links_n = (uint8_t)p->path.links_n;
     memcpy(s->links, p->path.links, sizeof s->links);
-    sfi_net_queue_add(r, slot, SFI_NET_NEVER);
     sfi_net_join(r, slot);
     r->sending_n++;
     r->out->most_flows = r->sending_n > r->out->most_flows ? r->sending_n : r->out->most_flows;
@@ -38,7 +38,7 @@ static int begin(struct sfi_net_run *r, uint32_t item, struct sf_err *err) {
     r->ready[item] = r->now;
     if (what->path == SF_NONE) {
         r->slots[slot].phase = SFI_NET_DELAY;
-        sfi_net_queue_add(r, slot, later(r->now, (sf_time_ps)what->amount));
+        sfi_net_queue_put(r, slot, later(r->now, (sf_time_ps)what->amount));
     } else {
         start_sending(r, slot, what);
     }
@@ -58,21 +58,20 @@ static int release(struct sfi_net_run *r, uint32_t item, enum sf_net_edge edge, 
 static int finish_sending(struct sfi_net_run *r, uint32_t slot, struct sf_err *err) {
     struct sfi_net_slot *s = &r->slots[slot];
     const struct sfi_net_item *what = &r->net->items[s->item];
-    uint64_t bytes = sfi_net_wire_bytes(r->net, what->amount);
     sfi_net_leave(r, slot);
     for (uint32_t i = 0; i < s->links_n; i++) {
-        r->out->use[s->links[i]].bytes += bytes;
+        r->out->use[s->links[i]].bytes += s->wire_bytes;
     }
     r->sending_n--;
     s->phase = SFI_NET_FLYING;
-    sfi_net_queue_move(r, slot, later(r->now, sfi_net_flight(r->net, what)));
+    sfi_net_queue_put(r, slot, later(r->now, sfi_net_flight(r->net, what)));
     return release(r, s->item, SF_NET_SENT, err);
 }
 
 static int finish(struct sfi_net_run *r, uint32_t slot, struct sf_err *err) {
     uint32_t item = r->slots[slot].item;
     bool is_delay = r->slots[slot].phase == SFI_NET_DELAY;
-    sfi_net_queue_take(r);
+    sfi_net_queue_take(r, slot);
     r->slots[slot].phase = SFI_NET_FREE;
     r->free_slots[r->free_n++] = slot;
     r->out->end[item] = r->now;
@@ -85,8 +84,12 @@ static int handle(struct sfi_net_run *r, uint32_t slot, struct sf_err *err) {
     return r->slots[slot].phase == SFI_NET_SENDING ? finish_sending(r, slot, err) : finish(r, slot, err);
 }
 
+static uint32_t first_slot(const struct sfi_net_run *r) {
+    return r->moments[r->heap[0].moment].first;
+}
+
 static int fail_stuck(const struct sfi_net_run *r, struct sf_err *err) {
-    const struct sfi_net_slot *s = &r->slots[r->heap[0].slot];
+    const struct sfi_net_slot *s = &r->slots[first_slot(r)];
     if (s->phase != SFI_NET_SENDING || s->rate > 0) {
         return sf_fail(err, SF_E_INPUT, "item %u ends more than 106 days after the start: nothing here takes that long",
                        s->item);
@@ -101,6 +104,15 @@ static int fail_stuck(const struct sfi_net_run *r, struct sf_err *err) {
                    s->item, narrow, (unsigned long long)r->net->links[narrow].bytes_per_s, r->links[narrow].flows_n);
 }
 
+/* By the items that are over: now and then, as asking for the time is not free. */
+static void tell(const struct sfi_net_run *r, uint64_t turn) {
+    const struct sf_net *n = r->net;
+    if (n->progress && turn % 1024 == 0) {
+        double done = (double)r->out->events / (3.0 * (double)n->items_n);
+        n->progress(n->progress_self, SFI_NET_BUILT + (1.0 - SFI_NET_BUILT) * (done < 1.0 ? done : 1.0));
+    }
+}
+
 static int run_events(struct sfi_net_run *r, struct sf_err *err) {
     for (uint32_t i = 0; i < r->net->items_n; i++) {
         if (r->net->items[i].waits_n == 0) {
@@ -108,13 +120,14 @@ static int run_events(struct sfi_net_run *r, struct sf_err *err) {
         }
     }
     sfi_net_share(r);
-    while (r->heap_n > 0) {
+    for (uint64_t turn = 0; r->heap_n > 0; turn++) {
+        tell(r, turn);
         if (r->heap[0].time == SFI_NET_NEVER) {
             return fail_stuck(r, err);
         }
         r->now = r->heap[0].time;
         while (r->heap_n > 0 && r->heap[0].time == r->now) {
-            SF_TRY(handle(r, r->heap[0].slot, err));
+            SF_TRY(handle(r, first_slot(r), err));
         }
         sfi_net_share(r);
     }
@@ -170,11 +183,14 @@ int sf_net_run(const struct sf_net *n, const struct sf_clock *clock, struct sf_n
     *out = (struct sf_net_result){0};
     SF_TRY(sf_net_check(n, err));
     sf_time_ps from = clock != NULL ? clock->now(clock->self) : 0;
+    sf_time_ps cpu_from = clock != NULL && clock->thread_cpu != NULL ? clock->thread_cpu(clock->self) : 0;
     int rc = sfi_net_run_create(n, out, &r, err);
     rc = rc ? rc : run_events(&r, err);
     if (rc == 0) {
         percentiles(&r);
         out->wall_s = clock != NULL ? sf_ps_to_s(clock->now(clock->self) - from) : 0;
+        bool counts = clock != NULL && clock->thread_cpu != NULL;
+        out->cpu_s = counts ? sf_ps_to_s(clock->thread_cpu(clock->self) - cpu_from) : 0;
     } else {
         sf_net_result_free(out);
     }

@@ -138,7 +138,7 @@ static void set_rate(struct sfi_net_run *r, uint32_t slot, uint64_t rate) {
         sfi_net_left rest = (s->left - 1) / rate + 1;
         end = rest < (uint64_t)(SFI_NET_NEVER - r->now) ? r->now + (sf_time_ps)rest : SFI_NET_NEVER;
     }
-    sfi_net_queue_move(r, slot, end);
+    sfi_net_queue_put(r, slot, end);
 }
 
 static void solve(struct sfi_net_run *r, uint32_t slot) {

@@ -1,66 +1,9 @@
-/* Memory of a run, and its queue of events. */
+/* Memory of a run. */
 #include "core/arena.h"
 #include "core/call.h"
 #include "sim/net_internal.h"
 
-/* ---- queue ------------------------------------------------------------------------------------------------------- */
-
-static bool is_before(struct sfi_net_event a, struct sfi_net_event b) {
-    return a.time < b.time || (a.time == b.time && a.slot < b.slot);
-}
-
-static void put(struct sfi_net_run *r, uint32_t at, struct sfi_net_event e) {
-    r->heap[at] = e;
-    r->slots[e.slot].heap_at = at;
-}
-
-static void sift_up(struct sfi_net_run *r, uint32_t at, struct sfi_net_event e) {
-    while (at > 0 && is_before(e, r->heap[(at - 1) / 4])) {
-        put(r, at, r->heap[(at - 1) / 4]);
-        at = (at - 1) / 4;
-    }
-    put(r, at, e);
-}
-
-static void sift_down(struct sfi_net_run *r, uint32_t at, struct sfi_net_event e) {
-    for (uint32_t child; (child = 4 * at + 1) < r->heap_n;) {
-        uint32_t end = child + 4 < r->heap_n ? child + 4 : r->heap_n, best = child;
-        while (++child < end) {
-            best = is_before(r->heap[child], r->heap[best]) ? child : best;
-        }
-        if (!is_before(r->heap[best], e)) {
-            break;
-        }
-        put(r, at, r->heap[best]);
-        at = best;
-    }
-    put(r, at, e);
-}
-
-void sfi_net_queue_add(struct sfi_net_run *r, uint32_t slot, sf_time_ps time) {
-    sift_up(r, r->heap_n++, (struct sfi_net_event){time, slot});
-}
-
-void sfi_net_queue_move(struct sfi_net_run *r, uint32_t slot, sf_time_ps time) {
-    struct sfi_net_event e = {time, slot};
-    uint32_t at = r->slots[slot].heap_at;
-    if (is_before(e, r->heap[at])) {
-        sift_up(r, at, e);
-    } else {
-        sift_down(r, at, e);
-    }
-}
-
-void sfi_net_queue_take(struct sfi_net_run *r) {
-    struct sfi_net_event last = r->heap[--r->heap_n];
-    if (r->heap_n > 0) {
-        sift_down(r, 0, last);
-    }
-}
-
-/* ---- memory ------------------------------------------------------------------------------------------------------ */
-
-#define SLOTS_FIRST 256
+#define SLOTS_FIRST 256 /* a power of two, for the hash */
 
 /* The array with room for n; without memory, itself, and the run is marked. */
 static void *resized(struct sfi_net_run *r, void *array, size_t n, size_t size) {
@@ -72,7 +15,9 @@ static void *resized(struct sfi_net_run *r, void *array, size_t n, size_t size) 
 int sfi_net_run_grow(struct sfi_net_run *r, struct sf_err *err) {
     uint32_t n = r->slots_n ? r->slots_n * 2 : SLOTS_FIRST;
     r->slots = resized(r, r->slots, n, sizeof *r->slots);
+    r->moments = resized(r, r->moments, n, sizeof *r->moments);
     r->heap = resized(r, r->heap, n, sizeof *r->heap);
+    r->chains = resized(r, r->chains, n, sizeof *r->chains);
     r->free_slots = resized(r, r->free_slots, n, sizeof *r->free_slots);
     r->dirty = resized(r, r->dirty, n, sizeof *r->dirty);
     r->flows = resized(r, r->flows, n, sizeof *r->flows);
@@ -83,10 +28,12 @@ int sfi_net_run_grow(struct sfi_net_run *r, struct sf_err *err) {
         return sf_fail_memory(err, "messages under way");
     }
     for (uint32_t slot = n; slot-- > r->slots_n;) {
-        r->slots[slot] = (struct sfi_net_slot){.phase = SFI_NET_FREE};
+        r->slots[slot] = (struct sfi_net_slot){.phase = SFI_NET_FREE, .moment = SF_NONE};
         r->free_slots[r->free_n++] = slot;
     }
+    uint32_t before = r->slots_n;
     r->slots_n = n;
+    sfi_net_queue_grown(r, before);
     return 0;
 }
 
@@ -112,7 +59,7 @@ static void index_waits(struct sfi_net_run *r) {
 }
 
 int sfi_net_run_create(const struct sf_net *n, struct sf_net_result *out, struct sfi_net_run *r, struct sf_err *err) {
-    *r = (struct sfi_net_run){.net = n, .out = out};
+    *r = (struct sfi_net_run){.net = n, .out = out, .free_moment = SF_NONE};
     *out = (struct sf_net_result){.bytes = n->bytes};
     if (n->waits_n > UINT32_MAX) {
         return sf_fail(err, SF_E_INPUT, "%zu dependencies between messages, at most 2^32 - 1", n->waits_n);
@@ -138,8 +85,8 @@ int sfi_net_run_create(const struct sf_net *n, struct sf_net_result *out, struct
 }
 
 void sfi_net_run_clear(struct sfi_net_run *r) {
-    void *const owned[] = {r->links, r->capacity, r->dirty_links, r->waits_left, r->first,
-                           r->after, r->ready,    r->slots,       r->heap,       r->free_slots,
+    void *const owned[] = {r->links, r->capacity, r->dirty_links, r->waits_left, r->first,  r->after,
+                           r->ready, r->slots,    r->moments,     r->heap,       r->chains, r->free_slots,
                            r->dirty, r->flows,    r->members,     r->rates,      r->scratch};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) {
         sf_free(owned[i]);

@@ -39,9 +39,14 @@ static struct jitter jitter_of(enum sf_jitter kind, double relative) {
     return (struct jitter){kind, -0.5 * variance, sqrt(variance)};
 }
 
-static double draw(const struct jitter *j, struct sf_rng stream, uint32_t op) {
+static uint64_t draw(struct sf_rng stream, uint32_t op) {
     stream.counter = op;
-    double u = ((double)(sf_rng_u64(&stream) >> 11) + 0.5) * 0x1p-53;
+    return sf_rng_u64(&stream) >> 11;
+}
+
+/* Grows with what was drawn. */
+static double factor_of(const struct jitter *j, uint64_t drawn) {
+    double u = ((double)drawn + 0.5) * 0x1p-53;
     double x = j->mu + gsl_cdf_gaussian_Pinv(u, j->sigma);
     return j->kind == SF_JITTER_NORMAL ? fmax(x, 0.1) : exp(x);
 }
@@ -100,7 +105,9 @@ struct weaver {
     uint32_t *first_table; /* by leader */
     struct table *tables;
     double *factors; /* of one team, for each thread */
+    uint64_t *drawn;
     uint32_t factors_n;
+    const struct sf_sim_options *options;
     struct sfi_noise *out;
 };
 
@@ -139,25 +146,50 @@ static int link_teams(struct weaver *w, struct sf_arena *arena, struct sf_err *e
     return SF_OK;
 }
 
-static void team_factors(const struct weaver *w, const struct sfi_class *c, uint32_t leader, double *factor) {
-    memset(factor, 0, c->kernels_n * sizeof *factor);
-    for (uint32_t r = leader; r != SF_NONE; r = w->next_mate[r]) {
+/* The largest factors of the members from `r` on that are as slow as it; the rest is left at the last one looked at. */
+static uint32_t mates_factors(const struct weaver *w, const struct sfi_class *c, uint32_t r, uint64_t *drawn,
+                              double *factor) {
+    const struct sfi_pace *pace = w->mesh->pace;
+    double speed = pace ? pace[r].gpu : 1.0;
+    memset(drawn, 0, c->kernels_n * sizeof *drawn);
+    for (; r != SF_NONE && (!pace || pace[r].gpu == speed); r = w->next_mate[r]) {
         struct sf_rng stream = sf_rng_split(&w->stream, r);
-        double slower = w->mesh->pace ? 1.0 / w->mesh->pace[r].gpu : 1.0;
         for (uint32_t k = 0; k < c->kernels_n; k++) {
-            double f = slower * draw(&w->jitter, stream, c->kernel_ops[k]);
-            factor[k] = f > factor[k] ? f : factor[k];
+            uint64_t d = draw(stream, c->kernel_ops[k]);
+            drawn[k] = d > drawn[k] ? d : drawn[k];
         }
+    }
+    for (uint32_t k = 0; k < c->kernels_n; k++) {
+        double f = 1.0 / speed * factor_of(&w->jitter, drawn[k]);
+        factor[k] = f > factor[k] ? f : factor[k];
+    }
+    return r;
+}
+
+/* The slowest member decides, so what most of them drew needs no more than a look. */
+static void team_factors(const struct weaver *w, const struct sfi_class *c, uint32_t leader, uint64_t *drawn,
+                         double *factor) {
+    memset(factor, 0, c->kernels_n * sizeof *factor);
+    for (uint32_t r = leader; r != SF_NONE;) {
+        r = mates_factors(w, c, r, drawn, factor);
     }
 }
 
-static void fill_table(const struct sfi_variant *v, const double *factor, sf_time_ps *times) {
+static void fill_table(const struct sfi_variant *v, const double *factor, uint32_t apart, sf_time_ps *times) {
     for (uint32_t k = 0; k < v->cls->kernels_n; k++) {
         const struct sfi_price *p = v->price[v->cls->kernel_ops[k]];
         sf_time_ps own = p->part[SFI_PART_COMPUTE] + p->part[SFI_PART_RECOMPUTE];
         double kernels = (double)own * factor[k];
-        times[k] =
+        times[(size_t)k * apart] =
             sfi_time_add(p->total - own, kernels < (double)SFI_TIME_MAX ? (sf_time_ps)llround(kernels) : SFI_TIME_MAX);
+    }
+}
+
+/* One of the threads speaks for all: none gets further than another. */
+static void tell(const struct weaver *w, uint32_t thread, uint32_t rank, uint32_t end) {
+    const struct sf_sim_options *o = w->options;
+    if (thread == 0 && o->progress && rank % 1024 == 0) {
+        o->progress(o->progress_self, SFI_NOISE_SHARE * rank / end);
     }
 }
 
@@ -165,34 +197,56 @@ static void fill_tables(void *self, uint32_t k, uint32_t from, uint32_t to) {
     const struct weaver *w = self;
     double *factor = &w->factors[(size_t)k * w->factors_n];
     for (uint32_t r = from; r < to; r++) {
+        tell(w, k, r, to);
         for (uint32_t t = w->first_table[r]; t != SF_NONE; t = w->tables[t].next) {
             const struct sfi_variant *v = &w->variants->v[w->tables[t].variant];
             if (t == w->first_table[r]) {
-                team_factors(w, v->cls, r, factor);
+                team_factors(w, v->cls, r, &w->drawn[(size_t)k * w->factors_n], factor);
             }
-            fill_table(v, factor, w->out->times[t]);
+            fill_table(v, factor, w->out->apart, w->out->times[t]);
         }
     }
 }
 
+/* Tables of one class lie side by side, in blocks of `apart` tables. */
+static bool place_times(struct weaver *w, struct sf_arena *arena) {
+    struct sfi_noise *out = w->out;
+    const struct sfi_class *cls = w->classes->cls;
+    uint32_t *tables = sf_arena_alloc(arena, w->classes->n, sizeof *tables), fewest = out->tables_n;
+    size_t *first = sf_arena_alloc(arena, w->classes->n, sizeof *first), n = 0;
+    if (!tables || !first) {
+        return false;
+    }
+    for (uint32_t t = 0; t < out->tables_n; t++) {
+        tables[w->variants->v[w->tables[t].variant].class_i]++;
+    }
+    for (uint32_t c = 0; c < w->classes->n; c++) {
+        fewest = tables[c] > 0 && tables[c] < fewest ? tables[c] : fewest;
+    }
+    out->apart = sfi_apart(fewest);
+    for (uint32_t c = 0; c < w->classes->n; c++) {
+        first[c] = n;
+        n += ((size_t)tables[c] + out->apart - 1) / out->apart * out->apart * cls[c].kernels_n;
+        tables[c] = 0;
+    }
+    sf_time_ps *times = sf_arena_alloc(arena, n, sizeof *times);
+    for (uint32_t t = 0; t < out->tables_n && times; t++) {
+        uint32_t c = w->variants->v[w->tables[t].variant].class_i, k = tables[c]++, place = k % out->apart;
+        out->times[t] = &times[first[c] + (size_t)(k - place) * cls[c].kernels_n + place];
+    }
+    return times;
+}
+
 static int make_tables(struct weaver *w, uint32_t threads, struct sf_arena *arena, struct sf_err *err) {
-    size_t n = 0;
     for (uint32_t i = 0; i < w->classes->n; i++) {
         uint32_t kernels_n = w->classes->cls[i].kernels_n;
         w->factors_n = kernels_n > w->factors_n ? kernels_n : w->factors_n;
     }
-    for (uint32_t t = 0; t < w->out->tables_n; t++) {
-        n += w->variants->v[w->tables[t].variant].cls->kernels_n;
-    }
-    sf_time_ps *times = sf_arena_alloc(arena, n, sizeof *times);
     w->out->times = sf_arena_alloc(arena, w->out->tables_n, sizeof *w->out->times);
     w->factors = sf_arena_alloc(arena, (size_t)threads * w->factors_n, sizeof *w->factors);
-    if (!times || !w->out->times || !w->factors) {
+    w->drawn = sf_arena_alloc(arena, (size_t)threads * w->factors_n, sizeof *w->drawn);
+    if (!w->out->times || !w->factors || !w->drawn || !place_times(w, arena)) {
         return sf_fail_memory(err, "jitter");
-    }
-    for (uint32_t t = 0; t < w->out->tables_n; t++) {
-        w->out->times[t] = times;
-        times += w->variants->v[w->tables[t].variant].cls->kernels_n;
     }
     return SF_OK;
 }
@@ -206,6 +260,7 @@ int sfi_noise_create(const struct sfi_mesh *mesh, const struct sfi_classes *clas
                        .variants = variants,
                        .jitter = jitter_of(options->jitter_kind, options->jitter),
                        .stream = sf_rng_split_text(&root, "jitter"),
+                       .options = options,
                        .out = sf_arena_alloc(arena, 1, sizeof *w.out)};
     if (!w.out) {
         return sf_fail_memory(err, "jitter");

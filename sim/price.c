@@ -104,7 +104,7 @@ static void end_beside(struct beside *b, sf_time_ps t, struct sfi_price *out) {
 }
 
 static bool is_attention(const struct sf_call *call) {
-    return call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+    return sf_call_is_attention(call->kind);
 }
 
 static void price_call(const struct sfi_prices *p, const struct sf_cost *own, const struct sf_call *call,
@@ -133,9 +133,12 @@ static void price_call(const struct sfi_prices *p, const struct sf_cost *own, co
 }
 
 /* A kernel starts when the one before it has ended and the host has issued it. `issued` is the host's clock within the
- * recipe. */
-static void wait_for_host(const struct sfi_prices *p, sf_time_ps *issued, struct sfi_price *out) {
-    *issued = sfi_time_add(*issued, sf_cost_host(p->cost));
+ * recipe. Frameworks, which alone need such time, issue a sum and its norm one after the other. */
+static void wait_for_host(const struct sfi_prices *p, uint8_t kind, sf_time_ps *issued, struct sfi_price *out) {
+    bool two = kind == SF_CALL_RMSNORM_ADD_FWD || kind == SF_CALL_LAYERNORM_ADD_FWD;
+    for (int i = 0; i < (two ? 2 : 1); i++) {
+        *issued = sfi_time_add(*issued, sf_cost_host(p->cost));
+    }
     sf_time_ps late = *issued - out->total;
     if (late > 0) {
         out->part[SFI_PART_HOST] = sfi_time_add(out->part[SFI_PART_HOST], late);
@@ -150,7 +153,7 @@ static struct sfi_price price_on(const struct sfi_prices *p, const struct sf_cos
     struct beside beside = {0};
     sf_time_ps issued = 0;
     for (uint32_t i = 0; i < r->calls_n; i++) {
-        wait_for_host(p, &issued, &price);
+        wait_for_host(p, r->calls[i].kind, &issued, &price);
         price_call(p, cost, &r->calls[i], around, &beside, &price);
     }
     end_beside(&beside, 0, &price);

@@ -75,6 +75,10 @@ static uint64_t plain_seat(const struct sf_topo *topo, uint32_t ranks_per_domain
     return (uint64_t)(rank / ranks_per_domain) * sf_topo_domain_gpus(topo) + rank % ranks_per_domain;
 }
 
+bool sf_seats_in_order(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain) {
+    return sf_seats_plain(topo) && plain_seat(topo, ranks_per_domain, ranks - 1) < sf_topo_gpus_in_use(topo);
+}
+
 bool sf_seats_fit(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain) {
     if (ranks == 0 || ranks_per_domain == 0 || ranks_per_domain > sf_topo_domain_gpus(topo)) {
         return false;
@@ -256,7 +260,7 @@ static void compare_healthy(const struct fill *f, struct sf_seats_report *report
 int sf_seats_fill(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain, uint32_t *gpu,
                   struct sf_seats_report *report, struct sf_err *err) {
     struct fill f = {topo, ranks, ranks_per_domain, gpu, 0, SF_NONE, 0, 0};
-    if (sf_seats_plain(topo) && plain_seat(topo, ranks_per_domain, ranks - 1) < sf_topo_gpus_in_use(topo)) {
+    if (sf_seats_in_order(topo, ranks, ranks_per_domain)) {
         for (; f.placed < ranks;) {
             fill_domain(&f, &(struct stay){f.placed / ranks_per_domain, ranks_per_domain, ranks_per_domain}, false);
         }
@@ -285,6 +289,17 @@ uint64_t sf_seats_memory(const struct sf_topo *topo) {
         struct sf_stock stock;
         sf_topo_stock(topo, i, &stock);
         least = stock.device->memory_bytes < least ? stock.device->memory_bytes : least;
+    }
+    return least;
+}
+
+uint64_t sf_seats_host_memory(const struct sf_topo *topo) {
+    uint64_t least = 0;
+    for (uint32_t i = 0; i < sf_topo_stocks(topo); i++) {
+        struct sf_stock stock;
+        sf_topo_stock(topo, i, &stock);
+        bool less = stock.host_bytes > 0 && (least == 0 || stock.host_bytes < least);
+        least = less ? stock.host_bytes : least;
     }
     return least;
 }

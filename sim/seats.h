@@ -14,6 +14,12 @@
 /* Every seat up to the last one in use is in use: block b sits in domain b, without gaps. O(1). */
 bool sf_seats_plain(const struct sf_topo *topo);
 
+/* Rank r sits in domain r / ranks_per_domain, slot r % ranks_per_domain, and all those seats are in use. O(1). */
+bool sf_seats_in_order(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain);
+static inline uint32_t sf_seats_ordered(const struct sf_topo *topo, uint32_t ranks_per_domain, uint32_t rank) {
+    return rank / ranks_per_domain * sf_topo_domain_gpus(topo) + rank % ranks_per_domain;
+}
+
 /* Whether the blocks find seats among those in use; where seats are plain, spare ones behind them count too. */
 bool sf_seats_fit(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain);
 
@@ -34,6 +40,8 @@ int sf_seats_fill(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per
 
 /* Memory of the smallest device. */
 uint64_t sf_seats_memory(const struct sf_topo *topo);
+/* The least share of its host's memory that a GPU has, where that is known; else 0. */
+uint64_t sf_seats_host_memory(const struct sf_topo *topo);
 /* Mean peak of the devices that a program's ranks sit on. */
 double sf_seats_peak(const struct sf_topo *topo, const struct sf_prog *prog, int precision);
 

@@ -67,17 +67,37 @@ static int find_links(struct job *j, struct sf_err *err) {
 }
 
 static void set_own_times(struct job *j) {
+    j->run.table->own_apart = j->noise->apart;
     for (uint32_t i = 0; i < j->run.table->n; i++) {
         j->run.table->inst[i].own = j->noise->times[j->noise->table_of[j->run.table->rank[i]]];
     }
+}
+
+/* Ranks by themselves where any two may differ: where all are simulated, and where chance or a list makes some slow. */
+static int create_mesh(struct job *j, struct sf_err *err) {
+    const struct sf_sim_options *o = j->options;
+    const struct sf_topo *topo = sf_cost_topo(j->cost);
+    uint32_t along[SF_MAX_AXES];
+    if (o->unfolded || o->expand || o->links || o->slow_n > 0 || o->jitter > 0.0) {
+        return sfi_mesh_create(j->prog, topo, j->arena, &j->mesh, err);
+    }
+    sfi_strips_find(j->prog, topo, j->classes, along);
+    return sfi_mesh_create_strips(j->prog, topo, along, j->arena, &j->mesh, err);
+}
+
+/* Drawing the jitter has told its part already. */
+static void tell(void *self, double fraction) {
+    const struct job *j = self;
+    double before = j->noise ? SFI_NOISE_SHARE : 0.0;
+    j->options->progress(j->options->progress_self, before + (1.0 - before) * fraction);
 }
 
 static int build(struct job *j, struct sf_err *err) {
     uint32_t *colour_of = NULL, colours_n = 0;
     SF_TRY(check_options(j->options, err));
     j->run.threads = threads_of(j->options);
-    SF_TRY(sfi_mesh_create(j->prog, sf_cost_topo(j->cost), j->arena, &j->mesh, err));
     SF_TRY(sfi_classes_create(j->prog, j->arena, &j->classes, err));
+    SF_TRY(create_mesh(j, err));
     j->classes->alone = j->options->links;
     SF_TRY(sort_ranks(j, err));
     if (j->options->links) {
@@ -103,23 +123,24 @@ static int build(struct job *j, struct sf_err *err) {
     }
     run->audit = j->options->audit;
     run->expand = j->options->expand;
+    run->follow = !j->unfolded && !j->options->audit;
     run->prog = j->prog;
     run->variants = j->variants;
     run->dispatch = sf_cost_dispatch(j->cost);
-    run->progress = j->options->progress;
-    run->progress_self = j->options->progress_self;
+    run->progress = j->options->progress ? tell : NULL;
+    run->progress_self = j;
     return SF_OK;
 }
 
 /* Kernels of the compute stream. */
-static sf_time_ps busy_of(const struct sfi_inst *in, const struct sfi_variant *v) {
+static sf_time_ps busy_of(const struct sfi_table *t, const struct sfi_inst *in, const struct sfi_variant *v) {
     const struct sfi_class *c = v->cls;
     sf_time_ps busy = v->busy;
     if (in->own && c->compute_stream != SF_NONE) {
         busy = 0;
         for (uint32_t i = 0; i < c->kernels_n; i++) {
             bool counts = c->code->cls->ops[c->kernel_ops[i]].stream == c->compute_stream;
-            busy = counts ? sfi_time_add(busy, in->own[i]) : busy;
+            busy = counts ? sfi_time_add(busy, in->own[(size_t)i * t->own_apart]) : busy;
         }
     }
     return sfi_time_add(busy, in->stretched);
@@ -130,10 +151,10 @@ static sf_time_ps span_of(const struct sfi_run *run, uint32_t i, const struct sf
     if (c->compute_stream == SF_NONE) {
         return 0;
     }
-    const sf_time_ps *ends = sfi_ends(run, i);
+    struct sfi_ends ends = sfi_ends(run, i);
     const uint32_t *ops = c->code->stream_ops[c->compute_stream];
     sf_time_ps from = sfi_issue_time(c->code, ends, ops[0]) + run->dispatch;
-    return ends[ops[c->code->stream_n[c->compute_stream] - 1]] - from;
+    return sfi_end_of(ends, ops[c->code->stream_n[c->compute_stream] - 1]) - from;
 }
 
 static void add_instance(const struct job *j, uint32_t i, struct sf_sim_result *out) {
@@ -141,7 +162,7 @@ static void add_instance(const struct job *j, uint32_t i, struct sf_sim_result *
     const struct sfi_variant *v = &j->variants->v[in->variant];
     uint64_t count = j->run.table->count[i];
     uint64_t whole = sf_mix64(sf_mix64(UINT64_C(0x72616e6b), v->class_i), in->digest);
-    sf_time_ps span = span_of(&j->run, i, v->cls), busy = busy_of(in, v);
+    sf_time_ps span = span_of(&j->run, i, v->cls), busy = busy_of(j->run.table, in, v);
     sf_time_ps end = sfi_last_end(v->cls->code, sfi_ends(&j->run, i));
     out->digest.lo += count * whole;
     out->digest.hi += count * sf_mix64(UINT64_C(0x6869), whole);
@@ -220,7 +241,7 @@ static int write_trace(const struct job *j, struct sfi_times *times, struct sf_e
                                      .topo = sf_topo_hash(sf_cost_topo(j->cost)),
                                      .cost = sf_cost_hash(j->cost),
                                      .seed = j->options->seed,
-                                     .ranks = j->mesh->ranks_n,
+                                     .ranks = sf_prog_ranks(j->prog),
                                      .iterations = 1};
     snprintf(t->meta.origin, sizeof t->meta.origin, "%s", j->unfolded ? "sim-unfolded" : "sim");
     for (uint32_t i = 0; i < j->run.table->n; i++) {
@@ -241,11 +262,12 @@ static int read_result(const struct job *j, struct sf_sim_result *out, struct sf
         add_instance(j, i, out);
     }
     add_grades(j, out);
-    double whole = (double)j->mesh->ranks_n * sf_ps_to_s(out->step_time);
+    double whole = (double)sf_prog_ranks(j->prog) * sf_ps_to_s(out->step_time);
     out->bubble_makespan = whole > 0.0 ? 1.0 - out->busy_s / whole : 0.0;
     for (uint32_t i = 0; i < j->prog->classes_n; i++) {
-        uint64_t bytes = j->prog->classes[i].arena_bytes;
-        out->peak_memory_bytes = bytes > out->peak_memory_bytes ? bytes : out->peak_memory_bytes;
+        const struct sf_class *c = &j->prog->classes[i];
+        out->peak_memory_bytes = c->arena_bytes > out->peak_memory_bytes ? c->arena_bytes : out->peak_memory_bytes;
+        out->host_memory_bytes = c->host_bytes > out->host_memory_bytes ? c->host_bytes : out->host_memory_bytes;
     }
     uint32_t last = slowest(&j->run, out->step_time);
     sfi_timeline(&j->run, last, times);

@@ -58,7 +58,7 @@ struct sf_sim_options {
      * the slowest of them needs. */
     double jitter;
     enum sf_jitter jitter_kind;
-    const struct sf_slow *slow; /* parts that are slow; several of one part multiply */
+    const struct sf_slow *slow; /* parts that are slow, each named once; a share and a single part may meet */
     uint32_t slow_n;
     struct sf_trace *trace; /* NULL: none. Folded: one rank per colour. Unfolded: ranks below trace_ranks */
     uint32_t trace_ranks;
@@ -90,6 +90,7 @@ struct sf_breakdown {
     sf_time_ps tp_comm, ep_comm; /* collectives inside recipes */
     sf_time_ps p2p;              /* compute stream waiting for a transfer that is under way */
     sf_time_ps dp_comm;          /* gradient and parameter collectives not hidden */
+    sf_time_ps offload;          /* waiting for activations on their way to the host or back */
     sf_time_ps optimizer;
     sf_time_ps bubble; /* waiting for other stages */
     sf_time_ps other;  /* dispatch, loads, accumulation */
@@ -101,6 +102,7 @@ struct sf_sim_result {
     double bubble_span; /* 1 - busy / (last end - first start) of the compute stream, worst stage: the papers' rate */
     double bubble_makespan;     /* idle share of the compute stream over the whole step, mean over stages */
     uint64_t peak_memory_bytes; /* largest arena */
+    uint64_t host_memory_bytes; /* most that a rank has on its host; 0 without offload */
     double busy_s;              /* compute-stream busy time, summed over all ranks */
     double slowed_s;            /* of it, what communication on the same GPU cost kernels */
     uint64_t events;            /* op completions processed */

@@ -92,9 +92,9 @@ int sf_slow_parse(const char *text, struct sf_slow out[SF_SLOW_MAX], uint32_t *n
     return sf_fail(err, SF_E_INPUT, "more than %d slow parts in one list", SF_SLOW_MAX);
 }
 
-static void slow_down(struct sfi_pace *pace, const struct sf_slow *slow) {
-    double *part = slow->kind == SF_SLOW_GPU ? &pace->gpu : slow->kind == SF_SLOW_NIC ? &pace->out : &pace->up;
-    *part *= slow->pace;
+/* Of the part that an entry means. */
+static double *part_of(struct sfi_pace *pace, const struct sf_slow *slow) {
+    return slow->kind == SF_SLOW_GPU ? &pace->gpu : slow->kind == SF_SLOW_NIC ? &pace->out : &pace->up;
 }
 
 static int slow_one(const struct sfi_mesh *m, const struct sf_slow *slow, struct sfi_pace *pace, struct sf_err *err) {
@@ -106,14 +106,25 @@ static int slow_one(const struct sfi_mesh *m, const struct sf_slow *slow, struct
         return sf_fail(err, SF_E_INPUT, "%s:%u is slow, but no rank runs there: %u ranks, %u on each domain of %u",
                        ones[slow->kind], slow->gpu, m->ranks_n, m->prog->ranks_per_domain, m->prog->domain_gpus);
     }
-    slow_down(&pace[rank], slow);
+    *part_of(&pace[rank], slow) *= slow->pace;
     return SF_OK;
 }
 
-/* The beginning of a random permutation; at least one rank. */
-static void slow_share(const struct sfi_mesh *m, const struct sf_slow *slow, struct sf_rng rng, uint32_t *order,
-                       struct sfi_pace *pace) {
-    uint32_t n = (uint32_t)ceil(slow->share * m->ranks_n);
+/* A share that is no whole number of ranks is rounded to the nearest. */
+static int count_share(const struct sfi_mesh *m, const struct sf_slow *slow, uint32_t *n, struct sf_err *err) {
+    double wanted = slow->share * m->ranks_n;
+    *n = (uint32_t)floor(wanted + 0.5);
+    return wanted >= 1.0 - 1e-9
+               ? SF_OK
+               : sf_fail(err, SF_E_INPUT,
+                         "%s:%g%% of %u ranks is less than one: expected at least %.3g%%, or a single one as "
+                         "%s:NUMBER",
+                         manys[slow->kind], slow->share * 100, m->ranks_n, 100.0 / m->ranks_n, ones[slow->kind]);
+}
+
+/* The beginning of a random permutation. */
+static void slow_share(const struct sfi_mesh *m, const struct sf_slow *slow, uint32_t n, struct sf_rng rng,
+                       uint32_t *order, struct sfi_pace *pace) {
     for (uint32_t r = 0; r < m->ranks_n; r++) {
         order[r] = r;
     }
@@ -121,8 +132,50 @@ static void slow_share(const struct sfi_mesh *m, const struct sf_slow *slow, str
         uint32_t j = i + (uint32_t)(sf_rng_u64(&rng) % (m->ranks_n - i)), t = order[i];
         order[i] = order[j];
         order[j] = t;
-        slow_down(&pace[order[i]], slow);
+        *part_of(&pace[order[i]], slow) *= slow->pace;
     }
+}
+
+/* Nothing is named twice: which of two paces would hold? A share and a single part may meet, and then both count. */
+static int check_twice(const struct sf_slow *slow, uint32_t slow_n, struct sf_err *err) {
+    for (uint32_t i = 0; i < slow_n; i++) {
+        for (uint32_t k = 0; k < i; k++) {
+            bool alike = slow[i].kind == slow[k].kind && (slow[i].share > 0.0) == (slow[k].share > 0.0);
+            if (alike && slow[i].share > 0.0) {
+                return sf_fail(err, SF_E_INPUT, "%s is named twice in the list of slow parts: expected one share",
+                               manys[slow[i].kind]);
+            }
+            if (alike && slow[i].gpu == slow[k].gpu) {
+                return sf_fail(err, SF_E_INPUT,
+                               "%s:%u is named twice in the list of slow parts, with %g and %g: expected one pace",
+                               ones[slow[i].kind], slow[i].gpu, slow[k].pace, slow[i].pace);
+            }
+        }
+    }
+    return SF_OK;
+}
+
+/* Parts that this cluster does not have. */
+static int check_part(const struct sfi_mesh *m, const struct sf_slow *slow, struct sf_err *err) {
+    if (slow->kind == SF_SLOW_NIC && sf_topo_scale_out(m->topo) == NULL) {
+        return sf_fail(err, SF_E_INPUT,
+                       "%s is slow, but %s has one domain and no NICs: expected gpu or nvlink, or a cluster of two "
+                       "domains or more",
+                       slow->share > 0.0 ? manys[slow->kind] : ones[slow->kind], sf_topo_name(m->topo));
+    }
+    return SF_OK;
+}
+
+static int slow_all(const struct sfi_mesh *m, const struct sf_slow *slow, struct sf_rng rng, uint32_t *order,
+                    struct sfi_pace *pace, struct sf_err *err) {
+    uint32_t n = 0;
+    SF_TRY(check_part(m, slow, err));
+    if (!(slow->share > 0.0)) {
+        return slow_one(m, slow, pace, err);
+    }
+    SF_TRY(count_share(m, slow, &n, err));
+    slow_share(m, slow, n, rng, order, pace);
+    return SF_OK;
 }
 
 int sfi_slow_apply(const struct sfi_mesh *mesh, const struct sf_slow *slow, uint32_t slow_n, uint64_t seed,
@@ -131,6 +184,7 @@ int sfi_slow_apply(const struct sfi_mesh *mesh, const struct sf_slow *slow, uint
     if (slow_n == 0) {
         return SF_OK;
     }
+    SF_TRY(check_twice(slow, slow_n, err));
     struct sfi_pace *pace = sf_arena_alloc(arena, mesh->ranks_n, sizeof *pace);
     uint32_t *order = sf_arena_alloc(arena, mesh->ranks_n, sizeof *order);
     if (!pace || !order) {
@@ -140,11 +194,7 @@ int sfi_slow_apply(const struct sfi_mesh *mesh, const struct sf_slow *slow, uint
         pace[r] = (struct sfi_pace){1.0, 1.0, 1.0};
     }
     for (uint32_t i = 0; i < slow_n; i++) {
-        if (slow[i].share > 0.0) {
-            slow_share(mesh, &slow[i], sf_rng_split(&stream, i), order, pace);
-        } else {
-            SF_TRY(slow_one(mesh, &slow[i], pace, err));
-        }
+        SF_TRY(slow_all(mesh, &slow[i], sf_rng_split(&stream, i), order, pace, err));
     }
     *out = pace;
     return SF_OK;

@@ -172,18 +172,50 @@ static uint32_t collectives_of(const struct sfi_class *c) {
     return n;
 }
 
+/* Times of instances of one class lie side by side, in blocks of `ends_apart` instances. */
+static bool place_ends(struct filler *f) {
+    struct sfi_table *t = f->t;
+    uint32_t *members = sf_arena_alloc(f->arena, f->classes->n, sizeof *members), fewest = t->n;
+    uint64_t *first = sf_arena_alloc(f->arena, f->classes->n, sizeof *first);
+    if (!members || !first) {
+        return false;
+    }
+    for (uint32_t i = 0; i < t->n; i++) {
+        members[f->variants->v[t->inst[i].variant].class_i]++;
+    }
+    for (uint32_t c = 0; c < f->classes->n; c++) {
+        fewest = members[c] > 0 && members[c] < fewest ? members[c] : fewest;
+    }
+    t->ends_apart = sfi_apart(fewest);
+    for (uint32_t c = 0; c < f->classes->n; c++) {
+        const struct sfi_class *cls = &f->classes->cls[c];
+        uint64_t blocks = (members[c] + t->ends_apart - 1) / t->ends_apart;
+        first[c] = t->ends_n;
+        members[c] = 0;
+        t->ends_n += blocks * t->ends_apart * (cls->code->ops_n + collectives_of(cls));
+    }
+    for (uint32_t i = 0; i < t->n; i++) {
+        uint32_t c = f->variants->v[t->inst[i].variant].class_i, k = members[c]++, place = k % t->ends_apart;
+        const struct sfi_class *cls = &f->classes->cls[c];
+        uint64_t before = (uint64_t)(k - place) * (cls->code->ops_n + collectives_of(cls));
+        t->inst[i].ends = first[c] + before + place;
+    }
+    return true;
+}
+
 /* Places in the shared arrays; also the totals. */
 static int lay_out(struct filler *f, struct sf_err *err) {
     struct sfi_table *t = f->t;
     uint64_t ways = 0;
+    uint32_t lanes = 0;
     for (uint32_t i = 0; i < t->n; i++) {
         struct sfi_inst *in = &t->inst[i];
         in->variant = f->variants->of_rank[t->rank[i]];
         const struct sfi_class *c = class_of(f, i);
         in->ways = (uint32_t)ways;
-        in->ends = t->ends_n;
+        in->lanes = lanes - c->ways_n;
         ways += c->ways_n + c->lanes_n;
-        t->ends_n += c->code->ops_n + collectives_of(c);
+        lanes += c->lanes_n;
         t->ops_n += c->code->ops_n;
         sf_rank_state_start(c->code, &in->st);
         if (ways >= SF_NONE) {
@@ -191,10 +223,14 @@ static int lay_out(struct filler *f, struct sf_err *err) {
         }
     }
     f->ways_n = (uint32_t)ways;
+    if (!place_ends(f)) {
+        return sf_fail_memory(err, "instances");
+    }
     t->ways = sf_arena_alloc(f->arena, ways, sizeof *t->ways);
+    t->lanes = sf_arena_alloc(f->arena, lanes, sizeof *t->lanes);
     t->ends = sf_arena_alloc(f->arena, t->ends_n, sizeof *t->ends);
     t->acts = sf_arena_alloc(f->arena, (size_t)t->n * t->streams_n, sizeof *t->acts);
-    if (!t->ways || !t->ends || !t->acts) {
+    if (!t->ways || !t->lanes || !t->ends || !t->acts) {
         return sf_fail_memory(err, "instances");
     }
     for (size_t i = 0; i < (size_t)t->n * t->streams_n; i++) {
@@ -239,7 +275,7 @@ static void find_peers(struct filler *f) {
         const struct sfi_class *cls = class_of(f, i);
         uint32_t *ways = &f->t->ways[f->t->inst[i].ways];
         for (uint32_t w = 0; w < cls->ways_n; w++) {
-            ways[w] = instance_of(f, sfi_way_peer(f->mesh, &cls->ways[w], f->t->rank[i]));
+            ways[w] = instance_of(f, sfi_way_peer(f->mesh, &cls->ways[w], f->t->rank[i])) - i;
         }
     }
 }
@@ -313,6 +349,58 @@ static int find_groups(struct filler *f, struct sf_err *err) {
     return SF_OK;
 }
 
+/* The groups that the members of each cell meet in, side by side. Groups have numbers below 2^31: there is one at most
+ * for every rank and lane, which a program may have 2^24 and SF_MAX_COMMS * SF_MAX_STREAMS of. */
+static void list_lanes(struct filler *f) {
+    struct sfi_table *t = f->t;
+    uint32_t n = 0;
+    for (uint32_t c = 0; c < t->cells_n; c++) {
+        struct sfi_cell *cell = &t->cells[c];
+        cell->lanes = n;
+        for (uint32_t i = cell->first; i < cell->first + cell->n; i++) {
+            const struct sfi_class *cls = class_of(f, i);
+            for (uint32_t l = 0; l < cls->lanes_n; l++) {
+                t->lanes[n++] = t->ways[t->inst[i].ways + cls->ways_n + l] | (t->inst[i].st.left == 0 ? SFI_QUIET : 0);
+            }
+        }
+        cell->lanes_n = n - cell->lanes;
+    }
+}
+
+/* Instances of equal surroundings share one list of them, so that all lists fit in the first caches. */
+static int share_ways(struct filler *f, struct sf_err *err) {
+    struct sfi_table *t = f->t;
+    struct sfi_ids ids = {0};
+    uint32_t *place = sf_arena_alloc(f->arena, t->n, sizeof *place), used = 0;
+    if (!place || !sfi_ids_init(&ids, f->arena)) {
+        return sf_fail_memory(err, "instances");
+    }
+    for (uint32_t i = 0; i < t->n; i++) {
+        const struct sfi_class *c = class_of(f, i);
+        uint32_t n = c->ways_n + c->lanes_n, known = ids.n;
+        const uint32_t *own = &t->ways[t->inst[i].ways];
+        uint64_t key = n;
+        for (uint32_t k = 0; k < n; k++) {
+            key = sf_mix64(key, own[k]);
+        }
+        uint32_t id = sfi_ids_get(&ids, f->arena, key);
+        if (id == SF_NONE) {
+            return sf_fail_memory(err, "instances");
+        }
+        if (id == known) {
+            place[id] = used;
+        }
+        if (id == known || place[id] + n > used || memcmp(own, &t->ways[place[id]], n * sizeof *own) != 0) {
+            memmove(&t->ways[used], own, n * sizeof *own);
+            t->inst[i].ways = used;
+            used += n;
+        } else {
+            t->inst[i].ways = place[id];
+        }
+    }
+    return SF_OK;
+}
+
 /* Who uses which contended link. */
 static int list_links(struct filler *f, struct sf_err *err) {
     const struct sfi_contend *x = f->classes->contend;
@@ -376,8 +464,12 @@ int sfi_table_create(struct sfi_mesh *mesh, const struct sfi_classes *classes, s
     SF_TRY(furnish_cells(&f, err));
     find_peers(&f);
     SF_TRY(find_groups(&f, err));
-    if (classes->contend) {
-        SF_TRY(list_links(&f, err));
+    list_lanes(&f);
+    f.t->own_apart = 1;
+    SF_TRY(classes->contend ? list_links(&f, err) : share_ways(&f, err));
+    for (uint32_t i = 0; i < f.t->n; i++) {
+        f.t->rank[i] *= mesh->strip;
+        f.t->count[i] *= mesh->strip;
     }
     *out = f.t;
     return SF_OK;

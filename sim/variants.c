@@ -1,6 +1,20 @@
 /* Sorting ranks by the conditions that decide how long their ops take, and pricing each kind once. */
+#include <string.h>
+
 #include "sim/cost_internal.h"
 #include "sim/flow_load.h"
+
+struct part { /* of a collective, under one set of conditions */
+    sf_time_ps time;
+    uint32_t load;
+};
+
+struct ride { /* over a way from one rank */
+    uint32_t from;
+    uint64_t busy_bytes_per_s; /* of the route; 0: there is none */
+    uint32_t kind;
+    struct sfi_tier link;
+};
 
 struct maker {
     struct sfi_mesh *mesh;
@@ -17,6 +31,10 @@ struct maker {
     uint64_t *factor;                  /* for ways, then communicators */
     uint64_t *class_word;              /* by class; scrambled */
     uint64_t *span_word[SF_MAX_COMMS]; /* by group: what its members share; scrambled */
+    struct sfi_ids part_ids;           /* of what a part depends on */
+    struct part *parts;                /* by id */
+    uint32_t parts_size;
+    struct ride *rides; /* by way: the last one asked for */
     struct sfi_variants *out;
 };
 
@@ -28,7 +46,8 @@ static double lesser(double a, double b) {
 static int see_way(const struct maker *k, uint32_t a, uint32_t b, double *left, struct sf_err *err) {
     const struct sfi_mesh *m = k->mesh;
     return sf_cost_way_left(k->cost, m->gpu[a], m->gpu[b], left, err)
-               ? sf_err_wrap(err, "rank %u (gpu %u) does not reach rank %u (gpu %u)", a, m->gpu[a], b, m->gpu[b])
+               ? sf_err_wrap(err, "rank %u (gpu %u) does not reach rank %u (gpu %u)", a * m->strip, m->gpu[a],
+                             b * m->strip, m->gpu[b])
                : SF_OK;
 }
 
@@ -109,7 +128,11 @@ static int find_spans(struct maker *k, uint32_t comm, struct sf_err *err) {
         return sf_fail_memory(err, "spans of groups");
     }
     for (uint32_t g = 0; g < c->groups_n; g++) {
-        sfi_mesh_span(m, c, g, &k->span[comm][g]);
+        if (g > 0 && c->members_n == 1 && !m->kind) { /* one strip is like another */
+            k->span[comm][g] = k->span[comm][0];
+        } else {
+            sfi_mesh_span(m, c, g, &k->span[comm][g]);
+        }
         k->span[comm][g].alone = k->classes->alone;
         for (uint32_t i = 0; i < c->members_n; i++) {
             k->group_of[comm][c->base[g] + c->offset[i]] = g;
@@ -161,18 +184,48 @@ static uint64_t nic_rate(const struct sfi_mesh *m, uint32_t rank) {
     return up < down ? up : down;
 }
 
-/* Everything a rank's durations and partners depend on. */
-static uint64_t signature(const struct maker *k, uint32_t rank, struct seen *seen) {
+/* Ranks from one on whose class and ways are one like the other. */
+struct stretch {
+    uint32_t end;
+    uint64_t word; /* of them; scrambled */
+};
+
+static uint32_t left_of(uint32_t row, uint32_t rank) {
+    return row - rank % row;
+}
+
+static uint32_t least(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+/* As long as neither they nor their peers come to the end of a domain, a class or a ring: then all of them move along
+ * by one, which changes neither domains nor whether rails are the same. */
+static struct stretch stretch_from(const struct maker *k, uint32_t rank, struct seen *seen) {
     const struct sfi_mesh *m = k->mesh;
     const struct sfi_class *c = &k->classes->cls[m->class_of[rank]];
-    const uint64_t *factor = k->factor;
-    uint64_t h = k->class_word[m->class_of[rank]];
+    struct stretch s = {.word = k->class_word[m->class_of[rank]]};
+    uint32_t n = least(left_of(m->row, rank), left_of(m->class_row, rank));
     for (uint32_t w = 0; w < c->ways_n; w++) {
         uint32_t peer = sfi_way_peer(m, &c->ways[w], rank);
         uint64_t word = k->class_word[m->class_of[peer]];
         word += c->ways[w].send ? link_word(k, rank, peer, &seen[w]) : 0;
-        h += *factor++ * word;
+        s.word += k->factor[w] * word;
+        n = least(n, least(left_of(m->row, peer), left_of(m->class_row, peer)));
+        n = least(n, left_of(m->comms[c->ways[w].comm].stride, rank));
     }
+    s.end = m->pace || m->hurt ? rank + 1 : rank + n;
+    return s;
+}
+
+/* Everything a rank's durations and partners depend on. */
+static uint64_t signature(const struct maker *k, uint32_t rank, struct stretch *s, struct seen *seen) {
+    const struct sfi_mesh *m = k->mesh;
+    const struct sfi_class *c = &k->classes->cls[m->class_of[rank]];
+    const uint64_t *factor = &k->factor[c->ways_n];
+    if (rank == s->end) {
+        *s = stretch_from(k, rank, seen);
+    }
+    uint64_t h = s->word;
     for (uint32_t left = c->spans; left; left &= left - 1) {
         uint32_t comm = (uint32_t)__builtin_ctz(left);
         h += *factor++ * k->span_word[comm][k->group_of[comm][rank]];
@@ -222,18 +275,20 @@ static int sort_ranks(struct maker *k, uint32_t **first_rank, struct sf_err *err
     struct sfi_ids ids;
     uint32_t ranks_n = k->mesh->ranks_n, ways_n = 0, id = 0;
     uint64_t last = 0;
+    struct stretch s = {0};
     SF_TRY(find_words(k, &ways_n, err));
     struct seen *seen = sf_arena_alloc(k->arena, ways_n, sizeof *seen);
+    k->rides = sf_arena_alloc(k->arena, ways_n, sizeof *k->rides);
     v->of_rank = sf_arena_alloc(k->arena, ranks_n, sizeof *v->of_rank);
     *first_rank = sf_arena_alloc(k->arena, ranks_n, sizeof **first_rank);
-    if (!seen || !v->of_rank || !*first_rank || !sfi_ids_init(&ids, k->arena)) {
+    if (!seen || !k->rides || !v->of_rank || !*first_rank || !sfi_ids_init(&ids, k->arena)) {
         return sf_fail_memory(err, "kinds of ranks");
     }
     for (uint32_t w = 0; w < ways_n; w++) {
-        seen[w].src_domain = SF_NONE;
+        seen[w].src_domain = k->rides[w].from = SF_NONE;
     }
     for (uint32_t r = 0; r < ranks_n; r++) {
-        uint64_t h = signature(k, r, seen);
+        uint64_t h = signature(k, r, &s, seen);
         uint32_t before = ids.n;
         id = r > 0 && h == last ? id : sfi_ids_get(&ids, k->arena, h);
         last = h;
@@ -271,6 +326,18 @@ static uint64_t flow_cap(struct sfi_variant *v, uint32_t tier, uint64_t rate) {
     return rate;
 }
 
+static const struct ride *ride_of(struct maker *k, uint32_t way, uint32_t from, uint32_t to) {
+    struct ride *r = &k->rides[way];
+    if (r->from != from) {
+        struct sf_route route;
+        r->link = link_between(k, from, to, &route);
+        r->from = from;
+        r->kind = route.kind;
+        r->busy_bytes_per_s = route.bytes_per_s;
+    }
+    return r;
+}
+
 static int meet_partner(struct maker *k, struct sfi_variant *v, uint32_t op, struct sfi_vop *f, struct sf_err *err) {
     const struct sfi_way *way = &v->cls->ways[v->cls->way_of[op]];
     uint32_t peer = sfi_way_peer(k->mesh, way, v->rank);
@@ -284,18 +351,18 @@ static int meet_partner(struct maker *k, struct sfi_variant *v, uint32_t op, str
     }
     f->kind = way->send ? SFI_SEND : SFI_RECV;
     if (way->send) {
-        struct sf_route route;
-        struct sfi_tier link = link_between(k, v->rank, peer, &route);
-        if (route.bytes_per_s == 0) {
+        const struct ride *ride = ride_of(k, v->cls->way_of[op], v->rank, peer);
+        const struct sfi_tier link = ride->link;
+        if (ride->busy_bytes_per_s == 0) {
             double left = 1.0;
             return see_way(k, v->rank, peer, &left, err);
         }
         uint64_t bytes = v->cls->code->cls->ops[op].bytes;
         sf_time_ps time = link.bytes_per_s > 0 ? sf_transfer_ps(bytes, link.bytes_per_s) : 0;
-        double pace = way_pace(k->mesh, v->rank, peer, route.kind);
+        double pace = way_pace(k->mesh, v->rank, peer, ride->kind);
         f->time = at_least_one(pace < 1.0 ? sf_s_to_ps(sf_ps_to_s(time) / pace) : time);
         f->latency = link.latency_ps;
-        f->port = port_of(route.kind) & 3u;
+        f->port = port_of(ride->kind) & 3u;
         f->load = sfi_load_transfer(&k->loader, f->port, flow_cap(v, f->port, slowed(link.bytes_per_s, pace)));
     }
     return SF_OK;
@@ -319,12 +386,49 @@ static sf_time_ps collective_time(const struct sf_cost *cost, const struct sf_op
     return op->kind == SF_OP_ALL_GATHER ? sf_s_to_ps(sf_ps_to_s(t) * sf_cost_gather_share(cost)) : t;
 }
 
-static void price_collective(struct maker *k, struct sfi_variant *v, const struct sf_op *op, const struct sf_span *s,
-                             double rate, struct sfi_vop *f) {
+static bool make_room(struct maker *k, uint32_t id) {
+    if (id >= k->parts_size) {
+        uint32_t size = k->parts_size ? 2 * k->parts_size : 64;
+        struct part *bigger = sf_arena_alloc(k->arena, size, sizeof *bigger);
+        if (!bigger) {
+            return false;
+        }
+        if (k->parts_size > 0) {
+            memcpy(bigger, k->parts, k->parts_size * sizeof *bigger);
+        }
+        k->parts = bigger;
+        k->parts_size = size;
+    }
+    return true;
+}
+
+/* Kinds of ranks differ in few of their collectives, and choosing an algorithm takes longer than looking one up. */
+static uint64_t part_key(const struct maker *k, const struct sfi_variant *v, const struct sf_op *op,
+                         const struct sf_span *s, double rate, uint64_t capacity) {
+    uint64_t key = sf_mix64(sf_mix64(UINT64_C(0x70617274), op->kind), op->bytes);
+    key = sf_mix64(sf_mix64(key, s->members), s->domains);
+    key = sf_mix64(sf_mix64(sf_mix64(key, s->min_per_domain), s->kind), s->kinds);
+    key = sf_mix64(sf_mix64(key, sfi_pace_bits(rate)), capacity);
+    return k->mesh->kind ? sf_mix64(key, k->mesh->kind[v->rank]) : key;
+}
+
+static int price_collective(struct maker *k, struct sfi_variant *v, const struct sf_op *op, const struct sf_span *s,
+                            double rate, struct sfi_vop *f, struct sf_err *err) {
     f->kind = SFI_COLL;
     f->port = port_of(s->kind) & 3u;
-    f->time = at_least_one(collective_time(k->cost, op, s, rate));
-    f->load = sfi_load_collective(&k->loader, collective_call(op->kind), op->bytes, s, f->time, v->capacity[f->port]);
+    uint64_t capacity = v->capacity[f->port];
+    uint32_t before = k->part_ids.n, id = sfi_ids_get(&k->part_ids, k->arena, part_key(k, v, op, s, rate, capacity));
+    if (id == SF_NONE || !make_room(k, id)) {
+        return sf_fail_memory(err, "collectives");
+    }
+    struct part *p = &k->parts[id];
+    if (k->part_ids.n > before) {
+        p->time = at_least_one(collective_time(k->cost, op, s, rate));
+        p->load = sfi_load_collective(&k->loader, collective_call(op->kind), op->bytes, s, p->time, capacity);
+    }
+    f->time = p->time;
+    f->load = p->load;
+    return SF_OK;
 }
 
 static int price_op(struct maker *k, struct sfi_variant *v, uint32_t op_i, const struct sfi_around *around,
@@ -348,10 +452,11 @@ static int price_op(struct maker *k, struct sfi_variant *v, uint32_t op_i, const
     case SF_OP_IS_COLL:
         if (v->cls->record[op_i] != SF_NONE) {
             f->partner_at = v->cls->turn[op_i];
-            price_collective(k, v, op, around->span[op->comm], around->rate[op->comm], f);
+            SF_TRY(price_collective(k, v, op, around->span[op->comm], around->rate[op->comm], f, err));
         }
         break;
     case SF_OP_IS_DATA:
+        f->time = op->kind == SF_OP_LOAD ? 0 : sf_cost_host_copy(k->loader.cost, op->bytes);
         break;
     }
     if (f->load == SF_NONE) {
@@ -443,7 +548,7 @@ int sfi_variants_create(struct sfi_mesh *mesh, const struct sf_cost *cost, const
     uint32_t *first_rank = NULL;
     k.out = sf_arena_alloc(arena, 1, sizeof *k.out);
     k.prices = sfi_prices_create(mesh->prog, cost, arena);
-    if (!k.out || !k.prices) {
+    if (!k.out || !k.prices || !sfi_ids_init(&k.part_ids, arena)) {
         return sf_fail_memory(err, "kinds of ranks");
     }
     SF_TRY(sfi_loader_init(&k.loader, mesh->prog, cost, arena, err));

@@ -70,9 +70,28 @@ static struct sf_work bias(const struct sf_call *call, double e) {
 static struct sf_work attention(const struct sf_call *call, double e, bool backward) {
     double tokens = dim(call, 0) * dim(call, 1), seq = dim(call, 1), d = dim(call, 4);
     double q = tokens * dim(call, 2) * d, kv = tokens * dim(call, 3) * d, lse = 4.0 * tokens * dim(call, 2);
+    if (call->flags & SF_CALL_APART_FLAG) {
+        double v = tokens * dim(call, 2) * dim(call, 3), moved = 2.0 * e * (q + v);
+        double scores = q * seq, sums = v * seq; /* backward: three products as wide as keys, two as values */
+        return backward ? (struct sf_work){3.0 * scores + 2.0 * sums, 2.0 * moved + lse}
+                        : (struct sf_work){scores + sums, moved + lse};
+    }
     double forward = 2.0 * q * seq;
     return backward ? (struct sf_work){2.5 * forward, e * (4.0 * q + 4.0 * kv) + lse}
                     : (struct sf_work){forward, e * (2.0 * q + 2.0 * kv) + lse};
+}
+
+/* Every query sees all keys before the slice and, on average, half of the slice's own. The sums that later slices left
+ * are read and written in f32. */
+static struct sf_work attention_slice(const struct sf_call *call, double e, bool backward) {
+    double keys = dim(call, 0), rows = dim(call, 1), d = dim(call, 4), lse = 4.0 * rows * dim(call, 2);
+    double q = rows * dim(call, 2) * d, own = 2.0 * rows * dim(call, 3) * d, all = 2.0 * keys * dim(call, 3) * d;
+    double forward = 4.0 * q * (keys - rows / 2.0);
+    if (!backward) {
+        return (struct sf_work){forward, e * (2.0 * q + 2.0 * own + all) + lse};
+    }
+    double sums = 4.0 * (all - own) + flag(call, SF_CALL_ACC_FLAG) * 4.0 * all;
+    return (struct sf_work){2.5 * forward, e * (4.0 * q + all + own) + sums + lse};
 }
 
 static struct sf_work glu(const struct sf_call *call, double e, bool backward) {
@@ -114,6 +133,7 @@ static struct sf_work small(const struct sf_call *call, double e) {
     case SF_CALL_EMBED_BWD:
         return (struct sf_work){a * b, 3.0 * e * a * b + 4.0 * a};
     case SF_CALL_XENT:
+    case SF_CALL_XENT_PADDED:
         return (struct sf_work){XENT * a * b, 2.0 * e * a * b + 4.0 * a + 4.0};
     case SF_CALL_XENT_STATS:
         return (struct sf_work){XENT_STATS * a * b, e * a * b + 12.0 * a};
@@ -155,6 +175,9 @@ static struct sf_work full_work(const struct sf_call *call) {
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
         return attention(call, e, call->kind == SF_CALL_ATTN_BWD);
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
+        return attention_slice(call, e, call->kind == SF_CALL_ATTN_SLICE_BWD);
     case SF_CALL_GLU_FWD:
     case SF_CALL_GLU_BWD:
         return glu(call, e, call->kind == SF_CALL_GLU_BWD);

@@ -1,6 +1,7 @@
 #include "topo/topo_state.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "core/arena.h"
 
@@ -18,6 +19,39 @@ void sf_topo_free(struct sf_topo *t) {
         sfi_overlay_free(&t->overlay);
         sf_free(t->sources);
         sf_free(t);
+    }
+}
+
+int sf_topo_planned(const struct sf_topo *t, struct sf_topo **out, struct sf_err *err) {
+    struct sf_topo *copy = sf_malloc(sizeof *copy);
+    struct sf_source *sources = sf_calloc(t->sources_n + 1, sizeof *sources);
+    *out = NULL;
+    if (copy == NULL || sources == NULL) {
+        sf_free(copy);
+        sf_free(sources);
+        return sf_fail_memory(err, "the cluster as planned");
+    }
+    *copy = *t;
+    if (t->sources_n > 0) {
+        memcpy(sources, t->sources, t->sources_n * sizeof *sources);
+    }
+    copy->sources = sources;
+    copy->overlay = (struct sfi_overlay){0};
+    uint64_t seats = sfi_seats_before(copy, copy->seats);
+    copy->in_use = copy->wanted > 0 && copy->wanted < seats ? copy->wanted : (uint32_t)seats;
+    *out = copy;
+    return 0;
+}
+
+void sf_topo_least_up(const struct sf_topo *t, struct sf_topo_least *out) {
+    *out = (struct sf_topo_least){0, t->stock[0].up.bytes_per_s, t->stock[0].up.bytes_per_s};
+    for (uint32_t i = 0; t->overlay.nvlink && i < t->in_use; i++) {
+        uint32_t gpu = sf_topo_seat(t, i);
+        uint64_t up = sfi_up_rate(t, gpu, false), down = sfi_up_rate(t, gpu, true), least = up < down ? up : down;
+        uint64_t whole = sfi_stock_of_gpu(t, gpu)->up.bytes_per_s;
+        if ((double)least / (double)whole < (double)out->bytes_per_s / (double)out->whole_bytes_per_s) {
+            *out = (struct sf_topo_least){gpu, least, whole};
+        }
     }
 }
 
@@ -129,6 +163,8 @@ void sf_topo_stock(const struct sf_topo *t, uint32_t stock, struct sf_stock *out
         .cpu = s->cpu.name[0] != '\0' ? &s->cpu : NULL,
         .out = t->fabric.tiers > 0 ? &s->out : NULL,
         .coll_model = s->coll_model,
+        .host_bytes =
+            (uint64_t)((unsigned __int128)s->cpu.memory_bytes * s->domain.cpus_per_tray / s->domain.gpus_per_tray),
     };
     __builtin_memcpy(out->kind, s->kind, sizeof out->kind);
 }

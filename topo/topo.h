@@ -97,7 +97,13 @@ struct sf_device_class {
     enum sf_grade gemm_grade[SF_DTYPES_N]; /* the worse of peak and efficiency, per precision */
     enum sf_grade attn_grade;
     struct sf_kernel_model kernels;
+    /* How NCCL moves messages between two GPUs, which is what they take from kernels beside them. */
+    double p2p_channels_per_link;     /* channels, a multiprocessor each, per scale-up link between the two */
+    uint64_t p2p_channel_bytes_per_s; /* one channel more for as much of a NIC's rate */
+    bool p2p_copy_engines;            /* inside a domain copy engines move them: no multiprocessor is taken */
 };
+#define SF_P2P_CHANNELS_PER_LINK 2 /* where a device file does not say: what NCCL does */
+#define SF_P2P_CHANNEL_BYTES_PER_S UINT64_C(14000000000)
 
 struct sf_link_class {
     char name[32];
@@ -106,6 +112,10 @@ struct sf_link_class {
     enum sf_grade grade;         /* the worst of the above */
     uint64_t peak_bytes_per_s;   /* one direction, on the wire */
     uint64_t reduce_bytes_per_s; /* bus bandwidth of an all_reduce that the switches add up; bytes_per_s without that */
+    uint32_t links;              /* of one GPU that the catalog's rates are of; 0: not said */
+    double links_share;          /* of them that the GPUs here have; the rates above are already scaled by it */
+    uint32_t sharers;            /* GPUs that the rates are of together, when all use it: a link to the host; else 1 */
+    uint64_t memory_bytes;       /* of the CPU at its other end; 0: not said */
 };
 
 /* Which model of collectives the device names, and what the cluster file asks of it. */
@@ -157,6 +167,16 @@ int sf_topo_load_overlay(const struct sf_io *io, const char *path, struct sf_top
 int sf_topo_set_routing(struct sf_topo *t, enum sf_routing routing, uint64_t seed, struct sf_err *err);
 enum sf_routing sf_topo_routing(const struct sf_topo *t);
 
+/* The cluster as planned: a copy without overlay, spares in use. SF_E_INTERNAL without memory. */
+int sf_topo_planned(const struct sf_topo *t, struct sf_topo **out, struct sf_err *err);
+
+/* NVLink of the GPU in use that has least left of it, in its worse direction. */
+struct sf_topo_least {
+    uint32_t gpu; /* the lowest of them */
+    uint64_t bytes_per_s, whole_bytes_per_s;
+};
+void sf_topo_least_up(const struct sf_topo *t, struct sf_topo_least *out);
+
 struct sf_topo_counts {
     uint64_t gpus, gpus_in_use, spare_gpus, domains, trays, cpus, nvswitches, nics;
     uint64_t leaves, spines, cores;
@@ -200,6 +220,7 @@ struct sf_stock {
     const struct sf_device_class *device;
     const struct sf_link_class *up, *cpu, *out; /* cpu and out are NULL when absent */
     const char *coll_model;                     /* file of the catalog's nccl folder; "" without one */
+    uint64_t host_bytes;                        /* a GPU's share of its tray's CPU memory; 0: not known */
 };
 uint32_t sf_topo_stocks(const struct sf_topo *t);
 uint32_t sf_topo_stock_of(const struct sf_topo *t, uint32_t gpu);
@@ -264,10 +285,11 @@ struct sf_route {
     uint32_t via[2]; /* whose NICs: src and dst, or the GPUs of their domains that send and receive in their stead */
 };
 /* Route between two GPUs by the topology's own routing. O(1); with an overlay O(ports) where something is dead on the
- * way. Same GPU: kind SELF, no links, rate of the device's memory. Inside a domain lane 0 stands for all lanes of a
- * GPU. In a fabric of one tier, whose rails do not meet, a message to another rail first moves over NVLink to the GPU
- * of the sender's domain that has the destination's rail and position; a GPU whose NIC is dead sends and receives over
- * the NIC of another one in its domain. Where there is no way at all the rates are 0: sf_topo_route_with says why. */
+ * way. Same GPU: kind SELF, no links, rate of the device's memory. Inside a domain the first lane that is alive stands
+ * for all of a GPU. In a fabric of one tier, whose rails do not meet, a message to another rail first moves over NVLink
+ * to the GPU of the sender's domain that has the destination's rail and position; a GPU whose NIC is dead sends and
+ * receives over the NIC of another one in its domain. Where there is no way at all the rates are 0: sf_topo_route_with
+ * says why. */
 void sf_topo_route(const struct sf_topo *t, uint32_t src, uint32_t dst, struct sf_route *out);
 
 #define SF_ALL_PLANES UINT32_MAX

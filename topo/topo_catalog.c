@@ -36,8 +36,18 @@ static int read_count(const struct sf_node *n, uint32_t *out, struct sf_err *err
 }
 
 static int read_flops(const struct sf_node *n, double *out, struct sf_err *err) {
+    const double most = 1e21;
     SF_TRY(sf_node_flops(n, out, err));
+    if (*out > most) {
+        return sf_node_fail(n, err, "expected at most 1000000000 TFLOP/s");
+    }
     return *out > 0 ? 0 : fail_zero(n, err);
+}
+
+static int read_power(const struct sf_node *n, double *out, struct sf_err *err) {
+    const double most = 1e9;
+    SF_TRY(sf_node_power(n, out, err));
+    return *out <= most ? 0 : sf_node_fail(n, err, "expected at most 1000MW of one device");
 }
 
 static int read_value(enum quantity kind, const struct sf_node *n, void *out, struct sf_err *err) {
@@ -51,7 +61,7 @@ static int read_value(enum quantity kind, const struct sf_node *n, void *out, st
     case TIME:
         return sf_node_time(n, out, err);
     case POWER:
-        return sf_node_power(n, out, err);
+        return read_power(n, out, err);
     case SHARE:
         return sf_node_f64(n, 0.001, 1, out, err);
     case COUNT:
@@ -236,11 +246,51 @@ static int read_precisions(struct sf_topo *t, const struct sf_node *root, struct
     return 0;
 }
 
+/* messages: how NCCL moves them from GPU to GPU. */
+static int read_messages(struct sf_topo *t, const struct sf_node *map, struct sf_device_class *d, struct sf_err *err) {
+    static const char *const keys[] = {"channels_per_link", "channel_rate", "moved_by", NULL};
+    static const char *const value_keys[] = {"value", "source", "grade", NULL};
+    static const char *const movers[] = {"kernels", "copy_engines", NULL};
+    uint32_t channels = SF_P2P_CHANNELS_PER_LINK;
+    char owner[48];
+    const struct field fields[] = {
+        {"channels_per_link", COUNT, true, &channels, NULL},
+        {"channel_rate", RATE, true, &d->p2p_channel_bytes_per_s, NULL},
+    };
+    d->p2p_channel_bytes_per_s = SF_P2P_CHANNEL_BYTES_PER_S;
+    snprintf(owner, sizeof owner, "%s.messages", d->name);
+    if (map != NULL) {
+        const struct sf_node *mover = sf_map_find(map, "moved_by"), *word;
+        int by = 0;
+        SF_TRY(sf_map_only(map, keys, err));
+        SF_TRY(read_fields(t, owner, map, fields, sizeof fields / sizeof *fields, err));
+        if (mover != NULL) {
+            SF_TRY(sf_map_only(mover, value_keys, err));
+            SF_TRY(sf_map_need(mover, "value", &word, err));
+            SF_TRY(sf_node_word(word, movers, &by, err));
+            SF_TRY(sfi_catalog_note(t, owner, "moved_by", mover, movers[by], NULL, err));
+        }
+        d->p2p_copy_engines = by == 1;
+    }
+    d->p2p_channels_per_link = channels;
+    return 0;
+}
+
 static int read_device(struct sf_topo *t, const struct sf_node *ref, const struct sf_node *root,
                        struct sf_device_class *d, struct sf_err *err) {
-    static const char *const keys[] = {"name",   "memory",          "memory_rate",       "memory_efficiency",
-                                       "peak",   "gemm_efficiency", "attention_forward", "attention_backward",
-                                       "launch", "power",           "kernels",           "collectives",
+    static const char *const keys[] = {"name",
+                                       "memory",
+                                       "memory_rate",
+                                       "memory_efficiency",
+                                       "peak",
+                                       "gemm_efficiency",
+                                       "attention_forward",
+                                       "attention_backward",
+                                       "launch",
+                                       "power",
+                                       "kernels",
+                                       "collectives",
+                                       "messages",
                                        NULL};
     const struct field fields[] = {
         {"memory", BYTES, false, &d->memory_bytes, &d->grade},
@@ -255,6 +305,7 @@ static int read_device(struct sf_topo *t, const struct sf_node *ref, const struc
     SF_TRY(read_name(ref, root, d->name, sizeof d->name, err));
     SF_TRY(read_fields(t, d->name, root, fields, sizeof fields / sizeof *fields, err));
     SF_TRY(read_precisions(t, root, d, err));
+    SF_TRY(read_messages(t, sf_map_find(root, "messages"), d, err));
     enum sf_grade gemm = d->gemm_grade[d->flops_per_s[SF_BF16] > 0 ? SF_BF16 : SF_F32];
     d->grade = gemm > d->grade ? gemm : d->grade;
     return 0;
@@ -262,13 +313,18 @@ static int read_device(struct sf_topo *t, const struct sf_node *ref, const struc
 
 static int read_link(struct sf_topo *t, const struct sf_node *ref, const struct sf_node *root, struct sf_link_class *l,
                      struct sf_err *err) {
-    static const char *const keys[] = {"name", "peak", "usable", "latency", "switch_reduce", NULL};
+    static const char *const keys[] = {"name",  "peak",    "usable", "latency", "switch_reduce",
+                                       "links", "sharers", "memory", NULL};
     const struct field fields[] = {
         {"peak", RATE, false, &l->peak_bytes_per_s, &l->grade},
         {"usable", RATE, false, &l->bytes_per_s, &l->grade},
         {"latency", TIME, false, &l->latency_ps, &l->grade},
         {"switch_reduce", RATE, true, &l->reduce_bytes_per_s, &l->grade},
+        {"links", COUNT, true, &l->links, NULL},
+        {"sharers", COUNT, true, &l->sharers, NULL},
+        {"memory", BYTES, true, &l->memory_bytes, NULL},
     };
+    *l = (struct sf_link_class){.links_share = 1, .sharers = 1};
     SF_TRY(sf_map_only(root, keys, err));
     SF_TRY(read_name(ref, root, l->name, sizeof l->name, err));
     SF_TRY(read_fields(t, l->name, root, fields, sizeof fields / sizeof *fields, err));
@@ -314,6 +370,12 @@ int sfi_catalog_device(const struct sfi_catalog *c, const struct sf_node *ref, s
     rc = kernels != NULL ? sfi_catalog_kernels(c, kernels, &out->device.kernels, err) : rc;
     const struct sf_node *coll = rc == 0 ? sf_map_find(sf_doc_root(doc), "collectives") : NULL;
     rc = coll != NULL ? sfi_catalog_collectives(c, coll, out, err) : rc;
+    const struct sf_node *messages = rc == 0 ? sf_map_find(sf_doc_root(doc), "messages") : NULL;
+    if (messages != NULL && (kernels == NULL || coll == NULL)) {
+        rc = sf_node_fail(messages, err,
+                          "a device without kernels and collectives has nothing that messages could hold up: leave "
+                          "this out");
+    }
     sf_doc_free(doc);
     return rc;
 }

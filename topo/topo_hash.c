@@ -6,6 +6,9 @@
 static void hash_link(struct sf_buf *b, const struct sf_link_class *l) {
     sf_buf_printf(b, "link %llu %lld %d %llu %llu\n", (unsigned long long)l->bytes_per_s, (long long)l->latency_ps,
                   (int)l->grade, (unsigned long long)l->peak_bytes_per_s, (unsigned long long)l->reduce_bytes_per_s);
+    if (l->sharers > 1 || l->memory_bytes > 0) {
+        sf_buf_printf(b, "host %u %llu\n", l->sharers, (unsigned long long)l->memory_bytes);
+    }
 }
 
 static void hash_range(struct sf_buf *b, const struct sf_measured_range *r) {
@@ -36,6 +39,11 @@ static void hash_device(struct sf_buf *b, const struct sf_device_class *d) {
     sf_buf_printf(b, "device %llu %llu %.17g %.17g %.17g %lld %.17g %d %d\n", (unsigned long long)d->memory_bytes,
                   (unsigned long long)d->memory_bytes_per_s, d->memory_efficiency, d->attn_fwd_efficiency,
                   d->attn_bwd_efficiency, (long long)d->launch_ps, d->power_watts, (int)d->grade, (int)d->attn_grade);
+    if (d->p2p_copy_engines || d->p2p_channels_per_link != SF_P2P_CHANNELS_PER_LINK ||
+        d->p2p_channel_bytes_per_s != SF_P2P_CHANNEL_BYTES_PER_S) { /* else the hash stays what it was */
+        sf_buf_printf(b, "messages %.17g %llu %d\n", d->p2p_channels_per_link,
+                      (unsigned long long)d->p2p_channel_bytes_per_s, d->p2p_copy_engines);
+    }
     for (int i = 0; i < SF_DTYPES_N; i++) {
         sf_buf_printf(b, "%s %.17g %.17g %d\n", sf_dtype_name(i), d->flops_per_s[i], d->gemm_efficiency[i],
                       (int)d->gemm_grade[i]);

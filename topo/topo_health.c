@@ -72,17 +72,78 @@ uint64_t sfi_interior_rate(const struct sf_topo *t) {
     return t->stock[t->fabric.wide].out.bytes_per_s / t->fabric.planes;
 }
 
+uint64_t sfi_first_lane(const struct sf_topo *t, uint32_t gpu) {
+    const struct sfi_stock *s = sfi_stock_of_gpu(t, gpu);
+    return s->first_lane + (gpu - (uint64_t)s->first_domain * s->domain.gpus) * s->domain.lanes;
+}
+
+/* Nothing is named among a GPU's lanes, itself and the switch chips of its domain. */
+static bool lanes_well(const struct sf_topo *t, uint32_t gpu, int kind) {
+    const struct sfi_ranges *set = t->overlay.set;
+    const struct sfi_stock *s = sfi_stock_of_gpu(t, gpu);
+    const struct sfi_domain *d = &s->domain;
+    uint64_t lane = sfi_first_lane(t, gpu), domain = gpu / d->gpus - s->first_domain;
+    uint64_t chip = s->first_nvswitch + domain * d->nvswitches;
+    return !t->overlay.nvlink ||
+           (sfi_missing(&set[kind], lane, lane + d->lanes - 1) == 0 && sfi_ppm(&set[SFI_SET_DEAD_GPU], gpu) > 0 &&
+            (d->nvswitches == 0 || sfi_missing(&set[SFI_SET_NVSWITCH], chip, chip + d->nvswitches - 1) == 0));
+}
+
+/* Into [chip]: parts per million of a GPU's lanes at each; without chips all lanes meet in one memory. The first lane
+ * that is alive at each goes into `lane`. */
+struct at_chip {
+    uint64_t ppm;
+    uint32_t lane;
+};
+
+static void see_lanes(const struct sf_topo *t, uint32_t gpu, int kind, struct at_chip at[SFI_MAX_LANES]) {
+    const struct sfi_domain *d = &sfi_stock_of_gpu(t, gpu)->domain;
+    uint64_t first = sfi_first_lane(t, gpu);
+    for (uint32_t lane = 0; lane < d->lanes; lane++) {
+        struct at_chip *c = &at[d->nvswitches > 0 ? lane % d->nvswitches : 0];
+        uint32_t ppm = sfi_link_ppm(t, SF_LINK(kind, first + lane));
+        c->lane = c->ppm == 0 ? lane : c->lane;
+        c->ppm += ppm;
+    }
+}
+
+/* `sum` over all lanes of one GPU. */
+static uint64_t of_lanes(const struct sfi_stock *s, uint64_t sum) {
+    return (uint64_t)((unsigned __int128)s->up.bytes_per_s * sum / ((uint64_t)SFI_WELL * s->domain.lanes));
+}
+
 uint64_t sfi_up_rate(const struct sf_topo *t, uint32_t gpu, bool down) {
     const struct sfi_stock *s = sfi_stock_of_gpu(t, gpu);
-    if (!t->overlay.nvlink) {
+    int kind = down ? SF_LINK_NVLINK_DOWN : SF_LINK_NVLINK_UP;
+    if (lanes_well(t, gpu, kind)) {
         return s->up.bytes_per_s;
     }
-    uint64_t first = s->first_lane + (gpu - (uint64_t)s->first_domain * s->domain.gpus) * s->domain.lanes, sum = 0;
-    int kind = down ? SF_LINK_NVLINK_DOWN : SF_LINK_NVLINK_UP;
+    uint64_t first = sfi_first_lane(t, gpu), sum = 0;
     for (uint32_t lane = 0; lane < s->domain.lanes; lane++) {
         sum += sfi_link_ppm(t, SF_LINK(kind, first + lane));
     }
-    return sfi_scale(s->up.bytes_per_s, sum / s->domain.lanes);
+    return of_lanes(s, sum);
+}
+
+uint64_t sfi_pair_rate(const struct sf_topo *t, uint32_t a, uint32_t b, uint32_t lane[2]) {
+    const struct sfi_stock *s = sfi_stock_of_gpu(t, a);
+    struct at_chip up[SFI_MAX_LANES] = {0}, down[SFI_MAX_LANES] = {0};
+    uint64_t sum = 0;
+    lane[0] = lane[1] = 0;
+    if (lanes_well(t, a, SF_LINK_NVLINK_UP) && lanes_well(t, b, SF_LINK_NVLINK_DOWN)) {
+        return s->up.bytes_per_s;
+    }
+    see_lanes(t, a, SF_LINK_NVLINK_UP, up);
+    see_lanes(t, b, SF_LINK_NVLINK_DOWN, down);
+    for (uint32_t i = 0; i < s->domain.lanes; i++) {
+        uint64_t both = up[i].ppm < down[i].ppm ? up[i].ppm : down[i].ppm;
+        if (sum == 0 && both > 0) {
+            lane[0] = up[i].lane;
+            lane[1] = down[i].lane;
+        }
+        sum += both;
+    }
+    return of_lanes(s, sum);
 }
 
 uint64_t sfi_nic_rate(const struct sf_topo *t, uint32_t gpu, uint32_t plane, bool down) {
@@ -150,6 +211,7 @@ int sfi_health_sums(const struct sf_topo *t, struct sfi_overlay *o, struct sf_er
     for (uint64_t i = 0; i < 2 * spines && f->spine_up > 0; i++) {
         o->pod_ppm[i / 2 / f->pod_spines * 2 + i % 2] += spine_ppm(t, i / 2, i % 2 != 0);
     }
+    sfi_crossing(t, o->crossing_ppm);
     return 0;
 }
 

@@ -241,10 +241,7 @@ static int take_cell(struct reader *r, const struct matrix *m, const struct sfi_
     if (to->chip) {
         return sfi_io_add_chip(gpu, (uint64_t)(cell % m->ends_n), links, x, err);
     }
-    bool peer = to->gpu != SIZE_MAX;
-    gpu->peers_n += peer;
-    gpu->peer_links += peer ? (uint32_t)links : 0;
-    return 0;
+    return to->gpu == SIZE_MAX ? 0 : sfi_io_add_peer(gpu, sfi_io_name(r->node->gpus[to->gpu].bus), links, x, err);
 }
 
 static int read_values(struct reader *r, const struct matrix *m, struct sf_err *err) {

@@ -73,6 +73,32 @@ int sfi_io_add_chip(struct sfi_io_gpu *gpu, uint64_t chip, uint64_t links, const
     return 0;
 }
 
+int sfi_io_add_peer(struct sfi_io_gpu *gpu, uint64_t peer, uint64_t links, const struct sfi_xml *at,
+                    struct sf_err *err) {
+    size_t i = 0;
+    while (i < gpu->peers_n && gpu->peers[i] != peer) {
+        i++;
+    }
+    if (i == SFI_IO_MAX_CHIPS || links > 128 || gpu->peer_links + links > 128) {
+        return sfi_xml_fail(at, err, "expected at most 128 NVLinks of a GPU, to at most %d other GPUs",
+                            SFI_IO_MAX_CHIPS);
+    }
+    gpu->peers_n += i == gpu->peers_n;
+    gpu->peers[i] = peer;
+    gpu->peer_count[i] += (uint32_t)links;
+    gpu->peer_links += (uint32_t)links;
+    return 0;
+}
+
+uint64_t sfi_io_name(const char *text) {
+    uint64_t h = UINT64_C(14695981039346656037); /* FNV-1a */
+    for (const char *c = text; *c != '\0'; c++) {
+        unsigned char low = *c >= 'A' && *c <= 'Z' ? (unsigned char)(*c - 'A' + 'a') : (unsigned char)*c;
+        h = (h ^ low) * UINT64_C(1099511628211);
+    }
+    return h;
+}
+
 void sfi_io_note(struct sf_topo_found *f, const char *fmt, ...) {
     char line[512];
     va_list args;
@@ -149,7 +175,10 @@ static int check_alike(const struct sfi_io_node *node, struct sf_err *err) {
                     {"PCI device", a->device, b->device},
                     {"NVLinks to switch chips", a->nvlinks, b->nvlinks},
                     {"NVLinks to other GPUs", a->peer_links, b->peer_links},
-                    {"switch chips", a->chips_n, b->chips_n}};
+                    {"switch chips", a->chips_n, b->chips_n},
+                    {"NVLink-C2C", a->c2c, b->c2c},
+                    {"MB/s of the way to the CPU", (uint32_t)(a->pcie_bytes_per_s / 1000000),
+                     (uint32_t)(b->pcie_bytes_per_s / 1000000)}};
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
             if (rows[r].first != rows[r].here) {
                 return fail_at(node, b->at, err,
@@ -209,15 +238,81 @@ static int choose_device(const struct sfi_io_node *node, const char *wish, struc
 
 /* ---- how they are joined ---- */
 
-static int all_peers(const struct sfi_io_node *node, struct sf_err *err) {
-    const struct sfi_io_gpu *g = &node->gpus[0];
-    if (g->chips_n == 0 && g->peers_n + 1 == node->gpus_n) {
-        return 0;
+static bool is_gpu(const struct sfi_io_node *node, uint64_t name, size_t *index) {
+    for (*index = 0; *index < node->gpus_n; ++*index) {
+        if (sfi_io_name(node->gpus[*index].bus) == name) {
+            return true;
+        }
     }
-    return fail_at(node, g->at, err,
-                   "expected NVLinks to switch chips or to all %zu other GPUs, found links to %u of them: a domain "
-                   "whose GPUs do not all meet cannot be described",
-                   node->gpus_n - 1, g->peers_n);
+    return false;
+}
+
+/* Every GPU has as many links to each other one. */
+static int all_peers(const struct sfi_io_node *node, struct sf_err *err) {
+    uint32_t links = node->gpus[0].peer_count[0];
+    for (size_t i = 0; i < node->gpus_n; i++) {
+        const struct sfi_io_gpu *g = &node->gpus[i];
+        size_t peer;
+        if (g->chips_n > 0 || g->peers_n + 1 != node->gpus_n) {
+            return fail_at(node, g->at, err,
+                           "expected NVLinks to switch chips or to all %zu other GPUs, found links to %u of them: a "
+                           "domain whose GPUs do not all meet cannot be described",
+                           node->gpus_n - 1, g->peers_n);
+        }
+        for (uint32_t k = 0; k < g->peers_n; k++) {
+            if (!is_gpu(node, g->peers[k], &peer) || peer == i) {
+                return fail_at(node, g->at, err, "expected NVLinks to other GPUs of this file, found one to %s",
+                               is_gpu(node, g->peers[k], &peer) ? "itself" : "a GPU that it does not hold");
+            }
+            if (g->peer_count[k] != links) {
+                return fail_at(node, g->at, err,
+                               "expected as many NVLinks between any two GPUs, found %u to GPU %zu and %u between the "
+                               "first two: such a domain cannot be described",
+                               g->peer_count[k], peer, links);
+            }
+        }
+    }
+    return 0;
+}
+
+static bool meets(const struct sfi_io_gpu *g, uint64_t chip) {
+    for (uint32_t i = 0; i < g->chips_n; i++) {
+        if (g->chips[i] == chip) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static size_t like_it(const struct sfi_io_node *node, const struct sfi_io_gpu *g) {
+    size_t n = 0;
+    for (size_t i = 0; i < node->gpus_n; i++) {
+        uint32_t c = 0;
+        while (c < g->chips_n && meets(&node->gpus[i], g->chips[c])) {
+            c++;
+        }
+        n += c == g->chips_n;
+    }
+    return n;
+}
+
+/* As many chips are not yet the same ones. Boards of equal size may have their own: what joins those is not in the
+ * file.
+ */
+static int same_chips(const struct sfi_io_node *node, struct sf_err *err) {
+    size_t board = like_it(node, &node->gpus[0]);
+    for (size_t i = 0; i < node->gpus_n && node->gpus_n > 1 && !node->chips_hidden; i++) {
+        size_t here = like_it(node, &node->gpus[i]);
+        if (here != board || here < 2) {
+            return fail_at(
+                node, node->gpus[i].at, err,
+                "expected GPUs that have NVLinks to the same switch chips, all of them or boards of as many, "
+                "found chips that %zu of %zu GPUs share, and %zu those of the first GPU (line %u): such a "
+                "domain cannot be described",
+                here, node->gpus_n, board, node->gpus[0].at.line);
+        }
+    }
+    return 0;
 }
 
 static int ask_link(const struct sfi_io_node *node, const struct sf_topo_found *f, struct sf_err *err) {
@@ -281,7 +376,9 @@ static void join_by_chips(const struct sfi_io_node *node, const struct sfi_known
     if (!node->chips_hidden) {
         size_t all = count_chips(node);
         if (all > g->chips_n) {
-            sfi_io_note(f, "Each GPU has links to %u of %zu switch chips; those that it does not meet are left out.",
+            sfi_io_note(f,
+                        "Each GPU has links to %u of %zu switch chips; those that it does not meet are left "
+                        "out, and that the others are joined to them is assumed.",
                         g->chips_n, all);
         }
         return;
@@ -305,6 +402,7 @@ static int choose_link(const struct sfi_io_node *node, const struct sf_topo_wish
         f->links_per_gpu = g->peer_links;
         f->nvswitches = 0;
     } else if (g->nvlinks > 0) {
+        SF_TRY(same_chips(node, err));
         join_by_chips(node, family, f);
     } else {
         SF_TRY(join_by_family(node, family, f, err));
@@ -406,6 +504,10 @@ int sfi_io_describe(const struct sfi_io_node *node, const struct sf_topo_wishes 
     SF_TRY(check_alike(node, err));
     out->gpus_per_tray = (uint32_t)node->gpus_n;
     out->cpus_per_tray = node->cpus < 1024 ? node->cpus : 1024;
+    if (node->least_gpus < node->most_gpus) {
+        sfi_io_note(out, "CPUs have %u to %u GPUs each; here they share them evenly.", node->least_gpus,
+                    node->most_gpus);
+    }
     SF_TRY(choose_device(node, wishes->device, out, err));
     SF_TRY(choose_link(node, wishes, out, err));
     choose_cpu_link(node, out);

@@ -23,8 +23,10 @@ struct sfi_io_gpu {
     uint32_t chips_n;        /* that they go to */
     uint64_t chips[SFI_IO_MAX_CHIPS];
     uint32_t peer_links; /* NVLinks straight to other GPUs */
-    uint32_t peers_n;
-    uint64_t pcie_bytes_per_s; /* the narrowest link on the way to its CPU; 0: not said */
+    uint32_t peers_n;    /* that they go to */
+    uint64_t peers[SFI_IO_MAX_CHIPS];
+    uint32_t peer_count[SFI_IO_MAX_CHIPS]; /* of links to each */
+    uint64_t pcie_bytes_per_s;             /* the narrowest link on the way to its CPU; 0: not said */
     bool c2c;
     char model[64]; /* as the file calls it; "" */
 };
@@ -44,8 +46,9 @@ struct sfi_io_node {
     struct sfi_io_nic *nics;
     size_t gpus_n, nics_n;
     uint32_t cpus;
-    bool chips_hidden;  /* some NVLinks go to chips that the file does not tell apart */
-    bool tells_nvlinks; /* a file of this kind would show NVLinks if there were any */
+    uint32_t least_gpus, most_gpus; /* of a CPU that has any; 0: not said */
+    bool chips_hidden;              /* some NVLinks go to chips that the file does not tell apart */
+    bool tells_nvlinks;             /* a file of this kind would show NVLinks if there were any */
 };
 
 /* Append one part; NULL after an error, which names the limit at the element. */
@@ -56,6 +59,12 @@ struct sfi_io_nic *sfi_io_add_nic(struct sf_arena *arena, struct sfi_io_node *no
 /* NVLinks of a GPU to a chip. */
 int sfi_io_add_chip(struct sfi_io_gpu *gpu, uint64_t chip, uint64_t links, const struct sfi_xml *at,
                     struct sf_err *err);
+
+/* NVLinks of a GPU straight to another one. */
+int sfi_io_add_peer(struct sfi_io_gpu *gpu, uint64_t peer, uint64_t links, const struct sfi_xml *at,
+                    struct sf_err *err);
+/* Names of parts only need to be told apart; spellings of one PCI address are one. */
+uint64_t sfi_io_name(const char *text);
 
 int sfi_nccl_read(struct sf_arena *arena, const struct sfi_xml *root, struct sfi_io_node *out, struct sf_err *err);
 int sfi_hwloc_read(struct sf_arena *arena, const struct sfi_xml *root, struct sfi_io_node *out, struct sf_err *err);

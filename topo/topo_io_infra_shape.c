@@ -299,7 +299,9 @@ static int find_domains(struct plan *p, struct sf_topo_found *f, struct sf_err *
             continue;
         }
         if (p->domain != NULL && p->domain != in->device) {
-            return sf_node_fail(in->at, err, "expected one kind of device with xpus, found %.60s beside %.60s",
+            return sf_node_fail(in->at, err,
+                                "expected one kind of device with xpus, found %.60s beside %.60s: import each kind "
+                                "from a graph of its own and list both under groups: in one cluster file",
                                 in->device->name, p->domain->name);
         }
         p->domain = in->device;

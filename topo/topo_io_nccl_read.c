@@ -54,14 +54,6 @@ static int read_pcie(const struct sfi_xml *pci, struct way *way, struct sf_err *
     return 0;
 }
 
-static uint64_t name_of_target(const char *target) {
-    uint64_t h = UINT64_C(14695981039346656037); /* FNV-1a: chips only need to be told apart */
-    for (const char *c = target; *c != '\0'; c++) {
-        h = (h ^ (unsigned char)*c) * UINT64_C(1099511628211);
-    }
-    return h;
-}
-
 static int read_nvlink(const struct sfi_xml *x, struct sfi_io_node *node, struct sfi_io_gpu *gpu, struct sf_err *err) {
     const char *target, *class = sfi_xml_find(x, "tclass");
     uint64_t count;
@@ -71,15 +63,13 @@ static int read_nvlink(const struct sfi_xml *x, struct sfi_io_node *node, struct
         return sfi_xml_fail(x, err, "expected one link or more in count, found 0");
     }
     if (is_class(class, "0x03")) {
-        gpu->peers_n++;
-        gpu->peer_links += (uint32_t)count;
-        return gpu->peer_links <= MAX_LINKS ? 0 : sfi_xml_fail(x, err, "expected at most %d NVLinks", MAX_LINKS);
+        return sfi_io_add_peer(gpu, sfi_io_name(target), count, x, err);
     }
     if (class != NULL && !is_class(class, "0x0680")) {
         return sfi_xml_fail(x, err, "expected tclass 0x068000 (NVSwitch) or 0x0302 (GPU), found \"%.40s\"", class);
     }
     node->chips_hidden |= strncmp(target, "fffffff:", 8) == 0;
-    return sfi_io_add_chip(gpu, name_of_target(target), count, x, err);
+    return sfi_io_add_chip(gpu, sfi_io_name(target), count, x, err);
 }
 
 static int read_gpu(const struct sfi_xml *x, struct sfi_io_node *node, struct sfi_io_gpu *gpu, struct sf_err *err) {
@@ -214,6 +204,13 @@ static int check_host(const struct sfi_xml *cpu, const char **host, struct sf_er
     return 0;
 }
 
+static void see_cpu(struct sfi_io_node *node, uint32_t gpus) {
+    if (gpus > 0) {
+        node->least_gpus = node->least_gpus == 0 || gpus < node->least_gpus ? gpus : node->least_gpus;
+        node->most_gpus = gpus > node->most_gpus ? gpus : node->most_gpus;
+    }
+}
+
 int sfi_nccl_read(struct sf_arena *arena, const struct sfi_xml *root, struct sfi_io_node *out, struct sf_err *err) {
     const char *host = NULL;
     SF_TRY(check_root(root, err));
@@ -223,8 +220,10 @@ int sfi_nccl_read(struct sf_arena *arena, const struct sfi_xml *root, struct sfi
             continue;
         }
         SF_TRY(check_host(c, &host, err));
+        size_t before = out->gpus_n;
         out->cpus++;
         SF_TRY(read_children(arena, c, (struct way){0}, out, err));
+        see_cpu(out, (uint32_t)(out->gpus_n - before));
     }
     return out->gpus_n > 0
                ? 0

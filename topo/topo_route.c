@@ -44,16 +44,12 @@ static void narrow(struct sf_route *r, uint64_t rate) {
     r->alone_bytes_per_s = least(r->alone_bytes_per_s, rate);
 }
 
-static uint64_t first_lane(const struct sf_topo *t, uint32_t gpu) {
-    const struct sfi_stock *s = sfi_stock_of_gpu(t, gpu);
-    return s->first_lane + (gpu - (uint64_t)s->first_domain * s->domain.gpus) * s->domain.lanes;
-}
-
 /* NVLink from a to b of one domain, behind what the route already has. */
 static void add_domain(const struct sf_topo *t, uint32_t a, uint32_t b, struct sf_route *out) {
-    narrow(out, least(sfi_up_rate(t, a, false), sfi_up_rate(t, b, true)));
-    add(out, SF_LINK_NVLINK_UP, first_lane(t, a), sfi_stock_of_gpu(t, a)->up.latency_ps);
-    add(out, SF_LINK_NVLINK_DOWN, first_lane(t, b), 0);
+    uint32_t lane[2];
+    narrow(out, sfi_pair_rate(t, a, b, lane));
+    add(out, SF_LINK_NVLINK_UP, sfi_first_lane(t, a) + lane[0], sfi_stock_of_gpu(t, a)->up.latency_ps);
+    add(out, SF_LINK_NVLINK_DOWN, sfi_first_lane(t, b) + lane[1], 0);
 }
 
 /* ---- one stripe ---- */

@@ -9,6 +9,7 @@
 
 #define SFI_MAX_SEATS (1u << 24)
 #define SFI_MAX_PORTS 4096
+#define SFI_MAX_LANES 128 /* of one GPU */
 #define SFI_MAX_STOCKS 16
 #define SFI_MAX_PLANES 4
 #define SFI_MAX_SOURCES 512        /* every number of 16 devices, their kernels and links would be about 400 */
@@ -92,6 +93,7 @@ struct sfi_overlay {
     uint64_t spare_domains;
     uint32_t *leaf_ppm;         /* sums over the cables of leaf i: 2 * i up, 2 * i + 1 down; NULL: all is well */
     uint64_t *pod_ppm;          /* the same of pod i, numbered plane by plane */
+    uint64_t crossing_ppm[2];   /* of cables: what spines carry over the middle of the groups, there and back */
     bool any, interior, nvlink; /* something is named at all, between leaves and cores, in a domain */
 };
 
@@ -225,6 +227,9 @@ uint32_t sfi_link_ppm(const struct sf_topo *t, sf_link link);
 /* NVLink of a whole GPU, one direction; the NIC of one plane. */
 uint64_t sfi_up_rate(const struct sf_topo *t, uint32_t gpu, bool down);
 uint64_t sfi_nic_rate(const struct sf_topo *t, uint32_t gpu, uint32_t plane, bool down);
+uint64_t sfi_first_lane(const struct sf_topo *t, uint32_t gpu);
+/* NVLink from a to b of one domain: chip by chip what both have left there. lane: of each the first that takes part. */
+uint64_t sfi_pair_rate(const struct sf_topo *t, uint32_t a, uint32_t b, uint32_t lane[2]);
 /* All uplinks or downlinks of a leaf of a plane, and all cables between the spines of a pod and its cores: the sum of
  * their parts per million. */
 uint64_t sfi_leaf_ppm(const struct sf_topo *t, uint32_t leaf, uint32_t plane, bool down);
@@ -234,6 +239,7 @@ uint64_t sfi_pod_ppm(const struct sf_topo *t, uint32_t pod, uint32_t plane, bool
  * stocks that begin groups or pods: leaf by leaf. */
 uint64_t sfi_bisection_links(const struct sf_topo *t);
 uint64_t sfi_bisection_rate(const struct sf_topo *t);
+void sfi_crossing(const struct sf_topo *t, uint64_t ppm[2]);
 bool sfi_same_device(const struct sf_device_class *x, const struct sf_device_class *y);
 int sfi_check_overlay(const struct sf_topo *t, struct sf_err *err);
 

@@ -43,6 +43,40 @@ static int check_domain(const struct sfi_domain *d, const struct sf_node *map, s
     return 0;
 }
 
+/* Of a NIC or a way to the CPU there is one per GPU. */
+static int read_single_link(const struct sfi_catalog *c, const struct sf_node *ref, struct sf_link_class *out,
+                            struct sf_err *err) {
+    SF_TRY(sfi_catalog_link(c, ref, out, err));
+    return out->links == 0 ? 0
+                           : sf_node_fail(ref, err,
+                                          "%s says links: %u, which belongs to a scale-up link: its rates are of one "
+                                          "GPU's only way here",
+                                          out->name, out->links);
+}
+
+static uint64_t part_of(uint64_t rate, uint32_t links, uint32_t of) {
+    uint64_t part = (uint64_t)((unsigned __int128)rate * links / of);
+    return part > 0 ? part : 1;
+}
+
+/* A GPU with fewer links than its link class speaks of has that part of its rates. */
+static int scale_link(struct sfi_stock *s, const struct sf_node *links, struct sf_err *err) {
+    struct sf_link_class *l = &s->up;
+    uint32_t lanes = s->domain.lanes, of = l->links > 0 ? l->links : 1;
+    if (lanes > of) {
+        return sf_node_fail(links, err,
+                            "expected at most the %u link%s that the rates of %s are of%s, found %u: a GPU with more "
+                            "of them needs a link class of its own",
+                            of, of == 1 ? "" : "s", l->name, l->links > 0 ? "" : " (its catalog file says no links:)",
+                            lanes);
+    }
+    l->bytes_per_s = part_of(l->bytes_per_s, lanes, of);
+    l->peak_bytes_per_s = part_of(l->peak_bytes_per_s, lanes, of);
+    l->reduce_bytes_per_s = part_of(l->reduce_bytes_per_s, lanes, of);
+    l->links_share = (double)lanes / of;
+    return 0;
+}
+
 static int read_domain(const struct sfi_catalog *c, const struct sf_node *map, struct sfi_stock *s,
                        struct sf_err *err) {
     static const char *const keys[] = {"kind", "trays",         "gpus_per_tray", "cpus_per_tray", "nvswitches",
@@ -55,7 +89,7 @@ static int read_domain(const struct sfi_catalog *c, const struct sf_node *map, s
     SF_TRY(sfi_read_count(map, "gpus_per_tray", 1, SFI_MAX_SEATS, &d->gpus_per_tray, err));
     SF_TRY(sfi_read_count(map, "cpus_per_tray", 0, 1024, &d->cpus_per_tray, err));
     SF_TRY(sfi_read_count(map, "nvswitches", 0, 1024, &d->nvswitches, err));
-    SF_TRY(sfi_read_count(map, "links_per_gpu", 1, 128, &d->lanes, err));
+    SF_TRY(sfi_read_count(map, "links_per_gpu", 1, SFI_MAX_LANES, &d->lanes, err));
     SF_TRY(check_domain(d, map, err));
     d->gpus = d->in_use = d->trays * d->gpus_per_tray;
     if (sf_map_find(map, "gpus_in_use") != NULL) {
@@ -63,7 +97,8 @@ static int read_domain(const struct sfi_catalog *c, const struct sf_node *map, s
     }
     SF_TRY(sf_map_need(map, "link", &link, err));
     SF_TRY(sfi_catalog_link(c, link, &s->up, err));
-    return cpu_link != NULL ? sfi_catalog_link(c, cpu_link, &s->cpu, err) : 0;
+    SF_TRY(scale_link(s, sf_map_find(map, "links_per_gpu"), err));
+    return cpu_link != NULL ? read_single_link(c, cpu_link, &s->cpu, err) : 0;
 }
 
 /* `map` is the cluster file, or an item of its groups. The NIC is read once it is known whether there is a fabric. */
@@ -149,7 +184,7 @@ static int read_groups(const struct sfi_catalog *c, const struct sf_node *root, 
 static int read_nic(const struct sfi_catalog *c, const struct sf_node *map, uint32_t stock, struct sf_err *err) {
     const struct sf_node *nic;
     SF_TRY(sf_map_need(map, "nic", &nic, err));
-    return sfi_catalog_link(c, nic, &c->t->stock[stock].out, err);
+    return read_single_link(c, nic, &c->t->stock[stock].out, err);
 }
 
 /* One domain has no fabric; several need one. */

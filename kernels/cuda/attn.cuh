@@ -13,9 +13,12 @@ template <typename T> struct attn_args {
     const T *q, *k, *v, *o, *d_o;
     T *out, *dq, *dk, *dv;
     float *lse, *delta; /* [batch, heads, seq] */
-    int64_t row_stride, o_stride;
-    int seq, heads, kv_heads, head_dim;
+    float *sum;         /* of a slice: f32 gradients of all keys, then of values, kv_stride apart; else NULL */
+    int64_t row_stride, kv_stride, o_stride;
+    int seq, keys, before; /* queries are the last `seq` of `keys` positions: before + seq */
+    int heads, kv_heads, head_dim;
     float scale;
+    bool add; /* to the sums of later slices */
 };
 
 /* Which row of its tile a thread works on, and which of the row's lanes it is. */
@@ -100,13 +103,13 @@ FN struct attn_tiles tiles_of(float *shared, int head_dim) {
 
 /* Scores of one row against a tile of keys, turned into weights relative to the new maximum. Returns how much sums so
  * far shrink. */
-FN float soft_tile(struct attn_tiles t, struct role me, int i, int first_key, int seq, int head_dim, float scale,
+FN float soft_tile(struct attn_tiles t, struct role me, int i, int first_key, int keys, int head_dim, float scale,
                    float *max, float *sum) {
     float s[TILE / LANES], top = *max, here = 0;
 #pragma unroll
     for (int jj = 0; jj < TILE / LANES; jj++) {
         int j = me.lane + LANES * jj;
-        bool seen = first_key + j <= i && first_key + j < seq;
+        bool seen = first_key + j <= i && first_key + j < keys;
         s[jj] = dot_rows(tile_row(t.a, me.row, head_dim), tile_row(t.b, j, head_dim), head_dim) * scale;
         s[jj] = seen ? s[jj] : -INFINITY;
         top = fmaxf(top, s[jj]);
@@ -130,15 +133,15 @@ template <typename T, int C> __global__ void __launch_bounds__(ATTN_THREADS, 1) 
     struct attn_tiles t = tiles_of(shared, a.head_dim);
     struct role me = role_of();
     int head = (int)blockIdx.y, kv = head / (a.heads / a.kv_heads), first = (int)blockIdx.x * TILE, i = first + me.row;
-    int64_t start = (int64_t)blockIdx.z * a.seq;
-    const T *k = a.k + start * a.row_stride + kv * a.head_dim, *v = a.v + start * a.row_stride + kv * a.head_dim;
+    int64_t start = (int64_t)blockIdx.z * a.seq, kv_start = (int64_t)blockIdx.z * a.keys * a.kv_stride;
+    const T *k = a.k + kv_start + kv * a.head_dim, *v = a.v + kv_start + kv * a.head_dim;
     float sum[C] = {0}, max = -INFINITY, total = 0;
     load_tile(a.q + start * a.row_stride + head * a.head_dim, a.row_stride, first, a.seq, a.head_dim, t.a);
-    for (int key = 0; key <= first && key < a.seq; key += TILE) {
-        load_tile(k, a.row_stride, key, a.seq, a.head_dim, t.b);
-        load_tile(v, a.row_stride, key, a.seq, a.head_dim, t.c);
+    for (int key = 0; key < a.before + first + TILE && key < a.keys; key += TILE) {
+        load_tile(k, a.kv_stride, key, a.keys, a.head_dim, t.b);
+        load_tile(v, a.kv_stride, key, a.keys, a.head_dim, t.c);
         __syncthreads();
-        float shrink = soft_tile(t, me, i, key, a.seq, a.head_dim, a.scale, &max, &total);
+        float shrink = soft_tile(t, me, a.before + i, key, a.keys, a.head_dim, a.scale, &max, &total);
         __syncwarp();
 #pragma unroll
         for (int c = 0; c < C; c++) {
@@ -189,16 +192,17 @@ template <typename T, int C> __global__ void __launch_bounds__(ATTN_THREADS, 1) 
     struct role me = role_of();
     int head = (int)blockIdx.y, kv = head / (a.heads / a.kv_heads), first = (int)blockIdx.x * TILE, i = first + me.row;
     int64_t start = (int64_t)blockIdx.z * a.seq, stat = ((int64_t)blockIdx.z * a.heads + head) * a.seq + i;
+    int64_t kv_start = (int64_t)blockIdx.z * a.keys * a.kv_stride + kv * a.head_dim;
     float sum[C] = {0}, lse = i < a.seq ? a.lse[stat] : 0, delta = i < a.seq ? a.delta[stat] : 0;
     load_tile(a.q + start * a.row_stride + head * a.head_dim, a.row_stride, first, a.seq, a.head_dim, t.a);
     load_tile(a.d_o + start * a.o_stride + head * a.head_dim, a.o_stride, first, a.seq, a.head_dim, t.d);
-    for (int key = 0; key <= first && key < a.seq; key += TILE) {
-        load_tile(a.k + start * a.row_stride + kv * a.head_dim, a.row_stride, key, a.seq, a.head_dim, t.b);
-        load_tile(a.v + start * a.row_stride + kv * a.head_dim, a.row_stride, key, a.seq, a.head_dim, t.c);
+    for (int key = 0; key < a.before + first + TILE && key < a.keys; key += TILE) {
+        load_tile(a.k + kv_start, a.kv_stride, key, a.keys, a.head_dim, t.b);
+        load_tile(a.v + kv_start, a.kv_stride, key, a.keys, a.head_dim, t.c);
         __syncthreads();
         for (int j = me.lane; j < TILE; j += LANES) {
             float p;
-            bool seen = key + j <= i && i < a.seq;
+            bool seen = key + j <= a.before + i && i < a.seq;
             pair_of(tile_row(t.a, me.row, a.head_dim), tile_row(t.b, j, a.head_dim), tile_row(t.c, j, a.head_dim),
                     tile_row(t.d, me.row, a.head_dim), a.head_dim, a.scale, lse, delta, seen, &p,
                     &t.ds[me.row * (TILE + 1) + j]);
@@ -222,7 +226,7 @@ FN void key_tile(const attn_args<T> &a, struct attn_tiles t, struct role me, int
     __syncthreads();
     for (int r = me.lane; r < TILE; r += LANES) {
         int i = query + r;
-        bool seen = j <= i && i < a.seq && j < a.seq;
+        bool seen = j <= a.before + i && i < a.seq && j < a.keys;
         pair_of(tile_row(t.a, r, a.head_dim), tile_row(t.b, me.row, a.head_dim), tile_row(t.c, me.row, a.head_dim),
                 tile_row(t.d, r, a.head_dim), a.head_dim, a.scale, seen ? a.lse[stats + i] : 0,
                 seen ? a.delta[stats + i] : 0, seen, &t.p[me.row * (TILE + 1) + r], &t.ds[me.row * (TILE + 1) + r]);
@@ -233,24 +237,52 @@ FN void key_tile(const attn_args<T> &a, struct attn_tiles t, struct role me, int
     __syncthreads();
 }
 
+/* Gradients of one key, of which this lane has every eighth column. Keys of earlier slices go on collecting in f32; the
+ * own ones are complete. `kept`: where the first key's are in `sum`; `own`: the first own key's. */
+template <typename T, int C>
+FN void store_key(const attn_args<T> &a, float *made, int64_t kept, T *own, int j, int lane) {
+    int64_t at = kept + j * a.kv_stride;
+#pragma unroll
+    for (int i = 0; i < C; i++) {
+        int c = lane + LANES * i;
+        made[i] += a.add && c < a.head_dim ? a.sum[at + c] : 0;
+    }
+    if (j < a.before) {
+        store_columns<float, C>(a.sum + at, made, 1, a.head_dim, lane);
+    } else {
+        store_columns<T, C>(own + (j - a.before) * a.row_stride, made, 1, a.head_dim, lane);
+    }
+}
+
 /* Grid: tiles of keys, key heads, batch. */
 template <typename T, int C> __global__ void __launch_bounds__(ATTN_THREADS, 1) attn_bwd_kv(attn_args<T> a) {
     SF_DYNAMIC_SHARED(float, shared);
     struct attn_tiles t = tiles_of(shared, a.head_dim);
     struct role me = role_of();
     int kv = (int)blockIdx.y, group = a.heads / a.kv_heads, first = (int)blockIdx.x * TILE, j = first + me.row;
-    int64_t at = (int64_t)blockIdx.z * a.seq * a.row_stride + kv * a.head_dim;
+    int64_t at = (int64_t)blockIdx.z * a.keys * a.kv_stride + kv * a.head_dim;
+    int64_t to = (int64_t)blockIdx.z * a.seq * a.row_stride + kv * a.head_dim;
     float dk[C] = {0}, dv[C] = {0};
-    load_tile(a.k + at, a.row_stride, first, a.seq, a.head_dim, t.b);
-    load_tile(a.v + at, a.row_stride, first, a.seq, a.head_dim, t.c);
+    load_tile(a.k + at, a.kv_stride, first, a.keys, a.head_dim, t.b);
+    load_tile(a.v + at, a.kv_stride, first, a.keys, a.head_dim, t.c);
+    int from = first > a.before ? (first - a.before) / TILE * TILE : 0;
     for (int g = 0; g < group; g++) {
-        for (int query = first; query < a.seq; query += TILE) {
+        for (int query = from; query < a.seq; query += TILE) {
             key_tile<T, C>(a, t, me, kv * group + g, query, j, dk, dv);
         }
     }
-    if (j < a.seq) {
-        store_columns<T, C>(a.dk + at + j * a.row_stride, dk, 1, a.head_dim, me.lane);
-        store_columns<T, C>(a.dv + at + j * a.row_stride, dv, 1, a.head_dim, me.lane);
+    if (j < a.keys) {
+        store_key<T, C>(a, dk, at, a.dk + to, j, me.lane);
+        store_key<T, C>(a, dv, at + a.kv_stride / 2, a.dv + to, j, me.lane);
+    }
+}
+
+/* ---- slices ------------------------------------------------------------------------------------------------------ */
+
+/* The slice's own keys and values behind those of the slices before it. n: elements of them. */
+template <typename T> __global__ void slice_append(const T *qkv, T *kv, int64_t n, int64_t width, int64_t row_stride) {
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+        kv[i] = qkv[i / width * row_stride + row_stride - width + i % width];
     }
 }
 

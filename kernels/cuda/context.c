@@ -87,6 +87,7 @@ int sf_cuda_prepare(struct sf_cuda *ctx, const struct sf_call *call, struct sf_e
 }
 
 void sf_cuda_set_deterministic(struct sf_cuda *ctx, bool on) {
+    sfi_gemm_set_deterministic(ctx, on);
     sfi_attn_set_deterministic(ctx, on);
 }
 

@@ -38,6 +38,8 @@ SFI_CUDA(rope_fwd);
 SFI_CUDA(rope_bwd);
 SFI_CUDA(attn_fwd);
 SFI_CUDA(attn_bwd);
+SFI_CUDA(attn_slice_fwd);
+SFI_CUDA(attn_slice_bwd);
 SFI_CUDA(glu_fwd);
 SFI_CUDA(glu_bwd);
 SFI_CUDA(add);
@@ -69,10 +71,12 @@ bool sfi_gemm_fits(const struct sf_call *call);
 bool sfi_norm_fits(const struct sf_call *call);
 bool sfi_rope_fits(const struct sf_call *call);
 bool sfi_attn_fits(const struct sf_call *call);
+bool sfi_slice_fits(const struct sf_call *call);
 bool sfi_embed_fits(const struct sf_call *call);
 
 int sfi_gemm_create(const char *cache_dir, struct sf_cuda *ctx, struct sf_err *err);
 void sfi_gemm_destroy(struct sf_cuda *ctx);
+void sfi_gemm_set_deterministic(struct sf_cuda *ctx, bool on);
 int sfi_gemm_prepare(struct sf_cuda *ctx, const struct sf_call *call, struct sf_err *err);
 int sfi_gemm_save(struct sf_cuda *ctx, struct sf_err *err);
 

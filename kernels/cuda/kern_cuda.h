@@ -1,8 +1,9 @@
 /* CUDA kernels behind one table keyed by (call kind, dtype, architecture), with the same meaning as kernels/kern.h.
  *
  * A kernel only enqueues work on `stream`: it never synchronises, allocates or reads device memory, so it may be
- * captured into a graph. Results depend on inputs, shapes and device model alone, with one exception: cuDNN's usual
- * attention backward adds dq in the order in which blocks finish (sf_cuda_set_deterministic).
+ * captured into a graph. Results depend on inputs, shapes, device model and library versions alone, with two exceptions
+ * that sf_cuda_set_deterministic removes: the usual GEMM algorithm is chosen by time, so another process may choose
+ * another; and cuDNN's usual attention backward adds dq in the order in which blocks finish.
  *
  * What a kernel needs beside its operands (partial sums, cuBLASLt's and cuDNN's workspace) comes from one work area
  * that the caller owns and may change between calls. Calls that can run at the same time (streams of a rank, virtual
@@ -50,7 +51,8 @@ void sf_cuda_set_work(struct sf_cuda *ctx, void *work, size_t bytes, struct sf_c
 size_t sf_cuda_work_bytes(const struct sf_call *call, bool deterministic);
 size_t sf_cuda_attn_bwd_work(const struct sf_call *call); /* never more than the compiler reserves */
 
-/* The same bits every time, for calls prepared from now on, where that is slower too. */
+/* The same bits every time and in every process, for calls prepared from now on, where that is slower too. The file of
+ * algorithms is neither used nor added to. */
 void sf_cuda_set_deterministic(struct sf_cuda *ctx, bool on);
 
 /* Everything that must happen once per shape before its first call: measures GEMM candidates, builds attention plans.

@@ -21,6 +21,7 @@ template <typename T> static void run_rope(const struct sf_call *call, void *x, 
     a.half = (int)(d[2] / 2);
     a.seq = d[3];
     a.row_stride = d[4];
+    a.first = d[5];
     a.sign = call->kind == SF_CALL_ROPE_FWD ? 1.0f : -1.0f;
     for (int i = 0; i < a.half; i++) {
         a.turn[i] = turn_of((double)call->imm[0], i, d[2]);

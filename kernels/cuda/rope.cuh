@@ -11,7 +11,7 @@ enum { ROPE_PAIRS_MAX = 256, ROPE_HEADS = 8 }; /* pairs per head; heads that sha
 
 template <typename T> struct rope_args {
     T *x;
-    int64_t rows, seq, row_stride;
+    int64_t rows, seq, row_stride, first;
     int heads, half; /* half a head */
     float sign;
     uint64_t turn[ROPE_PAIRS_MAX]; /* 2^64 * turns per position, modulo 2^64 */
@@ -33,7 +33,7 @@ template <typename T, bool WIDE> __global__ void __launch_bounds__(256) rope_ker
         float c[n], s[n];
 #pragma unroll
         for (int e = 0; e < n; e++) { /* the top 32 bits: half turns in [-1, 1) */
-            uint64_t fraction = turn[e] * (uint64_t)(row % a.seq);
+            uint64_t fraction = turn[e] * (uint64_t)(a.first + row % a.seq);
             sincospif((float)(int32_t)(fraction >> 32) * 0x1p-31f, &s[e], &c[e]);
             s[e] *= a.sign;
         }

@@ -67,6 +67,8 @@ static const struct row table[SF_CALL_KINDS][SF_DTYPES_N] = {
     [SF_CALL_ROPE_BWD] = BOTH(sfi_cuda_rope_bwd, NULL, sfi_rope_fits, 0),
     [SF_CALL_ATTN_FWD] = ATTN(sfi_cuda_attn_fwd),
     [SF_CALL_ATTN_BWD] = ATTN(sfi_cuda_attn_bwd),
+    [SF_CALL_ATTN_SLICE_FWD] = BOTH(sfi_cuda_attn_slice_fwd, NULL, sfi_slice_fits, 0),
+    [SF_CALL_ATTN_SLICE_BWD] = BOTH(sfi_cuda_attn_slice_bwd, NULL, sfi_slice_fits, SF_CALL_ACC_FLAG),
     [SF_CALL_GLU_FWD] = BOTH(sfi_cuda_glu_fwd, NULL, rowwise_fits, GLU_FLAGS),
     [SF_CALL_GLU_BWD] = BOTH(sfi_cuda_glu_bwd, NULL, rowwise_fits, GLU_FLAGS),
     [SF_CALL_ADD] = BOTH(sfi_cuda_add, NULL, NULL, 0),
@@ -80,6 +82,7 @@ static const struct row table[SF_CALL_KINDS][SF_DTYPES_N] = {
     [SF_CALL_XENT] = BOTH(sfi_cuda_xent, sfi_xent_work, xent_fits, SF_CALL_ACC2_FLAG),
     [SF_CALL_XENT_STATS] = BOTH(sfi_cuda_xent_stats, NULL, xent_fits, 0),
     [SF_CALL_XENT_PART] = BOTH(sfi_cuda_xent_part, sfi_xent_work, xent_fits, SF_CALL_ACC2_FLAG),
+    [SF_CALL_XENT_PADDED] = BOTH(sfi_cuda_xent, sfi_xent_work, xent_fits, SF_CALL_ACC2_FLAG),
     [SF_CALL_ADAMW] = {[SF_F32] = {sfi_cuda_adamw, NULL, NULL, 0, ARCH_ALL},
                        [SF_BF16] = {sfi_cuda_adamw, NULL, NULL, SF_CALL_LEAN_FLAG, ARCH_ALL}},
     [SF_CALL_SUMSQ] = BOTH(sfi_cuda_sumsq, sfi_sumsq_work, NULL, SF_CALL_ACC_FLAG),
@@ -106,8 +109,13 @@ static bool dims_ok(const struct sf_call *call) {
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
         return d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0 && d[5] >= d[4] && call->imm[1] >= 1;
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
+        return d[1] <= d[0] && d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0;
     case SF_CALL_XENT_PART:
         return d[2] > 0;
+    case SF_CALL_XENT_PADDED:
+        return d[2] < d[1];
     default:
         return true;
     }

@@ -20,7 +20,8 @@ static void run_xent(const struct sf_cuda *ctx, const struct sf_call *call, void
     a.losses = (float *)ctx->work;
     a.fault = ctx->fault;
     a.rows = call->dims[0];
-    a.vocab = (int)call->dims[1];
+    a.padding = call->kind == SF_CALL_XENT_PADDED ? (int)call->dims[2] : 0;
+    a.vocab = (int)call->dims[1] - a.padding;
     a.scale = call->imm[0];
     int64_t bytes = (ceil_div(a.vocab, width<T>::n) + 1) * 16;
     bool two = bytes <= HALF_SHARED;

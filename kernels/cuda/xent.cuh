@@ -18,6 +18,7 @@ template <typename T> struct xent_args {
     struct sf_cuda_fault *fault;
     int64_t rows;
     int vocab, kept; /* words of a row that shared memory holds */
+    int padding;     /* elements between a row and the next; cleared */
     float scale;
 };
 
@@ -154,7 +155,7 @@ template <typename T> __global__ void __launch_bounds__(1024, 1) xent_kernel(xen
     typedef raw<T, width<T>::n> word;
     SF_DYNAMIC_SHARED(word, kept);
     for (int64_t r = blockIdx.x; r < a.rows; r += gridDim.x) {
-        T *row = a.logits + r * a.vocab;
+        T *row = a.logits + r * ((int64_t)a.vocab + a.padding);
         int target = a.targets[r];
         if (target < 0 || target >= a.vocab) {
             if (threadIdx.x == 0) {
@@ -166,6 +167,9 @@ template <typename T> __global__ void __launch_bounds__(1024, 1) xent_kernel(xen
         struct soft s = xent_first_pass(a, row, kept);
         struct slope slope = {a.scale / s.sum, s.max, target};
         xent_second_pass(a, row, kept, slope, target >= 0);
+        for (int i = (int)threadIdx.x; i < a.padding; i += (int)blockDim.x) {
+            row[a.vocab + i] = from_f32<T>(0);
+        }
         if (threadIdx.x == 0) {
             a.losses[r] = target >= 0 ? logf(s.sum) + s.max - wanted : 0;
         }

@@ -132,8 +132,8 @@ static int capture_prologue(struct sfi_session *s, struct sf_err *err) {
         struct sfi_gpu_rank *r = &s->ranks[i];
         for (uint32_t b = 0; b < r->host->cls->bufs_n; b++) {
             if (r->host->cls->bufs[b].kind == SF_BUF_HYPER) {
-                SF_TRY(api->move(api->self, SFI_GPU_FROM_PAGE, sfi_gpu_at(r, b, 0), &s->in, r->hyper_at,
-                                 8 * sizeof(float), s->stream, err));
+                SF_TRY(api->move(api->self, SFI_GPU_FROM_PAGE, sfi_gpu_at(r, b, 0), &s->in, 0, 8 * sizeof(float),
+                                 s->stream, err));
             }
         }
     }
@@ -171,6 +171,11 @@ static int report_losses(struct sfi_session *s, struct sf_err *err) {
                          offsetof(struct sfi_gpu_report, begin_ns), s->stream, err));
         SF_TRY(api->copy(api->self, mine + offsetof(struct sfi_gpu_report, begin_ns), &s->clock[0], sizeof *s->clock,
                          s->stream, err));
+        uint32_t norm = im->classes[r->host->class_i].norm_buf;
+        if (norm != SF_NONE) {
+            SF_TRY(api->copy(api->self, mine + offsetof(struct sfi_gpu_report, norm), sfi_gpu_at(r, norm, 0),
+                             sizeof(float), s->stream, err));
+        }
         if (loss != SF_NONE) {
             SF_TRY(api->copy(api->self, mine + offsetof(struct sfi_gpu_report, loss), sfi_gpu_at(r, loss, 0),
                              im->prog->job.microbatches * sizeof(float), s->stream, err));
@@ -180,7 +185,7 @@ static int report_losses(struct sfi_session *s, struct sf_err *err) {
 }
 
 static int exchange_reports(struct sfi_session *s, struct sf_err *err) {
-    if (!s->world) {
+    if (s->is_virtual) {
         return SF_OK;
     }
     const struct sfi_gpu_message m = {.kind = SF_OP_ALL_GATHER,
@@ -188,7 +193,7 @@ static int exchange_reports(struct sfi_session *s, struct sf_err *err) {
                                       .bytes = s->report_bytes * s->run->image->ranks,
                                       .x = s->reports + s->ranks[0].host->rank * s->report_bytes,
                                       .y = s->reports};
-    return s->api->message(s->api->self, s->world, &m, s->stream, err);
+    return s->api->message(s->api->self, *s->world, &m, s->stream, err);
 }
 
 static int capture_epilogue(struct sfi_session *s, struct sf_err *err) {

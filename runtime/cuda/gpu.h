@@ -16,7 +16,7 @@
 #include "core/call.h"
 #include "core/err.h"
 
-#define SFI_GPU_API_VERSION 2
+#define SFI_GPU_API_VERSION 3
 #define SFI_GPU_SOURCES 64 /* of one sum */
 #define SFI_NCCL_ID_BYTES 128
 
@@ -70,6 +70,7 @@ struct sfi_gpu_api {
 
     /* Kernels. A context belongs to one stream: it holds the scratch memory of its kernels. */
     bool (*supports)(void *self, const struct sf_call *call);
+    uint64_t (*work_bytes)(void *self, const struct sf_call *call); /* of scratch memory, beside its operands */
     int (*context_create)(void *self, uint32_t owner, void **out, struct sf_err *err);
     void (*context_destroy)(void *self, void *context);
     int (*prepare)(void *self, void *context, const struct sf_call *call, struct sf_err *err); /* before any capture */

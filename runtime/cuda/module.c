@@ -1,6 +1,8 @@
 /* The table of gpu.h over CUDA and the kernels of kernels/cuda; communicators are in module_nccl.c. */
 #include "runtime/cuda/module.h"
 
+#include <cublasLt.h>
+#include <cudnn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +95,10 @@ static int cuda_widen(void *self, float *to, const void *from, int dtype, uint64
 static bool cuda_supports(void *self, const struct sf_call *call) {
     const struct sfi_module *m = self;
     return sf_kern_cuda_find(call, m->api.arch) != NULL;
+}
+
+static uint64_t cuda_work_bytes(void *self, const struct sf_call *call) {
+    return sf_cuda_work_bytes(call, ((const struct sfi_module *)self)->deterministic);
 }
 
 struct context {
@@ -195,8 +201,18 @@ static int cuda_stream_wait(void *self, void *stream, void *event, struct sf_err
     return tell(cudaStreamWaitEvent(raw(stream), event, 0), "waiting for an event", err);
 }
 
+/* Not being kept costs the next run its search, and this one nothing. */
+static void keep_choices(struct sfi_module *m) {
+    struct sf_err err = {0};
+    if (!m->told_not_kept && sf_cuda_save(m->cuda, &err) != 0) {
+        fprintf(stderr, "staticfire: GEMM algorithms not kept: %s\n", err.msg);
+        m->told_not_kept = true;
+    }
+}
+
+/* Everything is prepared by now. */
 static int cuda_capture_begin(void *self, void *stream, struct sf_err *err) {
-    (void)self;
+    keep_choices(self);
     return tell(cudaStreamBeginCapture(raw(stream), cudaStreamCaptureModeThreadLocal), "beginning a capture", err);
 }
 
@@ -310,6 +326,7 @@ static void fill_table(struct sfi_gpu_api *api) {
     api->constant = cuda_constant;
     api->widen = cuda_widen;
     api->supports = cuda_supports;
+    api->work_bytes = cuda_work_bytes;
     api->context_create = cuda_context_create;
     api->context_destroy = cuda_context_destroy;
     api->prepare = cuda_prepare;
@@ -365,6 +382,9 @@ static int open_device(struct sfi_module *m, const struct sfi_gpu_open *how, str
     }
     SF_TRY(tell(cudaSetDevice(m->device), "choosing a device", err));
     SF_TRY(sf_cuda_create(m->device, how->cache_dir, &m->cuda, err));
+    if (sf_cuda_note(m->cuda)[0] != '\0') {
+        fprintf(stderr, "staticfire: GEMM algorithms not used: %s\n", sf_cuda_note(m->cuda));
+    }
     m->deterministic = how->deterministic;
     sf_cuda_set_deterministic(m->cuda, m->deterministic);
     SF_TRY(cuda_pin(m, sizeof *m->fault, (void **)&m->fault, &fault_device, err));
@@ -376,8 +396,10 @@ static int open_device(struct sfi_module *m, const struct sfi_gpu_open *how, str
     sfi_module_nccl_version(&nccl);
     SF_TRY(tell(cudaMemGetInfo(&free_bytes, &total), "asking for free memory", err));
     snprintf(m->name, sizeof m->name, "%.100s", sf_cuda_device_name(m->cuda));
-    snprintf(m->versions, sizeof m->versions, "driver for CUDA %d.%d, runtime %d.%d, NCCL %d.%d.%d", driver / 1000,
-             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, nccl / 10000, nccl / 100 % 100, nccl % 100);
+    snprintf(m->versions, sizeof m->versions,
+             "driver for CUDA %d.%d, runtime %d.%d, NCCL %d.%d.%d, cuDNN %zu, cuBLASLt %zu", driver / 1000,
+             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, nccl / 10000, nccl / 100 % 100, nccl % 100,
+             cudnnGetVersion(), cublasLtGetVersion());
     m->api.name = m->name;
     m->api.versions = m->versions;
     m->api.arch = sf_cuda_arch(m->cuda);

@@ -18,11 +18,11 @@ struct sfi_module_stream {
 struct sfi_module {
     struct sfi_gpu_api api;
     int device;
-    bool deterministic;
+    bool deterministic, told_not_kept;
     struct sf_cuda *cuda;
     struct sf_cuda_fault *fault, *fault_device; /* pinned */
     uint64_t *stamp, *stamp_device;             /* pinned */
-    char name[128], versions[128];
+    char name[128], versions[192];
     void *group[SFI_MODULE_GROUP]; /* communicators of the group being made */
     uint32_t group_n, group_depth;
 };

@@ -84,7 +84,7 @@ static int nccl_comm_fault(void *self, void *comm, struct sf_err *err) {
     return rc == ncclSuccess || rc == ncclInProgress ? SF_OK : fail(err, rc, comm, "a rank or a link failed");
 }
 
-/* Revoked first, so that the other members stop waiting too. */
+/* Revoked first, so that what is in flight on this member ends; the others find out by themselves. */
 static void nccl_comm_abort(void *self, void *comm) {
     (void)self;
     ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT);

@@ -58,11 +58,17 @@ int sf_rt_gpu_place(const struct sf_rt_gpu *gpu, uint32_t *rank, uint32_t *ranks
     return *mpi ? sf_rt_mpi_begin(rank, ranks, err) : SF_OK;
 }
 
+/* torchrun's agent listens on MASTER_PORT itself where it says so; NCCL's first rank takes the port beside it. */
+static long meeting_port(void) {
+    const char *port = getenv("MASTER_PORT"), *agent = getenv("TORCHELASTIC_USE_AGENT_STORE");
+    long master = port ? strtol(port, NULL, 10) : 29500, beside = master < 65535 ? master + 1 : master - 1;
+    return agent && strcmp(agent, "True") == 0 ? beside : master;
+}
+
 /* NCCL meets at MASTER_ADDR by itself: with NCCL_COMM_ID set every rank makes the same id. */
 static int meet_at_master(struct sf_err *err) {
     char place[300];
-    const char *port = getenv("MASTER_PORT");
-    snprintf(place, sizeof place, "%.255s:%.10s", getenv("MASTER_ADDR"), port ? port : "29500");
+    snprintf(place, sizeof place, "%.255s:%ld", getenv("MASTER_ADDR"), meeting_port());
     if (!getenv("NCCL_COMM_ID") && setenv("NCCL_COMM_ID", place, 1) != 0) {
         return sf_fail_memory(err, "the environment");
     }
@@ -93,14 +99,30 @@ static int check_rules(struct gpu_run *g, struct sf_err *err) {
     return g->how->virtual_ranks ? SF_OK : sfi_record_check_comms(g->device.record, err);
 }
 
+/* One of several processes that nothing but NCCL connects: torchrun's. */
+static bool is_part(const struct gpu_run *g) {
+    return !g->mpi && g->ranks > 1;
+}
+
+static bool shares_host(void) {
+    uint32_t local, all;
+    return read_number("LOCAL_WORLD_SIZE", &local) && read_number("WORLD_SIZE", &all) && local == all;
+}
+
 static int set_clock(struct gpu_run *g, struct sfi_session *s, struct sf_err *err) {
     uint64_t device_ns;
     int64_t host_ns, offset_ns = 0, uncertainty_ns = 0;
-    if (!g->mpi) {
+    if (!g->mpi && !is_part(g)) {
         return SF_OK;
     }
     SF_TRY(s->api->clock(s->api->self, &device_ns, &host_ns, &s->clock_uncertainty_ns, err));
-    sfi_mpi_clock(g->net, &offset_ns, &uncertainty_ns);
+    if (g->mpi) {
+        sfi_mpi_clock(g->net, &offset_ns, &uncertainty_ns);
+    } else if (!shares_host()) { /* nothing tells how far the hosts' clocks are apart */
+        s->clock_is_own = true;
+        s->clock_uncertainty_ns = INT64_MAX / 2000;
+        return SF_OK;
+    }
     s->shift_ns = host_ns - (int64_t)device_ns - offset_ns;
     s->clock_uncertainty_ns += uncertainty_ns;
     return SF_OK;
@@ -110,7 +132,7 @@ static int open_session(struct gpu_run *g, uint32_t i, struct sf_err *err) {
     bool is_virtual = g->how->virtual_ranks;
     uint32_t first = is_virtual ? 0 : g->device.record ? i : g->rank, n = is_virtual ? g->run.image->ranks : 1;
     SF_TRY(is_virtual ? SF_OK : make_world(g, i, err));
-    SF_TRY(sfi_session_create(g->device.api, &g->run, first, n, g->worlds[i], &g->sessions[i], err));
+    SF_TRY(sfi_session_create(g->device.api, &g->run, first, n, &g->worlds[i], &g->sessions[i], err));
     g->sessions_n++;
     SF_TRY(set_clock(g, g->sessions[i], err));
     return sfi_session_capture(g->sessions[i], err);
@@ -151,10 +173,16 @@ static int conclude(struct gpu_run *g, struct sf_err *err) {
     const struct sfi_session *s = g->sessions[0];
     int64_t cpu = sfi_cpu_ns();
     if (o->on_step && s->ranks[0].host->rank == 0) {
-        uint32_t step = s->concluded - 1;
-        double wall_s = g->device.record ? 0.0 : s->wall_s; /* the recording device's clock counts nodes */
-        double loss = g->device.computes ? (double)s->losses[step] : NAN;
-        o->on_step(o->self, step, loss, wall_s, (double)(cpu - g->cpu_ns) * 1e-9);
+        uint32_t at = s->concluded - 1;
+        bool timed = !g->device.record; /* the recording device's clock counts nodes, and it works in every call */
+        const struct sf_rt_step step = {.step = at,
+                                        .loss = g->device.computes ? (double)s->losses[at] : NAN,
+                                        .norm = g->device.computes ? s->norm : NAN,
+                                        .wall_s = timed ? s->wall_s : NAN,
+                                        .cpu_s = timed ? (double)(cpu - g->cpu_ns) * 1e-9 : NAN,
+                                        .host_s = timed ? s->host_s[at & 1] : NAN,
+                                        .launch_s = timed ? s->launch_s[at & 1] : NAN};
+        o->on_step(o->self, &step);
     }
     g->cpu_ns = cpu;
     return SF_OK;
@@ -278,10 +306,9 @@ static int check_place(const struct gpu_run *g, const struct sf_prog *prog, stru
                        "the program has %u ranks but there %s %u process%s: start one for each, or use --virtual-ranks",
                        sf_prog_ranks(prog), g->ranks == 1 ? "is" : "are", g->ranks, g->ranks == 1 ? "" : "es");
     }
-    if (g->ranks > 1 && !g->mpi && (o->trace || o->dump_path)) {
+    if (g->ranks > 1 && !g->mpi && o->dump_path) {
         return sf_fail(err, SF_E_USAGE,
-                       "--trace and --dump bring the ranks' results together with MPI: use mpirun or "
-                       "srun instead of torchrun");
+                       "--dump brings the ranks' weights together with MPI: use mpirun or srun instead of torchrun");
     }
     return SF_OK;
 }

@@ -102,6 +102,11 @@ static int create_progress(struct sfi_session *s, struct sfi_gpu_rank *r, struct
 static int create_rank(struct sfi_session *s, struct sfi_gpu_rank *r, uint32_t rank, struct sf_err *err) {
     void *mem, *stamps;
     SF_TRY(sfi_rank_create(s->run, rank, &r->host, err));
+    if (r->host->cls->host_bytes > 0) {
+        return sf_fail(err, SF_E_INPUT,
+                       "offload is executed by CPU ranks alone: run with --backend cpu, or "
+                       "plan with offload 0");
+    }
     uint64_t bytes = r->host->cls->arena_bytes > 0 ? r->host->cls->arena_bytes : 1;
     SF_TRY(s->api->alloc(s->api->self, rank, bytes, &mem, err));
     r->mem = mem;
@@ -211,17 +216,39 @@ static int create_queue(struct sfi_session *s, struct sf_err *err) {
 
 /* ---- all -------------------------------------------------------------------------------------------------------- */
 
+/* Of the kernels on all streams of a class. */
+static uint64_t scratch_bytes(const struct sfi_session *s, const struct sf_class *c) {
+    const struct sf_prog *prog = s->run->image->prog;
+    uint64_t most[SF_MAX_STREAMS] = {0}, sum = 0;
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        const struct sf_recipe *r = c->ops[i].recipe == SF_NONE ? NULL : &prog->recipes[c->ops[i].recipe];
+        for (uint32_t k = 0; r && k < r->calls_n; k++) {
+            uint64_t bytes =
+                sf_call_is_collective(r->calls[k].kind) ? 0 : s->api->work_bytes(s->api->self, &r->calls[k]);
+            most[c->ops[i].stream] = bytes > most[c->ops[i].stream] ? bytes : most[c->ops[i].stream];
+        }
+    }
+    for (uint32_t k = 0; k < SF_MAX_STREAMS; k++) {
+        sum += most[k];
+    }
+    return sum;
+}
+
+/* Everything that will be taken, before anything is. */
 static int check_memory(const struct sfi_session *s, uint32_t first_rank, struct sf_err *err) {
     const struct sf_prog *prog = s->run->image->prog;
-    uint64_t need = 0;
-    for (uint32_t i = 0; i < s->ranks_n; i++) {
-        uint64_t bytes = prog->classes[sf_prog_class(prog, first_rank + i)].arena_bytes;
-        need = need > UINT64_MAX - bytes ? UINT64_MAX : need + bytes;
+    double arenas = 0, scratch = 0, have = (double)s->api->memory_bytes; /* far from where doubles lose bytes */
+    for (uint32_t i = 0; i < s->ranks_n && have > 0; i++) {
+        const struct sf_class *c = &prog->classes[sf_prog_class(prog, first_rank + i)];
+        arenas += (double)c->arena_bytes + (s->traced ? 16.0 * c->ops_n : 0.0);
+        scratch += (double)scratch_bytes(s, c);
     }
-    if (s->api->memory_bytes > 0 && need > s->api->memory_bytes) {
-        return sf_fail(err, SF_E_INPUT, "%u rank%s of this program need %.2f GB but %.2f GB are free on %s", s->ranks_n,
-                       s->ranks_n == 1 ? "" : "s", (double)need / 1e9, (double)s->api->memory_bytes / 1e9,
-                       s->api->name);
+    if (have > 0 && arenas + scratch > have) {
+        return sf_fail(
+            err, SF_E_INPUT,
+            "%u rank%s of this program need %.2f GB, and their kernels %.3f GB of scratch memory, but %.2f GB "
+            "are free on %s",
+            s->ranks_n, s->ranks_n == 1 ? "" : "s", arenas / 1e9, scratch / 1e9, have / 1e9, s->api->name);
     }
     return SF_OK;
 }
@@ -245,7 +272,7 @@ static int fill_session(struct sfi_session *s, uint32_t first_rank, struct sf_er
 }
 
 int sfi_session_create(const struct sfi_gpu_api *api, const struct sfi_run *run, uint32_t first_rank, uint32_t ranks_n,
-                       void *world, struct sfi_session **out, struct sf_err *err) {
+                       void **world, struct sfi_session **out, struct sf_err *err) {
     struct sf_arena *arena = sf_arena_create();
     struct sfi_session *s = arena ? sf_arena_alloc(arena, 1, sizeof *s) : NULL;
     if (!s) {
@@ -257,7 +284,7 @@ int sfi_session_create(const struct sfi_gpu_api *api, const struct sfi_run *run,
     s->run = run;
     s->ranks_n = ranks_n;
     s->world = world;
-    s->is_virtual = world == NULL;
+    s->is_virtual = *world == NULL;
     s->traced = run->options->trace != NULL;
     int rc = fill_session(s, first_rank, err);
     if (rc != SF_OK) {

@@ -23,6 +23,7 @@ struct sfi_gpu_report {
     uint32_t stop, reserved;
     int64_t shift_ns;  /* device clock + this = rank 0's host clock */
     uint64_t begin_ns; /* of the step, device clock */
+    float norm;        /* of the gradient, where it is clipped */
     float loss[];
 };
 
@@ -39,7 +40,6 @@ struct sfi_gpu_rank {
     uint64_t stamps_at;             /* in the out page */
     uint32_t *progress;             /* pinned, as the device sees it: [SF_MAX_STREAMS] 1 + the op begun last; or NULL */
     const volatile uint32_t *progress_host;
-    uint64_t hyper_at; /* in the in page */
     uint64_t *load_at; /* [ops_n] in the in page */
     char **grads;      /* dump: [blocks] pinned copies, as the device sees them */
     char *grads_host;
@@ -75,7 +75,7 @@ struct sfi_session {
     void *joins[SF_MAX_STREAMS]; /* events, reused from rank to rank */
     void *graphs[2];             /* [1]: the same with copies of gradients, for the last step of a run that dumps */
     uint64_t nodes_n;
-    void *world;
+    void **world;
     struct sfi_gpu_comm comms[SF_MAX_COMMS];
     void **virtual_events; /* of meetings */
     uint32_t virtual_events_n;
@@ -95,16 +95,21 @@ struct sfi_session {
     uint32_t launched, concluded;
     uint64_t last_end_ns; /* device clock at the end of the step before */
     int64_t shift_ns, clock_uncertainty_ns;
+    bool clock_is_own; /* no moment of another rank can be told on it */
     bool stop;
     float *losses;          /* [steps] */
     const float **loss_src; /* [data-parallel ranks * microbatches] */
     double wall_s;          /* of the step concluded last */
+    double norm;            /* the same; NaN where gradients are not clipped */
+    double host_s[2];       /* of the host for an even or an odd step, waiting apart */
+    double launch_s[2];     /* in the call that started an even or an odd step */
 };
 
-/* `world` is a communicator over all ranks of the program, or NULL for virtual ranks; it stays the caller's. */
+/* *world is a communicator over all ranks of the program, or NULL for virtual ranks; it stays the caller's, and is NULL
+ * once a fault has aborted it. */
 /* The clock's shift belongs to `shift_ns` before the first launch; 0 where all ranks share a device. */
 int sfi_session_create(const struct sfi_gpu_api *api, const struct sfi_run *run, uint32_t first_rank, uint32_t ranks_n,
-                       void *world, struct sfi_session **out, struct sf_err *err);
+                       void **world, struct sfi_session **out, struct sf_err *err);
 void sfi_session_destroy(struct sfi_session *s); /* NULL is legal */
 int sfi_session_capture(struct sfi_session *s, struct sf_err *err);
 int sfi_session_launch(struct sfi_session *s, struct sf_err *err);

@@ -14,29 +14,12 @@ bool sfi_session_over(const struct sfi_session *s, uint32_t step) {
     return __atomic_load_n(s->done_host, __ATOMIC_ACQUIRE) > step; /* the results were written before it */
 }
 
-/* Where the vocabulary is split, ids count from the first one of this rank's part. */
-static void shift_ids(const struct sfi_gpu_rank *r, const struct sf_op *op, int32_t *ids) {
-    const struct sf_prog *prog = r->host->run->image->prog;
-    uint64_t part = prog->job.vocab / sf_prog_comm_size(prog, op->comm);
-    int32_t own = (int32_t)(part * sf_prog_comm_index(prog, r->host->rank, op->comm));
-    for (uint64_t i = 0; i < (uint64_t)prog->job.micro_batch_sequences * prog->job.seq_len_tokens; i++) {
-        ids[i] -= own;
-    }
-}
-
 static void fill_loads(struct sfi_session *s, const struct sfi_gpu_rank *r, char *page) {
-    const struct sf_prog_job *job = &s->run->image->prog->job;
+    const struct sfi_loads who = {s->run->image->prog, r->host->rank, r->host->dp_index, s->launched};
     for (uint32_t i = 0; i < r->host->cls->ops_n; i++) {
         const struct sf_op *op = &r->host->cls->ops[i];
         if (op->kind == SF_OP_LOAD) {
-            uint64_t first =
-                ((uint64_t)r->host->dp_index * job->microbatches + op->microbatch) * job->micro_batch_sequences;
-            int32_t *ids = (int32_t *)(void *)(page + r->load_at[i]);
-            sfi_data_fill(s->run->data, s->launched, first, job->micro_batch_sequences,
-                          op->flags & SF_OP_TARGETS ? 1 : 0, ids);
-            if (op->comm != SF_NONE) {
-                shift_ids(r, op, ids);
-            }
+            sfi_data_load_op(s->run->data, &who, op, (int32_t *)(void *)(page + r->load_at[i]));
         }
     }
 }
@@ -55,8 +38,13 @@ static void fill_page(struct sfi_session *s) {
 
 int sfi_session_launch(struct sfi_session *s, struct sf_err *err) {
     bool last = s->launched + 1 == s->run->options->steps;
+    int64_t first = sfi_now_ns();
     fill_page(s);
+    int64_t begin = sfi_now_ns();
     SF_TRY(s->api->launch(s->api->self, s->graphs[last && s->graphs[1] ? 1 : 0], s->stream, err));
+    int64_t end = sfi_now_ns();
+    s->launch_s[s->launched & 1] = (double)(end - begin) * 1e-9;
+    s->host_s[s->launched & 1] = (double)(end - first) * 1e-9;
     s->launched++;
     return SF_OK;
 }
@@ -83,8 +71,8 @@ static int fail_stuck(struct sfi_session *s, struct sf_err *err) {
 
 static int look_for_faults(struct sfi_session *s, struct sf_err *err) {
     SF_TRY(s->api->fault(s->api->self, err));
-    if (s->world) {
-        SF_TRY(s->api->comm_fault(s->api->self, s->world, err));
+    if (*s->world) {
+        SF_TRY(s->api->comm_fault(s->api->self, *s->world, err));
     }
     for (uint32_t i = 0; i < SF_MAX_COMMS * SFI_GPU_COLORS; i++) {
         void *comm = s->comms[i / SFI_GPU_COLORS].comm[i % SFI_GPU_COLORS];
@@ -95,6 +83,7 @@ static int look_for_faults(struct sfi_session *s, struct sf_err *err) {
     return SF_OK;
 }
 
+/* The world too: the end of a step gathers on it, and what waits for a rank that is gone would wait for ever. */
 static void abort_all(struct sfi_session *s) {
     for (uint32_t i = 0; i < SF_MAX_COMMS * SFI_GPU_COLORS; i++) {
         struct sfi_gpu_comm *c = &s->comms[i / SFI_GPU_COLORS];
@@ -102,6 +91,10 @@ static void abort_all(struct sfi_session *s) {
             s->api->comm_abort(s->api->self, c->comm[i % SFI_GPU_COLORS]);
             c->comm[i % SFI_GPU_COLORS] = c->registered[i % SFI_GPU_COLORS] = NULL;
         }
+    }
+    if (*s->world) {
+        s->api->comm_abort(s->api->self, *s->world);
+        *s->world = NULL;
     }
 }
 
@@ -155,10 +148,19 @@ static float add_losses(struct sfi_session *s, const char *page) {
     return sum;
 }
 
+static double norm_of(const struct sfi_session *s, const char *page) {
+    const struct sfi_rank *first = s->ranks[0].host;
+    bool clips = s->run->image->classes[first->class_i].norm_buf != SF_NONE;
+    return clips ? (double)report_of(s, page, first->rank)->norm : NAN;
+}
+
 /* Times count from the moment when the last rank began, on this rank's device clock. */
 static uint64_t find_origin(struct sfi_session *s, const char *page) {
     const struct sfi_gpu_report *mine = report_of(s, page, s->ranks[0].host->rank);
     int64_t last = INT64_MIN;
+    if (s->clock_is_own) {
+        return mine->begin_ns;
+    }
     for (uint32_t rank = 0; rank < s->run->image->ranks; rank++) {
         const struct sfi_gpu_report *r = report_of(s, page, rank);
         int64_t began = (int64_t)r->begin_ns + r->shift_ns;
@@ -182,8 +184,10 @@ int sfi_session_conclude(struct sfi_session *s, struct sf_err *err) {
         abort_all(s);
         return rc;
     }
+    int64_t begin = sfi_now_ns();
     take_clock(s, page);
     s->losses[s->concluded] = add_losses(s, page);
+    s->norm = norm_of(s, page);
     for (uint32_t rank = 0; rank < s->run->image->ranks; rank++) {
         s->stop |= report_of(s, page, rank)->stop != 0;
     }
@@ -197,6 +201,7 @@ int sfi_session_conclude(struct sfi_session *s, struct sf_err *err) {
         }
         r->host->steps_done = s->concluded + 1;
     }
+    s->host_s[s->concluded & 1] += (double)(sfi_now_ns() - begin) * 1e-9;
     s->concluded++;
     return SF_OK;
 }

@@ -159,7 +159,7 @@ static int create_comm(struct sfi_session *s, uint32_t comm, struct sf_err *err)
     for (uint32_t k = 0; k < c->colors_n; k++) {
         char name[SF_NAME + 16];
         snprintf(name, sizeof name, "%s/%u", prog->comms[comm].name, k);
-        SF_TRY(s->api->comm_split(s->api->self, s->world, group, index, name, &c->comm[k], err));
+        SF_TRY(s->api->comm_split(s->api->self, *s->world, group, index, name, &c->comm[k], err));
         SF_TRY(
             s->api->comm_register(s->api->self, c->comm[k], r->mem, r->host->cls->arena_bytes, &c->registered[k], err));
     }

@@ -4,13 +4,15 @@
  *     bench_events --audit SEEDS [GPUS]            default: 220032 GPUs
  *
  * Plain: all ranks of a stage are alike, so that events coincide. Jitter: every kernel of every rank has a time of its
- * own. Times are those of the best of several runs; cycles are of the time stamp counter. Exits 1 when the folded run
- * of the plain step differs. --audit runs the jittered step once per seed with every checker on, and exits 1 when one
- * of them objects. */
+ * own. Times are those of the best of several runs; cycles are of the time stamp counter, and misses those of the last
+ * cache, where the machine counts them for its users. Exits 1 when the folded run of the plain step differs. --audit
+ * runs the jittered step once per seed with every checker on, and exits 1 when one of them objects. */
+#include <linux/perf_event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -159,7 +161,29 @@ static double cycles_per_s(void) {
 struct row {
     struct sf_sim_result best;
     double cpu_s;
+    double misses; /* below 0: not counted */
 };
+
+/* Counts misses of the last cache from now on, those of threads still to come included; below 0 where that is not to be
+ * had. */
+static int open_misses(void) {
+    struct perf_event_attr what = {.type = PERF_TYPE_HARDWARE,
+                                   .size = sizeof what,
+                                   .config = PERF_COUNT_HW_CACHE_MISSES,
+                                   .inherit = 1,
+                                   .exclude_kernel = 1,
+                                   .exclude_hv = 1};
+    return (int)syscall(SYS_perf_event_open, &what, 0, -1, -1, 0);
+}
+
+static double close_misses(int counter) {
+    uint64_t n = 0;
+    bool counted = counter >= 0 && read(counter, &n, sizeof n) == (ssize_t)sizeof n;
+    if (counter >= 0) {
+        close(counter);
+    }
+    return counted ? (double)n : -1.0;
+}
 
 /* Small steps are repeated until they add up to something that can be timed. */
 static struct row measure(const struct sf_prog *prog, const struct sf_cost *cost, const struct sf_sim_options *o) {
@@ -168,11 +192,11 @@ static struct row measure(const struct sf_prog *prog, const struct sf_cost *cost
     for (int i = 0; i < 200 && (i < 1 || now_s(CLOCK_MONOTONIC) - from < 0.5); i++) {
         struct sf_sim_result r;
         struct sf_err err = {0};
+        int counter = open_misses();
         double began = now_s(CLOCK_PROCESS_CPUTIME_ID);
         check(sf_sim_run(prog, cost, o, &r, &err), &err);
-        double cpu_s = now_s(CLOCK_PROCESS_CPUTIME_ID) - began;
-        row.best = cpu_s < row.cpu_s ? r : row.best;
-        row.cpu_s = cpu_s < row.cpu_s ? cpu_s : row.cpu_s;
+        double cpu_s = now_s(CLOCK_PROCESS_CPUTIME_ID) - began, misses = close_misses(counter);
+        row = cpu_s < row.cpu_s ? (struct row){r, cpu_s, misses} : row;
     }
     return row;
 }
@@ -182,9 +206,13 @@ static void print_row(const char *name, const struct sf_prog *prog, const struct
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     double events = (double)r->events, ns = row->cpu_s / events * 1e9;
-    printf("%7u  %-6s %11.0f  %7.3f  %7.3f  %9.2f  %9.2f  %8.1f  %8.0f  %6.0f\n", sf_prog_ranks(prog), name, events,
-           r->wall_s, r->run_s, events / r->wall_s * 1e-6, events / r->run_s * 1e-6, ns, ns * 1e-9 * cycles_per_s(),
-           (double)use.ru_maxrss / 1024);
+    char misses[32] = "-";
+    if (row->misses >= 0.0) {
+        snprintf(misses, sizeof misses, "%.2f", row->misses / events);
+    }
+    printf("%7u  %-6s %11.0f  %7.3f  %7.3f  %9.2f  %9.2f  %8.1f  %8.0f  %10s  %6.0f\n", sf_prog_ranks(prog), name,
+           events, r->wall_s, r->run_s, events / r->wall_s * 1e-6, events / r->run_s * 1e-6, ns,
+           ns * 1e-9 * cycles_per_s(), misses, (double)use.ru_maxrss / 1024);
     fflush(stdout);
 }
 
@@ -274,7 +302,8 @@ int main(int argc, char **argv) {
     }
     char **size = n > 0 ? argv + first : sizes;
     n = n > 0 ? n : (int)(sizeof sizes / sizeof *sizes);
-    printf("   GPUs  case        events   wall s    run s  wall M/s    run M/s   ns/event  cyc/event    MiB\n");
+    printf("   GPUs  case        events   wall s    run s  wall M/s    run M/s   ns/event  cyc/event  miss/event     "
+           "MiB\n");
     fflush(stdout);
     for (int i = 0; i < n; i++) {
         uint32_t gpus = (uint32_t)strtoul(size[i], NULL, 10);

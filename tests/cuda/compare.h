@@ -53,6 +53,10 @@ static unsigned wide_operands(const struct sf_call *call) {
         return BIT(4);
     case SF_CALL_ATTN_BWD:
         return BIT(4) | BIT(9);
+    case SF_CALL_ATTN_SLICE_FWD:
+        return BIT(3);
+    case SF_CALL_ATTN_SLICE_BWD:
+        return BIT(3) | BIT(6) | BIT(7);
     case SF_CALL_EMBED_FWD:
     case SF_CALL_EMBED_BWD:
     case SF_CALL_CAST_DOWN:
@@ -61,6 +65,7 @@ static unsigned wide_operands(const struct sf_call *call) {
     case SF_CALL_SUMSQ:
         return BIT(1);
     case SF_CALL_XENT:
+    case SF_CALL_XENT_PADDED:
     case SF_CALL_XENT_STATS:
         return BIT(1) | BIT(2);
     case SF_CALL_XENT_PART:
@@ -83,6 +88,9 @@ static void device_counts(const struct sf_call *call, size_t n[SF_CALL_OPERANDS]
     operand_counts(call, n);
     if (call->kind == SF_CALL_ATTN_BWD) {
         n[9] = sf_cuda_attn_bwd_work(call) / sizeof(float);
+    }
+    if (call->kind == SF_CALL_ATTN_SLICE_BWD) {
+        n[7] = sf_cuda_attn_bwd_work(call) / sizeof(float);
     }
     if (call->kind == SF_CALL_ADAMW && call->dtype == SF_BF16) {
         n[5] = n[0];
@@ -239,7 +247,8 @@ static void check_call(const struct sf_call *call, size_t shift, uint64_t *state
         if (got.at[i]) { /* whatever order threads run in */
             assert_memory_equal(got.at[i], again.at[i], got.bytes[i]);
         }
-        if ((sf_call_writes(call->kind) >> i & 1) == 0 || (i == 9 && call->kind == SF_CALL_ATTN_BWD)) {
+        bool work = (i == 9 && call->kind == SF_CALL_ATTN_BWD) || (i == 7 && call->kind == SF_CALL_ATTN_SLICE_BWD);
+        if ((sf_call_writes(call->kind) >> i & 1) == 0 || work) {
             continue;
         }
         bool master = i == 5 && call->kind == SF_CALL_ADAMW;
@@ -261,7 +270,7 @@ static struct sf_call cuda_call(uint8_t kind, uint8_t dtype, uint64_t *state) {
     struct sf_call call = random_call(kind, state);
     bool round = random_int(state, 0, 1);
     call.dtype = dtype;
-    for (int i = 0; round && i < 2 && kind != SF_CALL_ATTN_FWD && kind != SF_CALL_ATTN_BWD; i++) {
+    for (int i = 0; round && i < 2 && !sf_call_is_attention(kind); i++) {
         call.dims[i] = 8 * ((call.dims[i] + 7) / 8);
     }
     switch (kind) {
@@ -337,8 +346,11 @@ static void test_chosen_shapes(void **unused) {
         {.kind = SF_CALL_ATTN_FWD, .imm = {0, 1}, .dims = {1, 100, 4, 2, 128, 512}},
         {.kind = SF_CALL_ATTN_BWD, .imm = {0, 1}, .dims = {1, 70, 2, 1, 96, 192}},
         {.kind = SF_CALL_ATTN_BWD, .imm = {0, 1}, .dims = {1, 33, 2, 1, 256, 512}},
+        {.kind = SF_CALL_ATTN_SLICE_FWD, .imm = {0, 1}, .dims = {101, 37, 4, 2, 96}},
+        {.kind = SF_CALL_ATTN_SLICE_BWD, .flags = SF_CALL_ACC_FLAG, .imm = {0, 1}, .dims = {71, 30, 2, 1, 128}},
         {.kind = SF_CALL_XENT, .imm = {0.125f}, .dims = {7, 50257}},
         {.kind = SF_CALL_XENT, .imm = {1}, .dims = {2, 120001}},
+        {.kind = SF_CALL_XENT_PADDED, .imm = {0.125f}, .dims = {7, 50304, 47}},
         {.kind = SF_CALL_XENT_STATS, .dims = {7, 50257}},
         {.kind = SF_CALL_XENT_PART, .imm = {0.125f}, .dims = {13, 16033, 4}},
         {.kind = SF_CALL_EMBED_BWD, .dims = {700, 24, 100000}},

@@ -24,6 +24,11 @@ VENV = ROOT / "build/venv/bin/python"
 PYTHON = str(VENV) if VENV.exists() else sys.executable
 GATED = shapes.model(64, 4, 4, 2, 96, 256, False)
 PLAIN_TIED = shapes.model(48, 4, 2, 2, 80, 256, True, gated=False)
+SMALL = {"initializer_range": 0.1, "vocab_size": 250}
+GPT2 = shapes.TINY_GPT2 | SMALL | {"n_embd": 48, "n_head": 2}
+QWEN2 = shapes.TINY_QWEN2 | SMALL | {"hidden_size": 48, "intermediate_size": 80}
+# Biases start from zero: what happens to them shows where steps are long and decay is strong.
+LONG = {"job": shapes.PADDED, "weight_decay": 5.0}
 PIPE = {"pp": 4, "dp": 1, "micro_batch": 2, "schedule": "1f1b"}
 
 
@@ -66,11 +71,11 @@ def same(what, mine, other):
     return worst <= TOLERANCE
 
 
-def compare(ours, name, config, plan, programs):
+def compare(ours, name, config, plan, programs, lr=1e-3, **more):
     cluster = ours.machine(plan["pp"])
     job = config, 32, 8, "f32", plan["pp"], plan, cluster
-    weights = ours.weights(*job)
-    scenario = shapes.scenario(ours.folder, name, *job)
+    weights = ours.weights(*job, **more)
+    scenario = shapes.scenario(ours.folder, name, *job, lr=lr, **more)
     mine = ours.train(ours.compile(scenario)[1], steps=STEPS)["loss"]
     return all(
         [
@@ -107,5 +112,31 @@ with tempfile.TemporaryDirectory() as folder:
             ("jax_pipeline.py", {"mode": "op", "backward": "recompute"}),
             ("jax_pipeline.py", {"mode": "step"}),
         ],
+    )
+    good &= compare(
+        ours,
+        "gpt2",
+        GPT2,
+        {"pp": 1},
+        [
+            ("jax_train.py", {"layers": "scan", "loss_chunks": 4, "microbatches": 2}),
+            ("torch_train.py", {"compile": None, "loss_chunks": 4}),
+        ],
+        lr=0.02,
+        clip_norm=0.5,
+        **LONG,
+    )
+    good &= compare(
+        ours,
+        "qwen2",
+        QWEN2,
+        PIPE,
+        [
+            ("jax_train.py", {}),
+            ("jax_pipeline.py", {"mode": "op", "backward": "residuals"}),
+            ("torch_train.py", {"compile": None}),
+        ],
+        lr=0.02,
+        **LONG,
     )
 sys.exit(not good)

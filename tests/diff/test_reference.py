@@ -2,7 +2,8 @@
 """Loss and gradients of the CPU runtime against an independent model written in JAX with float64.
 
 The text holds exactly one batch of windows, so the first step sees every window once and their order does not matter.
-The learning rate is 0: the parameters dumped after the step are the ones it started from.
+Parameters are dumped after a step: with a learning rate of 0 they are the ones it started from. Models with biases, which
+start from zero, are compared in their second step instead, and what it started from is the dump of another run of one.
 Skipped (exit 77) where JAX is not installed in build/venv.
 """
 import json
@@ -44,8 +45,17 @@ def read_safetensors(path):
     return out
 
 
-def rmsnorm(x, w, eps):
-    return x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * w.reshape(-1)
+def norm(x, p, name, c):
+    w, eps = p[name + ".weight"].reshape(-1), c.get("rms_norm_eps") or c["layer_norm_epsilon"]
+    if c["model_type"] == "gpt2":
+        x = x - jnp.mean(x, -1, keepdims=True)
+    x = x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * w
+    return x + p[name + ".bias"].reshape(-1) if c["model_type"] == "gpt2" else x
+
+
+def linear(x, p, name):
+    y = x @ p[name + ".weight"].T
+    return y + p[name + ".bias"].reshape(-1) if name + ".bias" in p else y
 
 
 def rope(x, theta):  # [batch, seq, heads, dim], rotate pairs (i, i + dim/2)
@@ -58,34 +68,52 @@ def rope(x, theta):  # [batch, seq, heads, dim], rotate pairs (i, i + dim/2)
 
 def attention(x, p, c):
     batch, seq, _ = x.shape
-    dim = c["hidden_size"] // c["num_attention_heads"]
-    heads, kv = c["num_attention_heads"], c["num_key_value_heads"]
-    qkv = (x @ p["self_attn.qkv_proj.weight"].T).reshape(batch, seq, heads + 2 * kv, dim)
-    q, k = rope(qkv[:, :, :heads], c["rope_theta"]), rope(qkv[:, :, heads:heads + kv], c["rope_theta"])
+    heads = c.get("num_attention_heads") or c["n_head"]
+    kv, theta = c.get("num_key_value_heads", heads), c.get("rope_theta")
+    dim = p["self_attn.o_proj.weight"].shape[1] // heads
+    qkv = linear(x, p, "self_attn.qkv_proj").reshape(batch, seq, heads + 2 * kv, dim)
+    q, k = qkv[:, :, :heads], qkv[:, :, heads:heads + kv]
+    if theta:
+        q, k = rope(q, theta), rope(k, theta)
     k, v = jnp.repeat(k, heads // kv, 2), jnp.repeat(qkv[:, :, heads + kv:], heads // kv, 2)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(dim)
     scores = jnp.where(jnp.tril(jnp.ones((seq, seq), bool)), scores, -jnp.inf)
     out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, -1), v)
-    return out.reshape(batch, seq, heads * dim) @ p["self_attn.o_proj.weight"].T
+    return linear(out.reshape(batch, seq, heads * dim), p, "self_attn.o_proj")
 
 
-def mlp(x, p):
-    gate, up = jnp.split(x @ p["mlp.gate_up_proj.weight"].T, 2, -1)
-    return (jax.nn.silu(gate) * up) @ p["mlp.down_proj.weight"].T
+def mlp(x, p, c):
+    y = linear(x, p, "mlp.gate_up_proj")
+    if c["model_type"] == "gpt2":
+        return linear(jax.nn.gelu(y, approximate=True), p, "mlp.down_proj")
+    gate, up = jnp.split(y, 2, -1)
+    return linear(jax.nn.silu(gate) * up, p, "mlp.down_proj")
 
 
 def loss(params, tokens, c):
     x = params["model.embed_tokens.weight"][tokens[:, :-1]]
-    eps = c["rms_norm_eps"]
-    for i in range(c["num_hidden_layers"]):
+    if "model.embed_positions.weight" in params:
+        x = x + params["model.embed_positions.weight"][:x.shape[1]]
+    for i in range(layers_of(c)):
         prefix = f"model.layers.{i}."
         p = {k[len(prefix):]: v for k, v in params.items() if k.startswith(prefix)}
-        x = x + attention(rmsnorm(x, p["input_layernorm.weight"], eps), p, c)
-        x = x + mlp(rmsnorm(x, p["post_attention_layernorm.weight"], eps), p)
+        x = x + attention(norm(x, p, "input_layernorm", c), p, c)
+        x = x + mlp(norm(x, p, "post_attention_layernorm", c), p, c)
     head = params.get("lm_head.weight", params["model.embed_tokens.weight"])
-    logits = rmsnorm(x, params["model.norm.weight"], eps) @ head.T
+    logits = norm(x, params, "model.norm", c) @ head[:c["vocab_size"]].T  # behind them are rows that are no tokens
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), tokens[:, 1:, None], -1)
     return -jnp.mean(picked)
+
+
+def layers_of(c):
+    return c.get("num_hidden_layers") or c["n_layer"]
+
+
+def tensors_of(c):
+    """Weights of a layer, and beside the layers."""
+    gpt2, qkv, every = c["model_type"] == "gpt2", c["model_type"] == "qwen2", c.get("attention_bias", False)
+    layer = 6 + 6 * gpt2 + qkv + 2 * every + 2 * c.get("mlp_bias", False)
+    return layer * layers_of(c) + 3 + 2 * gpt2 - (gpt2 or c["tie_word_embeddings"])
 
 
 def run(*command):
@@ -95,7 +123,7 @@ def run(*command):
     return result.stdout
 
 
-def train_one_step(folder, config, seq, batch, plan):
+def train(folder, config, seq, batch, plan, job, steps):
     (folder / "config.json").write_text(json.dumps(config))
     ranks = plan["pp"] * plan["dp"] * plan.get("tp", 1)
     text = (ROOT / "scenarios/data/shakespeare.txt").read_bytes()[:seq * batch + 1]
@@ -104,28 +132,32 @@ def train_one_step(folder, config, seq, batch, plan):
         "name": "reference", "cluster": "machine.yaml", "model": "config.json", "plan": plan,
         "job": {"seq_len": seq, "global_batch": batch, "precision": "f32", "gpus": ranks, "steps": 1,
                 "seed": 3, "data": "text.txt", "canonical": True,
-                "optimizer": {"kind": "adamw", "lr": 0.0, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
-                              "weight_decay": 0.1, "warmup_steps": 0}},
+                "optimizer": {"kind": "adamw", "lr": 0.0 if steps == 1 else 0.02, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
+                              "weight_decay": 0.1, "warmup_steps": 0}} | job,
     }
     (folder / "scenario.yaml").write_text(json.dumps(scenario))
     run(BUILD / "staticfire", "topo", "probe", "-o", folder, "--ranks", ranks)
     run(BUILD / "staticfire", "plan", folder / "scenario.yaml", "-o", folder / "plan.yaml")
     run(BUILD / "staticfire", "compile", folder / "plan.yaml", "-o", folder / "p.sfprog")
-    run(BUILD / "staticfire-run", folder / "p.sfprog", "--data", folder / "text.txt", "--steps", 1,
-        "--dump", folder / "dump.safetensors")
+    dumps = []
+    for n in sorted({1, steps}):
+        run(BUILD / "staticfire-run", folder / "p.sfprog", "--data", folder / "text.txt", "--steps", n,
+            "--dump", folder / "dump.safetensors")
+        dumps.append(read_safetensors(folder / "dump.safetensors"))
     tokens = np.frombuffer(text, np.uint8).astype(np.int64)
     windows = np.stack([tokens[i * seq:(i + 1) * seq + 1] for i in range(batch)])
-    return read_safetensors(folder / "dump.safetensors"), windows
+    return dumps[0], dumps[-1], windows
 
 
-def compare(name, config, seq, batch, plan):
+def compare(name, config, seq, batch, plan, job={}):
     with tempfile.TemporaryDirectory() as folder:
-        dump, windows = train_one_step(pathlib.Path(folder), config, seq, batch, plan)
-    params = {k[6:]: jnp.asarray(v, jnp.float64) for k, v in dump.items() if k.startswith("param/")}
+        steps = 2 if config in (GPT2, QWEN2, BIASED) else 1
+        start, dump, windows = train(pathlib.Path(folder), config, seq, batch, plan, job, steps)
+    params = {k[6:]: jnp.asarray(v, jnp.float64) for k, v in start.items() if k.startswith("param/")}
     grads = {k[5:]: v for k, v in dump.items() if k.startswith("grad/")}
-    assert params.keys() == grads.keys() and len(params) == 3 - config["tie_word_embeddings"] + 6 * config["num_hidden_layers"]
+    assert params.keys() == grads.keys() and len(params) == tensors_of(config), (len(params), tensors_of(config))
     want, want_grads = jax.value_and_grad(loss)(params, windows, config)
-    worst, where = abs(float(dump["loss"].reshape(-1)[0]) - float(want)) / abs(float(want)), "loss"
+    worst, where = abs(float(dump["loss"].reshape(-1)[-1]) - float(want)) / abs(float(want)), "loss"
     for key, value in want_grads.items():
         value = np.asarray(value).reshape(grads[key].shape)
         error = np.linalg.norm(grads[key] - value) / np.linalg.norm(value)
@@ -138,6 +170,11 @@ def compare(name, config, seq, batch, plan):
 BASE = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "vocab_size": 256,
         "num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
         "hidden_act": "silu", "tie_word_embeddings": False, "initializer_range": 0.05}
+
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 200,
+        "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0, "layer_norm_epsilon": 1e-5, "initializer_range": 0.05}
+QWEN2 = BASE | {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+BIASED = BASE | {"attention_bias": True, "mlp_bias": True}
 
 ok = [
     compare("grouped heads, 2 stages", BASE, 48, 8, {"pp": 2, "dp": 1, "micro_batch": 1}),
@@ -152,6 +189,17 @@ ok = [
             {"pp": 1, "dp": 1, "tp": 4, "micro_batch": 2}),
     compare("tensor parallel, 2 replicas, split backwards", BASE | {"num_hidden_layers": 2}, 48, 8,
             {"pp": 2, "dp": 2, "tp": 2, "micro_batch": 1, "schedule": "zb-h1", "zero": 1}),
+    compare("gpt2, 2 stages, padded vocabulary", GPT2, 48, 8, {"pp": 2, "dp": 1, "micro_batch": 1},
+            {"vocab_multiple": 64}),
+    compare("gpt2, logits in parts, recomputed, split backwards", GPT2, 64, 8,
+            {"pp": 2, "dp": 1, "micro_batch": 2, "schedule": "zb-h1", "recompute": "full"},
+            {"vocab_multiple": 64, "loss_rows": 48}),
+    compare("gpt2, tensor parallel", GPT2, 48, 8, {"pp": 1, "dp": 1, "tp": 2, "micro_batch": 2}, {"loss_rows": 40}),
+    compare("qwen2, logits in parts, 2 replicas", QWEN2, 48, 8, {"pp": 1, "dp": 2, "micro_batch": 1}, {"loss_rows": 16}),
+    compare("qwen2, tensor parallel, 2 stages, logits in parts", QWEN2, 48, 8,
+            {"pp": 2, "dp": 1, "tp": 2, "micro_batch": 1}, {"loss_rows": 20}),
+    compare("biases in every product, tensor parallel, split backwards", BIASED, 48, 8,
+            {"pp": 2, "dp": 1, "tp": 2, "micro_batch": 1, "schedule": "zb-h1"}),
     compare("2 replicas", BASE | {"num_key_value_heads": 4, "num_hidden_layers": 2}, 33, 8, {"pp": 1, "dp": 2, "micro_batch": 1}),
 ]
 sys.exit(not all(ok))

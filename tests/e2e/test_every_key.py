@@ -45,7 +45,7 @@ FILES = {
     "catalog/devices/plain.yaml": PLAIN,
     "catalog/kernels/gb300.yaml": SIMS,
     "catalog/links/nvlink5.yaml": SHOW + NCCL[:4] + SIMS[:1] + PLAIN[:1],
-    "catalog/links/nvlink-c2c.yaml": SHOW,
+    "catalog/links/nvlink-c2c.yaml": SHOW + [("sim", "job/away.plan.yaml")],
     "catalog/links/connectx8-800g.yaml": SHOW + NCCL,
     "catalog/switches/quantum-x800-q3400.yaml": SHOW + NCCL[:4],
     "catalog/switches/spectrum4-sn5600.yaml": [("topo", "show", "clusters/roce.yaml", "--routing", "ecmp", "--route", "0:73"),
@@ -60,11 +60,9 @@ DESCRIBES = {
     ("catalog/devices/plain.yaml", "power.value"): "likewise",
     ("catalog/nccl/gb300.yaml", "compared_inside.value"): "for people; the grade beside it counts",
     ("catalog/nccl/gb300.yaml", "compared_across.value"): "likewise",
-    **{("catalog/links/nvlink-c2c.yaml", key): "nothing is moved to the CPU" for key in
-       ("usable.value", "latency.value")},
     **{("catalog/devices/gb300.yaml", f"gemm_efficiency.{p}.value"): "the fitted model of kernels/gb300.yaml covers this "
        "precision; devices/plain.yaml, the same without one, shows that the share counts where nothing is fitted"
-       for p in PRECISIONS if p != "f32"},
+       for p in PRECISIONS if p not in ("f32", "bf16")}, # bf16: the share of the memory that a product asks for
 }
 
 
@@ -118,7 +116,8 @@ def write_clusters(folder):
     (folder / "clusters/roce.yaml").write_text(roce.replace("rails: 4", "planes: 4\nrails: 4"))
     (folder / "clusters/plain.yaml").write_text(text.replace("device: gb300", "device: plain"))
     device = (folder / "catalog/devices/gb300.yaml").read_text().replace("name: gb300", "name: plain")
-    (folder / "catalog/devices/plain.yaml").write_text(re.sub(r"(?m)^(kernels|collectives):.*\n", "", device))
+    (folder / "catalog/devices/plain.yaml").write_text(
+        re.sub(r"(?m)^(kernels|collectives|messages):.*\n(  .*\n)*", "", device))
     (folder / "clusters/sharp.yaml").write_text(text + "collectives: { sharp: true }\n")
 
 
@@ -139,6 +138,8 @@ def prepare(folder):
                                 "--catalog", "catalog"], capture_output=True, text=True, cwd=folder)
             if r.returncode:
                 sys.exit(f"planning {name}: {r.stderr}")
+    text = (folder / "job/bf16.plan.yaml").read_text()
+    (folder / "job/away.plan.yaml").write_text(text.replace("\ncanonical:", "\noffload: 1\ncanonical:"))
     (folder / "job/scenario.yaml").write_text(job("bf16"))
 
 
@@ -151,10 +152,12 @@ job:
   global_batch: 64
   precision: {precision}
   gpus: 144
-  optimizer: {{ kind: adamw, lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20 }}
+  optimizer: {{ kind: adamw, lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20, clip_norm: 1.0 }}
   steps: 3
   seed: 1
   data: text.txt
+  vocab_multiple: 128
+  loss_rows: 1000
 plan: {{ tp: 4, pp: 9, dp: 4, ep: 2, vpp: 1, micro_batch: 1, schedule: 1f1b, recompute: none, zero: 1 }}
 """
 

@@ -32,6 +32,7 @@ LINES = {
     "plan": (["job.yaml"], {
         "--output": ("p.yaml",), "--top": ("1",), "--explain": (), "--cluster": ("other.yaml",), "--kernels": ("kernels.yaml",),
         "--overlay": ("lost.yaml", ["plan", "racks.yaml"]), "--routing": ("ecmp", ["plan", "racks.yaml"]),
+        "--seed": ("7", ["plan", "auto.yaml", "--budget", "20000"]), "--budget": ("20000", ["plan", "auto.yaml"]),
     }),
     "sim": (["plan.yaml"], {
         "--unfolded": (), "--both": (), "--cluster": ("other.yaml",), "--kernels": ("kernels.yaml",),
@@ -56,7 +57,7 @@ LINES = {
         "--report": ("r.html",), "--forecast": ("base.json",), "--program": ("none.sfprog",), "--cluster": (CPU8,),
         "--kernels": ("kernels.yaml", ["compare", "base.json", "slow.sftrace", "--skip", "0", "--report", "r.html"]),
         "--loss": ("loss.jsonl", ["compare", "base.sftrace", "slow.sftrace", "--skip", "0", "--report", "r.html"]),
-        "--tolerance": ("900%",), "--skip": None, "--top": ("1",),
+        "--tolerance": ("900%",), "--skip": None, "--top": ("1",), "--estimates": ("none.json",), "--order-only": (),
     }),
     "doctor": ([], {}),
     "calibrate": (["--from", "kernels.yaml"], {
@@ -129,6 +130,10 @@ def prepare(folder):
     (folder / "racks.yaml").write_text(
         f"name: racks\ncluster: {NODES}\nmodel: {ROOT}/scenarios/models/tiny-llama/config.json\n"
         "job: { seq_len: 64, global_batch: 1024, precision: bf16 }\nplan: { tp: 2, pp: 2, micro_batch: 1 }\n")
+    (folder / "auto.yaml").write_text(
+        f"name: auto\ncluster: {RACKS}\nmodel: {ROOT}/scenarios/models/llama-3.1-8b/config.json\n"
+        "job: { seq_len: 4096, global_batch: 24, precision: bf16, gpus: 8 }\n"
+        "plan: { tp: 1, cp: 1, pp: 8, micro_batch: 1, recompute: none, zero: 1, schedule: auto }\n")
     (folder / "lost.yaml").write_text('dead: { gpus: ["0..7"] }\n')
     (folder / "hurt.yaml").write_text('degraded: [{ nics: ["3"], rate: 0.5 }]\n')
     (folder / "loss.jsonl").write_text('{"step": 1, "loss": 5.5}\n{"step": 2, "loss": 5.25}\n')

@@ -4,8 +4,9 @@
 Every layout trains the same small model for three steps. Loss, gradients and parameters must have the same bytes in all
 of them, and every rank's trace must show the program's ops in the program's order.
 
-Tensor parallelism sums in another order: every layout of one degree has the same bytes as all others of it, and after
-the three steps, which make differences grow, is within TP_TOLERANCE of degree 1 (relative, per tensor).
+Tensor parallelism and slices of sequences sum in another order: every layout of one degree, or number of slices, has
+the same bytes as all others of it, and after the three steps, which make differences grow, is within TP_TOLERANCE of
+degree 1, or whole sequences (relative, per tensor).
 """
 import array
 import json
@@ -47,7 +48,9 @@ def compile_layout(folder, model, pins, pp, dp, schedule, vpp, table):
     if table:
         (folder / schedule).write_text(table)
     pins = dict(pins)
-    whole_rows = pins.pop("whole_rows", False)  # a field of plans, not of scenarios
+    whole_rows = pins.pop("whole_rows", False)  # fields of plans, not of scenarios
+    slices, split_head = pins.pop("slices", 1), pins.pop("split_head", False)
+    job = pins.pop("job", {})
     ranks = pp * dp * pins.get("tp", 1)
     scenario = {
         "name": "layouts", "cluster": "machine.yaml", "model": "config.json",
@@ -55,7 +58,7 @@ def compile_layout(folder, model, pins, pp, dp, schedule, vpp, table):
         "job": {"seq_len": SEQ, "global_batch": BATCH, "precision": "f32", "gpus": ranks, "steps": STEPS, "seed": 5,
                 "canonical": True, "data": str(ROOT / "scenarios/data/shakespeare.txt"),
                 "optimizer": {"kind": "adamw", "lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
-                              "weight_decay": 0.1, "warmup_steps": 1}},
+                              "weight_decay": 0.1, "warmup_steps": 1}} | job,
     }
     (folder / "config.json").write_text(json.dumps(model))
     (folder / "scenario.yaml").write_text(json.dumps(scenario))
@@ -63,6 +66,10 @@ def compile_layout(folder, model, pins, pp, dp, schedule, vpp, table):
     run(BUILD / "staticfire", "plan", folder / "scenario.yaml", "-o", folder / "plan.yaml")
     if whole_rows:
         (folder / "plan.yaml").write_text((folder / "plan.yaml").read_text() + "whole_rows: true\n")
+    if split_head:
+        (folder / "plan.yaml").write_text((folder / "plan.yaml").read_text() + "split_head: true\n")
+    if slices > 1:
+        (folder / "plan.yaml").write_text((folder / "plan.yaml").read_text() + f"slices: {slices}\n")
     run(BUILD / "staticfire", "compile", folder / "plan.yaml", "-o", folder / "p.sfprog")
     run(BUILD / "staticfire", "sim", folder / "plan.yaml", "--trace", folder / "sim.sftrace", "--unfolded",
         "--trace-ranks", ranks)
@@ -112,10 +119,27 @@ hard = [(1, 1, "1f1b", 1, None), (4, 2, "zb-h1", 1, None), (2, 2, "zb-2p", 1, No
 tp = [(1, 1, "1f1b", 1, None), (2, 2, "1f1b", 1, None), (2, 1, "zb-h2", 1, None), (2, 1, "v-half", 2, None),
       (1, 2, "gpipe", 1, None)]
 WIDE = {"num_key_value_heads": 4}
+# Layer norms, biases and learned positions; a padded vocabulary, and logits a part at a time, the last one smaller.
+GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 24, "vocab_size": 200,
+        "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0, "initializer_range": 0.05}
+QWEN2 = MODEL | {"model_type": "qwen2"}
+PARTS = {"job": {"loss_rows": 6}}
+PADDED = {"job": {"loss_rows": 6, "vocab_multiple": 64}}
+vectors = [(1, 1, "1f1b", 1, None), (3, 2, "1f1b", 1, None), (2, 2, "zb-h1", 1, None), (4, 1, "zb-v", 2, None),
+           (2, 2, "interleaved", 2, None), (2, 1, "dualpipe", 1, None)]
+sliced = [(1, 1, "1f1b", 1, None), (3, 2, "1f1b", 1, None), (4, 1, "gpipe", 1, None), (2, 2, "gpipe", 1, None)]
+# Statistics of a row's softmax come from as many parts as there are stages: bits are those of a pp.
+parts_2, parts_4 = [(2, dp, "1f1b", 1, None) for dp in (1, 2)], [(4, dp, "1f1b", 1, None) for dp in (1, 2)]
 groups = [(MODEL, {}, layouts), (MODEL | {"tie_word_embeddings": True}, HARD, hard),
           (MODEL, {"tp": 2}, tp), (MODEL, {"tp": 2, "whole_rows": True}, tp[:3]),
           (MODEL | {"tie_word_embeddings": True}, HARD | {"tp": 2}, [(1, 1, "1f1b", 1, None), (2, 2, "dualpipe", 1, None)]),
-          (MODEL | WIDE, {}, tp[:1]), (MODEL | WIDE, {"tp": 4}, tp[:1])]
+          (MODEL | WIDE, {}, tp[:1]), (MODEL | WIDE, {"tp": 4}, tp[:1]),
+          (GPT2, PADDED, vectors), (GPT2, PADDED | HARD, vectors[::-1]), (QWEN2, PARTS, vectors[:4]),
+          (QWEN2, PARTS | {"tp": 2}, tp[:4]), (QWEN2, PARTS | {"tp": 2, "whole_rows": True}, tp[:2]),
+          (MODEL, {"slices": 4}, sliced), (MODEL, {"slices": 8, "job": {"loss_rows": 1}}, sliced[:2]),
+          (MODEL | {"tie_word_embeddings": True}, HARD | {"slices": 2}, sliced), (MODEL, {"slices": 2, "tp": 2}, sliced[:2]),
+          (MODEL, {"split_head": True}, parts_2), (MODEL, {"split_head": True}, parts_4),
+          (MODEL, {"split_head": True, "recompute": "full", "zero": 1}, parts_2[1:])]
 
 
 def check(folder, what, transport, reference, bad):

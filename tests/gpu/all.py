@@ -27,6 +27,13 @@ def query(what):
     return command(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader", "-i", "0"]).strip()
 
 
+def commit():
+    """What was measured; "+" where files differ from it."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def run_checks(b):
     out = {}
     for number, check in enumerate(checks.CHECKS):
@@ -94,6 +101,7 @@ def main():
         "device": device,
         "driver": query("driver_version"),
         "memory": query("memory.total"),
+        "commit": commit(),
     }
     with tempfile.TemporaryDirectory(prefix="staticfire-gpu-") as name:
         folder, began = pathlib.Path(name), time.monotonic()
@@ -101,6 +109,7 @@ def main():
             checks.Bench(Staticfire(build, folder), folder, device, BUDGET_S * (1 - SHARE_OF_BASELINES))
         )
         baseline = run_baselines(build, folder, results, BUDGET_S - (time.monotonic() - began))
+    report["versions"] = report["checks"].get("order", {}).get("ran_on")  # CUDA, NCCL, cuDNN and cuBLASLt of a run
     report["lines"] = lines.table(report["checks"], baseline, device)
     show(report["lines"])
     results.mkdir(parents=True, exist_ok=True)

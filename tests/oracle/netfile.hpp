@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <iostream>
 #include <limits>
@@ -142,23 +143,27 @@ inline Net read(const char *file) {
     return net;
 }
 
+// How long something took: by the wall, and on this process's processor, which other work on the machine leaves alone.
+class Stopwatch {
+    std::chrono::steady_clock::time_point from = std::chrono::steady_clock::now();
+    std::clock_t cpu_from = std::clock();
+
+  public:
+    double wall_s() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
+    }
+    double cpu_s() const { return (double)(std::clock() - cpu_from) / CLOCKS_PER_SEC; }
+};
+
 // Durations of messages, in seconds; the percentiles are those of staticfire net.
-inline void report(double time_s, std::vector<double> messages, double wall_s, uint64_t events) {
+inline void report(double time_s, std::vector<double> messages, const Stopwatch &watch, uint64_t events) {
+    double wall_s = watch.wall_s(), cpu_s = watch.cpu_s();
     std::sort(messages.begin(), messages.end());
     size_t n = messages.size();
     double p50 = n ? messages[(n - 1) / 2] : 0, p99 = n ? messages[(n - 1) - (n - 1) / 100] : 0;
     std::printf("{\"time_s\": %.12g, \"message_p50_s\": %.12g, \"message_p99_s\": %.12g, \"wall_s\": %.6g, "
-                "\"events\": %llu}\n",
-                time_s, p50, p99, wall_s, (unsigned long long)events);
+                "\"cpu_s\": %.6g, \"events\": %llu}\n",
+                time_s, p50, p99, wall_s, cpu_s, (unsigned long long)events);
 }
-
-class Stopwatch {
-    std::chrono::steady_clock::time_point from = std::chrono::steady_clock::now();
-
-  public:
-    double seconds() const {
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
-    }
-};
 
 } // namespace netfile

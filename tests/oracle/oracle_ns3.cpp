@@ -258,11 +258,10 @@ int main(int argc, char **argv) {
     Replay replay(net, order == "rr");
     netfile::Stopwatch watch;
     Simulator::Run();
-    double wall = watch.seconds();
     if (replay.durations.empty()) {
         netfile::fail("no message arrived");
     }
-    netfile::report(replay.finished.ToDouble(Time::S), replay.durations, wall, Simulator::GetEventCount());
+    netfile::report(replay.finished.ToDouble(Time::S), replay.durations, watch, Simulator::GetEventCount());
     Simulator::Destroy();
     return 0;
 }

@@ -149,7 +149,6 @@ int main(int argc, char **argv) {
     Replay replay(net, engine);
     netfile::Stopwatch watch;
     replay.run();
-    double wall = watch.seconds();
-    netfile::report(sg::Engine::get_clock(), replay.durations(), wall, net.items.size());
+    netfile::report(sg::Engine::get_clock(), replay.durations(), watch, net.items.size());
     return 0;
 }

@@ -43,7 +43,8 @@ static const struct sfi_load *load(const struct reference *x, const struct going
 }
 
 static uint32_t way(const struct reference *x, uint32_t i, const struct sfi_vop *f) {
-    return x->t->ways[x->t->inst[i].ways + f->way];
+    return f->kind == SFI_COLL ? x->t->ways[x->t->inst[i].ways + f->way]
+                               : sfi_peer_of(x->t->inst, x->t->ways, i, f->way);
 }
 
 static uint32_t far_end(const struct reference *x, const struct going *g) {
@@ -220,7 +221,7 @@ static void issue(struct reference *x, uint32_t i, uint32_t op) {
     const struct sfi_vop *f = &variant(x, i)->ops[op];
     sf_time_ps began = x->now + x->run->dispatch;
     if (f->kind == SFI_LOCAL) {
-        put(x, i, op, began, began, SFI_FULL, sfi_local_time(&x->t->inst[i], f));
+        put(x, i, op, began, began, SFI_FULL, sfi_local_time(x->t, &x->t->inst[i], f));
     } else if (f->kind == SFI_COLL) {
         issue_collective(x, way(x, i, f));
     } else {
@@ -243,7 +244,7 @@ static void complete(struct reference *x, uint32_t i, uint32_t op, sf_time_ps be
     struct sfi_inst *in = &x->t->inst[i];
     uint32_t order = variant(x, i)->class_i << 20 | op;
     in->digest += sf_mix64(sf_mix64(order, (uint64_t)began), (uint64_t)x->now);
-    x->t->ends[in->ends + op] = x->now;
+    *sfi_end_at(x->t, in, op) = x->now;
     sf_interp_complete(&in->st, variant(x, i)->ops[op].stream);
     advance(x, i);
 }
@@ -427,6 +428,9 @@ static uint32_t compare(const struct sf_prog *prog, const struct toy *t, uint64_
         const struct sf_iclass *code = variant(&x, i)->cls->code;
         sf_time_ps book = sfi_last_end(code, sfi_ends(&simple.run, i)),
                    end = sfi_last_end(code, sfi_ends(&real.run, i));
+        for (uint32_t op = 0; op < code->ops_n; op++) {
+            assert_int_equal(sfi_end_of(sfi_ends(&simple.run, i), op), sfi_end_of(sfi_ends(&real.run, i), op));
+        }
         if (a->st.left != 0 || a->digest != b->digest || end != book) {
             fail_msg("%s, noise %llu, %u threads: rank %u ends at %lld, by the book at %lld", text,
                      (unsigned long long)noise, threads, x.t->rank[i], (long long)end, (long long)book);
@@ -483,7 +487,8 @@ static void test_contended_links(void **state) {
     assert_true(contended > 10);
 }
 
-/* Cells enough for several threads; with a collective of everybody they share one island. */
+/* Cells enough for several threads, and for times of ranks of one class to lie side by side; with a collective of
+ * everybody they share one island. */
 static void test_threads(void **state) {
     (void)state;
     for (uint32_t i = 0; i < 4; i++) {

@@ -170,7 +170,7 @@ static void test_binary_round_trip(void **state) {
     assert_string_equal(back->classes[1].bufs[2].name, "act \xc3\xa9\n");
     assert_int_equal(back->classes[1].ops_n, prog->classes[1].ops_n);
     for (uint32_t i = 0; i < prog->classes[1].ops_n; i++) { /* as far as its last member, then comes padding */
-        assert_memory_equal(&back->classes[1].ops[i], &prog->classes[1].ops[i], offsetof(struct sf_op, reserved));
+        assert_memory_equal(&back->classes[1].ops[i], &prog->classes[1].ops[i], offsetof(struct sf_op, slice));
     }
     assert_memory_equal(back->recipes[0].calls, prog->recipes[0].calls, 3 * sizeof(struct sf_call));
     sf_prog_free(prog);
@@ -236,6 +236,7 @@ static void test_hash_sees_everything(void **state) {
     CHANGES(op->microbatch);
     CHANGES(op->chunk);
     CHANGES(op->group);
+    CHANGES(op->slice);
     CHANGES(op->flags);
     CHANGES(op->stream);
     CHANGES(buf->offset);
@@ -386,7 +387,7 @@ static void test_text_complaints(void **state) {
     (void)state;
     expect_complaint("staticfire", "other", 1,
                      "expected a program: \"staticfire program\" and its version, found \"other\"");
-    expect_complaint("program 2", "program 1", 0, "expected version 2, found 1");
+    expect_complaint("program 3", "program 1", 0, "expected version 3, found 1");
     expect_complaint("axis 1", "axis 2", 6, "expected the number 1, found \"2\"");
     expect_complaint("axis 1 dp size=2", "axis 1 dp", 10, "size= is missing");
     expect_complaint("axis 1 dp size=2", "axis 1 dp size=2 size=2", 18, "size= is given twice");

@@ -53,6 +53,19 @@ static inline void attn_counts(const struct sf_call *call, size_t n[SF_CALL_OPER
     }
 }
 
+static inline void slice_counts(const struct sf_call *call, size_t n[SF_CALL_OPERANDS]) {
+    size_t keys = (size_t)call->dims[0], rows = (size_t)call->dims[1], heads = (size_t)call->dims[2];
+    size_t kv_heads = (size_t)call->dims[3], dim = (size_t)call->dims[4];
+    n[0] = n[5] = rows * (heads + 2 * kv_heads) * dim;
+    n[1] = n[6] = keys * 2 * kv_heads * dim;
+    n[2] = n[4] = rows * heads * dim;
+    n[3] = rows * heads;
+    n[7] = sf_kern_attn_bwd_work(call) / sizeof(float);
+    for (int i = 4; i < 8 && call->kind == SF_CALL_ATTN_SLICE_FWD; i++) {
+        n[i] = 0;
+    }
+}
+
 /* 32-bit elements of every operand. */
 static inline void operand_counts(const struct sf_call *call, size_t n[SF_CALL_OPERANDS]) {
     size_t d[4];
@@ -79,6 +92,10 @@ static inline void operand_counts(const struct sf_call *call, size_t n[SF_CALL_O
     case SF_CALL_ATTN_FWD:
     case SF_CALL_ATTN_BWD:
         attn_counts(call, n);
+        break;
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
+        slice_counts(call, n);
         break;
     case SF_CALL_GLU_FWD:
         COUNTS(halves * all, all);
@@ -121,6 +138,7 @@ static inline void operand_counts(const struct sf_call *call, size_t n[SF_CALL_O
         COUNTS(d[0], all, d[2] * d[1]);
         break;
     case SF_CALL_XENT:
+    case SF_CALL_XENT_PADDED:
         COUNTS(all, d[0], 1);
         break;
     case SF_CALL_XENT_STATS:
@@ -188,6 +206,8 @@ static inline void operands_fill(const struct sf_call *call, struct operands *op
         fill_ids(ops->at[0], ops->count[0], part ? -call->dims[2] : 0, call->dims[2] * (part ? 2 : 1) - 1, state);
     } else if (call->kind == SF_CALL_XENT) {
         fill_ids(ops->at[1], ops->count[1], 0, call->dims[1] - 1, state);
+    } else if (call->kind == SF_CALL_XENT_PADDED) {
+        fill_ids(ops->at[1], ops->count[1], 0, call->dims[1] - call->dims[2] - 1, state);
     } else if (call->kind == SF_CALL_XENT_STATS || call->kind == SF_CALL_XENT_PART) {
         fill_ids(ops->at[1], ops->count[1], -call->dims[1], 2 * call->dims[1], state);
     } else if (call->kind == SF_CALL_CLIP) {
@@ -205,6 +225,10 @@ static inline void operands_fill(const struct sf_call *call, struct operands *op
         struct sf_call forward = *call;
         forward.kind = SF_CALL_ATTN_FWD;
         assert_int_equal(sfi_kern_reference.kern[SF_CALL_ATTN_FWD](&forward, ops->at, NULL), 0);
+    } else if (call->kind == SF_CALL_ATTN_SLICE_BWD) {
+        struct sf_call forward = *call;
+        forward.kind = SF_CALL_ATTN_SLICE_FWD;
+        assert_int_equal(sfi_kern_reference.kern[SF_CALL_ATTN_SLICE_FWD](&forward, ops->at, NULL), 0);
     }
 }
 
@@ -234,6 +258,7 @@ static inline struct sf_call random_call(uint8_t kind, uint64_t *state) {
         d[2] = 2 * random_int(state, 1, 80);
         d[3] = random_int(state, 1, 50);
         d[4] = d[1] * d[2] + random_int(state, 0, 9);
+        d[5] = random_int(state, 0, 200);
         call.imm[0] = 10000;
         break;
     case SF_CALL_ATTN_FWD:
@@ -245,9 +270,25 @@ static inline struct sf_call random_call(uint8_t kind, uint64_t *state) {
         d[4] = random_int(state, 0, 1) ? random_int(state, 1, 40) : 16 * random_int(state, 1, 5);
         d[5] = d[2] * d[4] + random_int(state, 0, 20);
         break;
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
+        d[1] = random_int(state, 1, 90);
+        d[0] = d[1] + 16 * random_int(state, 0, 6); /* fast kernels take whole vectors of earlier keys */
+        d[3] = random_int(state, 1, 2);
+        d[2] = d[3] * random_int(state, 1, 3);
+        d[4] = random_int(state, 1, 40);
+        call.flags = kind == SF_CALL_ATTN_SLICE_BWD && random_int(state, 0, 1) ? SF_CALL_ACC_FLAG : 0;
+        break;
     case SF_CALL_GLU_FWD:
     case SF_CALL_GLU_BWD:
         call.flags = random_int(state, 0, 1) ? SF_CALL_GELU_FLAG : 0;
+        break;
+    case SF_CALL_XENT:
+        call.flags = random_int(state, 0, 1) ? SF_CALL_ACC2_FLAG : 0;
+        break;
+    case SF_CALL_XENT_PADDED:
+        call.flags = random_int(state, 0, 1) ? SF_CALL_ACC2_FLAG : 0;
+        d[1] += d[2] = random_int(state, 1, 70);
         break;
     default:
         break;

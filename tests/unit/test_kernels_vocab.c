@@ -128,11 +128,39 @@ static void test_nan_shows(void **unused) {
     }
 }
 
+/* Columns that are no tokens take no part, whatever is in them, and get no gradient; no target may name one. */
+static void test_padding(void **unused) {
+    (void)unused;
+    enum { PADDING = 5, WIDE = VOCAB + PADDING };
+    static struct loss_case c;
+    float wide[ROWS * WIDE], loss = 0;
+    struct sf_err err = {0};
+    const struct sf_call call = {.kind = SF_CALL_XENT_PADDED, .imm = {0.25f}, .dims = {ROWS, WIDE, PADDING}};
+    make_case(&c, 3);
+    for (int set = SF_KERN_REFERENCE; set <= SF_KERN_FAST; set++) {
+        for (int i = 0; i < ROWS * WIDE; i++) {
+            wide[i] = i % WIDE < VOCAB ? c.logits[i / WIDE * VOCAB + i % WIDE] : 1e30f;
+        }
+        run((enum sf_kern_set)set, &call, (void *[SF_CALL_OPERANDS]){wide, c.targets, &loss});
+        assert_near(&loss, &c.want_loss, 1);
+        for (int r = 0; r < ROWS; r++) {
+            assert_near(wide + r * WIDE, c.want + r * VOCAB, VOCAB);
+            assert_memory_equal(wide + r * WIDE + VOCAB, (float[PADDING]){0}, PADDING * sizeof(float));
+        }
+        int32_t kept = c.targets[3];
+        c.targets[3] = VOCAB;
+        sf_kern kern = sf_kern_find((enum sf_kern_set)set, &call);
+        assert_int_equal(kern(&call, (void *[SF_CALL_OPERANDS]){wide, c.targets, &loss}, &err), SF_E_INPUT);
+        c.targets[3] = kept;
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loss_in_parts),
         cmocka_unit_test(test_embedding_in_parts),
         cmocka_unit_test(test_nan_shows),
+        cmocka_unit_test(test_padding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

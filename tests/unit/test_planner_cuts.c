@@ -7,6 +7,8 @@
 
 #include "core/rng.h"
 #include "planner/cuts.h"
+#include "planner/search.h"
+#include "test_planner_fixture.h"
 
 struct all { /* every cut into stages and every choice of ways, one after the other */
     const struct sf_cut_problem *p;
@@ -149,6 +151,42 @@ static void two_hundred_layers_on_64_stages(void **state) {
     assert_true(cut.slowest >= total / 64 && cut.slowest < total / 64 * 3 / 2);
 }
 
+/* The same in the simulator: what the search finds against the same plan cut evenly. */
+static void uneven_cuts_pay(void **state) {
+    (void)state;
+    static const struct shape shape = {12, 4096, 32, 32, 11008, 0, 262144, 4096, SF_BF16};
+    static struct sf_plan_result results[1], even;
+    struct sf_topo *topo = load_cluster("gb300-nvl72-1rack");
+    struct sf_scenario s = shaped_scenario(topo, &shape);
+    struct sf_cost *cost = NULL;
+    struct sf_search_stats stats;
+    struct sf_err err = {0};
+    uint32_t n;
+    s.job.gpus = s.job.gpus_asked = 4;
+    s.job.global_batch_sequences = 64;
+    s.pins.pp = (struct sf_pin){1, {4}};
+    s.pins.micro_batch = s.pins.vpp = (struct sf_pin){1, {1}};
+    s.pins.schedule = (struct sf_pin){1, {SF_SCHEDULE_1F1B}};
+    s.pins.recompute = (struct sf_pin){1, {SF_RECOMPUTE_NONE}};
+    assert_int_equal(sf_cost_create(topo, &sf_io_posix, NULL, &cost, &err), 0);
+    int rc = sf_search(&s, cost, &(struct sf_search_options){.top = 1}, results, &n, &stats, &err);
+    if (rc != 0) {
+        fail_msg("%s", err.msg);
+    }
+    struct sf_plan plan = results[0].plan;
+    for (uint32_t v = 0; v < 4; v++) {
+        plan.layers[v] = 3;
+    }
+    assert_int_equal(sf_plan_evaluate(&s, cost, &plan, &even, &err), 0);
+    double gain = (double)even.sim.step_time / (double)results[0].sim.step_time;
+    print_message("layers %u %u %u %u: %.3f times as fast as 3 3 3 3\n", results[0].plan.layers[0],
+                  results[0].plan.layers[1], results[0].plan.layers[2], results[0].plan.layers[3], gain);
+    assert_true(gain >= 1.2 && results[0].plan.layers[3] < 3);
+    sf_plan_results_clear(results, n);
+    sf_cost_free(cost);
+    sf_topo_free(topo);
+}
+
 static void nonsense_is_refused(void **state) {
     (void)state;
     struct sf_cut_unit units[2] = {{.time = {INT64_MAX}}, {.time = {INT64_MAX}}};
@@ -175,6 +213,7 @@ int main(void) {
         cmocka_unit_test(equals_all_cuts),
         cmocka_unit_test(large_vocabulary),
         cmocka_unit_test(two_hundred_layers_on_64_stages),
+        cmocka_unit_test(uneven_cuts_pay),
         cmocka_unit_test(nonsense_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -53,7 +53,8 @@ static void every_key(void **state) {
                        "warmup_steps: 7 }\n"
                        "  steps: 40\n  seed: 9\n  data: ../data/text.txt\n  canonical: true\n"
                        "plan: { tp: 1, ep: [1], pp: [2, 4], dp: 2, vpp: [1, 2], micro_batch: 1,\n"
-                       "        schedule: [1f1b, interleaved], recompute: full, zero: [0, 1] }\n",
+                       "        schedule: [1f1b, interleaved], recompute: full, zero: [0, 1], offload: 1,\n"
+                       "        layout: 'Et|t*2|tL' }\n",
               NULL, &s);
     assert_string_equal(s.name, "small");
     assert_string_equal(s.model.name, "tiny-llama");
@@ -76,6 +77,9 @@ static void every_key(void **state) {
     assert_int_equal(s.pins.tp.n, 1);
     assert_int_equal(s.pins.dp.value[0], 2);
     assert_int_equal(s.pins.zero.n, 2);
+    assert_int_equal(s.pins.offload, 1);
+    assert_int_equal(s.pins.layout.stages, 3);
+    assert_int_equal(s.pins.layout.layers[1], 2);
     sf_scenario_clear(&s);
     sf_scenario_clear(&s);
 }
@@ -125,6 +129,9 @@ static void refuses(void **state) {
         {HEAD JOB "  optimizer: { kind: adamw, momentum: 1 }\n", "momentum", 8},
         {HEAD JOB "  data: ''\n", "empty", 8},
         {HEAD JOB "plan: { tq: 1 }\n", "tq", 8},
+        {HEAD JOB "plan: { layout: 't|L' }\n", "E", 8},
+        {HEAD JOB "plan: { layout: 'Et|tmL' }\n", "predict", 8},
+        {HEAD JOB "plan: { offload: -1 }\n", "-1", 8},
         {HEAD JOB "plan: { tp: [] }\n", "1 to 16", 8},
         {HEAD JOB "plan: { tp: [2, 2] }\n", "twice", 8},
         {HEAD JOB "plan: { tp: 0 }\n", "0", 8},

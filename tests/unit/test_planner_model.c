@@ -72,6 +72,41 @@ static void published_parameter_counts(void **state) {
     "{\"model_type\": \"mixtral\", \"num_hidden_layers\": 2, \"hidden_size\": 64, \"intermediate_size\": 96,"          \
     " \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"vocab_size\": 100"
 
+#define GPT2 "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_head\": 4, \"n_positions\": 32, \"vocab_size\": 100"
+#define NO_DROPOUT ", \"attn_pdrop\": 0, \"embd_pdrop\": 0"
+
+/* Weights of the published checkpoints, to the last one. */
+static void exact_parameter_counts(void **state) {
+    static const struct {
+        const char *name;
+        uint64_t params;
+    } cases[] = {{"gpt2-124m", 124439808}, {"qwen2.5-0.5b", 494032768}, {"qwen2.5-1.5b", 1543714304}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct sf_model m;
+        load_file(cases[i].name, &m);
+        assert_int_equal(sf_model_params(&m), cases[i].params);
+    }
+}
+
+static void biases_by_their_keys(void **state) {
+    struct sf_model m, plain;
+    struct sf_err err;
+    (void)state;
+    assert_int_equal(load_text(LLAMA "}", &plain, &err), 0);
+    assert_int_equal(load_text(LLAMA ", \"attention_bias\": true, \"mlp_bias\": true}", &m, &err), 0);
+    /* q, k, v and out; gate, up and down */
+    assert_int_equal(sf_model_params_layer(&m) - sf_model_params_layer(&plain), 64 + 2 * 32 + 64 + 2 * 96 + 64);
+    assert_near(sf_model_flops(&m, 1000, 50), sf_model_flops(&plain, 1000, 50), 0);
+    assert_false(sf_hash_equal(m.hash, plain.hash));
+    assert_int_equal(load_text(GPT2 NO_DROPOUT ", \"resid_pdrop\": 0, \"n_embd\": 64}", &m, &err), 0);
+    assert_true(m.layernorm && m.qkv_bias && m.out_bias && m.ffn_bias && m.tied && m.plain && m.gelu);
+    assert_int_equal(m.positions, 32);
+    assert_int_equal(m.ffn, 256);
+    double matrices = 2 * (4 * 64 * 64 + 2 * 64 * 256) + 100 * 64;
+    assert_near(sf_model_flops(&m, 1000, 50), 6000.0 * (matrices + 2 * 64 * 50), 1);
+}
+
 static void llama_70b_and_defaults(void **state) {
     struct sf_model m;
     struct sf_err err;
@@ -128,8 +163,8 @@ static void refuses(void **state) {
         const char *text, *says;
     } cases[] = {
         {LLAMA ", \"rope_scaling\": {\"type\": \"llama3\"}}", "rope_scaling"},
-        {LLAMA ", \"attention_bias\": true}", "biases"},
-        {LLAMA ", \"mlp_bias\": true}", "biases"},
+        {MIXTRAL ", \"num_experts\": 4, \"num_experts_per_tok\": 2, \"mlp_bias\": true}", "biases in experts"},
+        {LLAMA ", \"mlp_bias\": 1}", "true or false"},
         {LLAMA ", \"sliding_window\": 4096}", "window"},
         {LLAMA ", \"hidden_act\": \"relu\"}", "silu"},
         {LLAMA ", \"hidden_act\": \"gelu\"}", "gelu_pytorch_tanh"},
@@ -142,16 +177,20 @@ static void refuses(void **state) {
         {MIXTRAL "}", "num_experts"},
         {MIXTRAL ", \"num_experts\": 4, \"num_experts_per_tok\": 5}", "4"},
         {MIXTRAL ", \"num_experts\": 4, \"num_local_experts\": 4, \"num_experts_per_tok\": 2}", "same"},
-        {"{\"model_type\": \"gpt2\"}", "llama"},
+        {"{\"model_type\": \"mamba\"}", "llama"},
         {"{\"model_type\": \"llama\"}", "num_hidden_layers"},
         {"[1, 2]", "mapping"},
         {"{\"model_type\": \"llama\", \"num_hidden_layers\": 4096, \"hidden_size\": 1048576, \"intermediate_size\": "
          "4194304,"
          " \"num_attention_heads\": 8192, \"vocab_size\": 100}",
          "1e15"},
-        {"{\"model_type\": \"qwen2\", \"num_hidden_layers\": 2, \"hidden_size\": 64, \"intermediate_size\": 96,"
-         " \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"vocab_size\": 100}",
-         "attention_bias"},
+        {GPT2 ", \"n_embd\": 64}", "attn_pdrop: 0.1 asks for dropout"},
+        {GPT2 NO_DROPOUT ", \"resid_pdrop\": 0.1, \"n_embd\": 64}", "resid_pdrop: 0.1 asks for dropout"},
+        {GPT2 NO_DROPOUT ", \"resid_pdrop\": 0}", "n_embd"},
+        {GPT2 NO_DROPOUT ", \"resid_pdrop\": 0, \"n_embd\": 66}", "n_head must divide n_embd, found 4 and 66"},
+        {GPT2 NO_DROPOUT ", \"resid_pdrop\": 0, \"n_embd\": 64, \"hidden_size\": 64}", "hidden_size"},
+        {GPT2 NO_DROPOUT ", \"resid_pdrop\": 0, \"n_embd\": 64, \"activation_function\": \"gelu\"}", "gelu_new"},
+        {GPT2 NO_DROPOUT ", \"resid_pdrop\": 0, \"n_embd\": 64, \"scale_attn_weights\": false}", "without a scale"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -185,6 +224,8 @@ static void survives_out_of_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(published_parameter_counts),
+        cmocka_unit_test(exact_parameter_counts),
+        cmocka_unit_test(biases_by_their_keys),
         cmocka_unit_test(llama_70b_and_defaults),
         cmocka_unit_test(counts_by_hand),
         cmocka_unit_test(aliases_and_harmless_keys),

@@ -36,6 +36,8 @@ static struct sf_plan example(void) {
     p.schedule = SF_SCHEDULE_INTERLEAVED;
     p.recompute = SF_RECOMPUTE_FULL;
     p.zero = 1;
+    p.zero_group = 2;
+    p.offload = 1;
     p.ranks_per_domain = 8;
     p.layers[0] = 1;
     p.layers[1] = p.layers[2] = p.layers[3] = 2;
@@ -89,9 +91,12 @@ static void files_are_checked(void **state) {
     refused_after("tp: 2", "tp: 2\ntr: 2", "tr");
     refused_after("tp: 2", "tp: 0", "0");
     refused_after("zero: 1", "zero: 4", "4");
+    refused_after("zero_group: 2", "zero_group: 0", "0");
+    refused_after("offload: 1", "offload: 5000", "5000");
     refused_after("schedule: interleaved", "schedule: zigzag", "zigzag");
     refused_after("[1, 2", "[1", "layers lists");
-    refused_after("[1, 2", "[0, 2", "0");
+    refused_after("[1, 2", "[-1, 2", "-1");
+    refused_after("layers: [", "layout: E|L\nlayers: [", "keep one");
     refused_after("plan_version: 1", "plan_version: 2", "2");
     refused_after("0123456789abcdef", "0123456789abcdeg", "hex");
     refused_after("0123456789abcdef", "123456789abcdef", "hex");
@@ -209,9 +214,12 @@ RULE(rule_kv_heads, w->s.model.kv_heads = 1, "key-value heads")
 RULE(rule_ffn, w->s.model.ffn = 97, "feed-forward width: 97")
 RULE(rule_vocab, w->s.model.vocab = 257, "vocabulary: 257")
 RULE(rule_tokens, (w->s.job.seq_len_tokens = 31, w->plan.micro_batch = 1), "tokens of a microbatch: 31")
-RULE(rule_stages, (w->s.model.layers = 1), "2 virtual stages for 1 layers")
+RULE(rule_stages, (w->s.model.layers = 1, w->plan.vpp = 2), "4 virtual stages for 1 layers")
 RULE(rule_layer_sum, w->plan.layers[1] = 3, "add up to the model's 8, found 7")
-RULE(rule_empty_stage, (w->plan.layers[0] = 8, w->plan.layers[1] = 0), "layers[1] is 0")
+RULE(rule_empty_stage, (w->plan.vpp = 2, w->plan.layers[1] = 0, w->plan.layers[2] = 4), "layers[1] is 0")
+RULE(rule_etp, w->plan.etp = 4, "etp must be tp 2 or 1, found 4")
+RULE(rule_etp_ep, (w->s.model.experts = 3, w->plan.etp = 1), "tp must divide ep, found tp 2 and ep 1")
+RULE(rule_recompute_up, w->plan.recompute = SF_RECOMPUTE_MLA_UP, "latent attention")
 RULE(rule_batch, w->plan.microbatches = 5, "global batch of 16 sequences, found 2 * 2 * 5")
 RULE(rule_vpp, (w->plan.vpp = 2, w->plan.layers[0] = w->plan.layers[1] = w->plan.layers[2] = w->plan.layers[3] = 2),
      "1f1b needs vpp 1")
@@ -311,6 +319,9 @@ int main(void) {
         WITH_WORLD(rule_stages),
         WITH_WORLD(rule_layer_sum),
         WITH_WORLD(rule_empty_stage),
+        WITH_WORLD(rule_etp),
+        WITH_WORLD(rule_etp_ep),
+        WITH_WORLD(rule_recompute_up),
         WITH_WORLD(rule_batch),
         WITH_WORLD(rule_vpp),
         WITH_WORLD(rule_interleaved_vpp),

@@ -112,6 +112,9 @@ static void rules(void **state) {
     refused(plan_of(SF_SCHEDULE_DUALPIPE, 4, 1, 6), "2 * pp = 8 microbatches, found 6");
     refused(plan_of(SF_SCHEDULE_DUALPIPEV, 4, 2, 7), "2 * pp = 8 microbatches, found 7");
     refused(plan_of(SF_SCHEDULES_N, 4, 1, 8), "unknown");
+    struct sf_plan sliced = plan_of(SF_SCHEDULE_ZB_H1, 4, 1, 8);
+    sliced.slices = 2;
+    refused(sliced, "zb-h1 takes whole sequences, found 2 slices");
     refused(plan_of(SF_SCHEDULE_TABLE, 4, 1, 8), "names no file");
     assert_int_equal(sf_pipe_create(2, 2, 3, 1, &table, NULL), 0);
     struct sf_plan plan = plan_of(SF_SCHEDULE_TABLE, 2, 1, 4);
@@ -119,8 +122,8 @@ static void rules(void **state) {
     plan.table = table;
     refused(plan, "my.csv has 2 rows (pp), 1 stages per row and copy (vpp) and 3 microbatches, but the plan has pp 2");
     plan.microbatches = 3;
-    table->slices = 2;
-    refused(plan, "2 slices");
+    plan.slices = 2;
+    refused(plan, "1 slices, but the plan has 2");
     sf_pipe_free(table);
 }
 
@@ -129,7 +132,7 @@ static void names(void **state) {
     assert_string_equal(sf_schedule_name(SF_SCHEDULE_1F1B), "1f1b");
     assert_string_equal(sf_schedule_name(SF_SCHEDULE_TABLE), "table");
     assert_string_equal(sf_schedule_name(-1), "?");
-    assert_string_equal(sf_schedule_name(SF_SCHEDULES_N), "?");
+    assert_string_equal(sf_schedule_name(SF_SCHEDULE_AUTO + 1), "?");
     assert_int_equal(sf_schedule_parse("zb-2p"), SF_SCHEDULE_ZB_2P);
     assert_int_equal(sf_schedule_parse("tables/zb.csv"), SF_SCHEDULE_TABLE);
     assert_int_equal(sf_schedule_parse("zigzag"), -1);

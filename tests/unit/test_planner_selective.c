@@ -94,7 +94,7 @@ static void test_memory(void **state) {
     struct sf_scenario s = scenario(0, 1);
     uint64_t arena[SF_RECOMPUTES_N];
     (void)state;
-    for (int recompute = 0; recompute < SF_RECOMPUTES_N; recompute++) {
+    for (int recompute = 0; recompute <= SF_RECOMPUTE_SELECTIVE; recompute++) {
         struct sf_plan p = plan_for(1, recompute);
         struct sf_prog *prog = compiled(&s, &p);
         arena[recompute] = prog->classes[0].arena_bytes;

@@ -179,6 +179,50 @@ static void test_uneven_stages(void **state) {
     sf_prog_free(prog);
 }
 
+/* Groups of ranks share, and the groups add up their shares: once per step, whatever the microbatches. */
+static void test_groups(void **state) {
+    (void)state;
+    for (uint32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
+        uint32_t zero = 1 + k % 3, group = 2u << k / 3 % 2, ep = 1 + k / 6 % 2, m = 1 + k / 12, ops;
+        struct sf_scenario s = scenario(ep > 1 ? 4 : 0);
+        struct sf_plan p = plan_for(&s, 1, 8, 1, m, zero);
+        p.ep = ep;
+        p.zero_group = group;
+        if (zero > 1 && ep == group) {
+            continue; /* nobody to share the experts with */
+        }
+        struct sf_prog *prog = compiled(&s, &p);
+        const struct sf_class *c = &prog->classes[0];
+        uint64_t share = buffer_bytes(c, "param.share"), across = bytes_moved(c, SF_OP_ALL_REDUCE, &ops);
+        uint64_t scattered = bytes_moved(c, SF_OP_REDUCE_SCATTER, &ops);
+        assert_true(ep == group || across == share); /* else experts are whole on every rank of a group */
+        assert_true(zero == 1 || scattered >= m * (share * group / ep));
+        assert_true(zero == 1 || ep > 1 || scattered == m * share * group);
+        sf_prog_free(prog);
+    }
+}
+
+static void test_groups_are_added_up(void **state) {
+    struct sf_scenario s = scenario(0);
+    struct sf_plan p = plan_for(&s, 1, 8, 1, 2, 2);
+    struct sf_err err = {0};
+    (void)state;
+    p.zero_group = 4;
+    struct sf_prog *prog = compiled(&s, &p);
+    const struct sf_class *c = &prog->classes[0];
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        struct sf_op *op = (struct sf_op *)(uintptr_t)&c->ops[i];
+        if (op->kind == SF_OP_ALL_REDUCE) { /* twice inside the group */
+            for (uint32_t k = 0; k < prog->comms_n; k++) {
+                op->comm = strcmp(prog->comms[k].name, "shard") == 0 ? k : op->comm;
+            }
+        }
+    }
+    assert_int_equal(sf_prog_check(prog, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "no reduction over the replicas (axis \"dp\")"));
+    sf_prog_free(prog);
+}
+
 static void refused(const struct sf_scenario *s, const struct sf_plan *p, const char *words) {
     struct sf_prog *prog = NULL;
     struct sf_err err = {0};
@@ -192,6 +236,13 @@ static void test_refusals(void **state) {
     (void)state;
     p.zero = 4;
     refused(&s, &p, "zero must be from 0 to 3");
+    p.zero_group = 4;
+    p.zero = 0;
+    refused(&s, &p, "zero 0 shares nothing");
+    p.zero = 1;
+    p.zero_group = 3;
+    refused(&s, &p, "zero_group must divide dp = 8");
+    p.zero_group = 0;
     p.zero = 3;
     p.microbatches = 2000;
     s.job.global_batch_sequences = 16000;
@@ -234,6 +285,8 @@ int main(void) {
         cmocka_unit_test(test_all_shapes),
         cmocka_unit_test(test_prefetch_is_one_deep),
         cmocka_unit_test(test_uneven_stages),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_groups_are_added_up),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_out_of_memory_everywhere),
     };

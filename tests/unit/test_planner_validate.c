@@ -135,14 +135,15 @@ static void test_refusals(void **state) {
         {"attention", "mla", "attention mla"},
         {"zero_stage", "4", "zero_stage 4"},
         {"recompute", "unknown", "recompute is not stated"},
-        {"recompute", "selective", "recompute selective"},
+        {"recompute", "selective:moe", "recompute selective:moe"},
         {"precision", "int4", "precision int4"},
         {"schedule", "DualPipe", "schedule DualPipe"},
-        {"schedule", "interleaved 1F1B", "with 1 chunks per GPU"},
+        {"schedule", "interleaved 1F1B", "with vpp_chunks_per_gpu 1"},
+        {"schedule", "ZB-9p", "schedule ZB-9p"},
         {"layers", "5", "uneven split"},
-        {"shared_experts", "1", "shared experts"},
+        {"shared_experts", "1", "shared_experts"},
         {"gpus", "16", "nic_gbps_per_gpu is not stated"},
-        {"experts", "8", "experts without"},
+        {"experts", "8", "experts: 8 without"},
         {"step_time_s", "", "step_time_s is not stated"},
     };
     char reason[512];
@@ -232,10 +233,14 @@ static void test_a_row_by_hand(void **state) {
     double expected = by_hand(&io);
     assert_true(expected > 0.001 && fabs(v.rows[0].predicted_s - expected) < 1e-12);
     assert_true(fabs(v.rows[0].error - (expected / 0.5 - 1)) < 1e-12);
-    assert_int_equal(v.summaries_n, 2); /* mine.csv, tier A; everything */
+    assert_true(v.goals_n > 10 && v.goals[0].n == 0); /* nothing of vTrain in this table */
+    assert_int_equal(v.summaries_n, 2);               /* mine.csv, tier A; everything */
     assert_int_equal(v.summaries[1].n, 1);
     assert_true(fabs(v.summaries[0].mean_abs - fabs(v.rows[0].error)) < 1e-12);
     sf_validate_clear(&v);
+    const struct sf_validate_options none = {.catalog = SF_CATALOG_DIR, .no_frameworks = true, .tiers = "B"};
+    assert_int_equal(sf_validate_run(&io, (const char *const[]){"t.csv"}, 1, &none, &v, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "nothing to validate"));
 }
 
 /* Two matrices instead of three, sums over tp all-reduced instead of scattered and gathered; both survive a plan file.

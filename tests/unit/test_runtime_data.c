@@ -74,6 +74,36 @@ static void test_targets_are_one_ahead(void **state) {
     sfi_data_free(d);
 }
 
+/* Slice by slice what a whole load is, and from the own part of the vocabulary where that is split. */
+static void test_loads_of_slices(void **state) {
+    (void)state;
+    struct sf_prog prog = {.job = job_of(8, 8, 256, 1), .axes = {{"tp", 2}}, .axes_n = 1, .comms_n = 1};
+    struct sfi_data *d;
+    struct sf_op op = {.microbatch = 1, .comm = SF_NONE};
+    int32_t whole[2 * 8], part[2 * 2];
+    prog.comms[0].axes = 1;
+    prog.job.microbatches = 2;
+    prog.job.micro_batch_sequences = 2;
+    assert_int_equal(sfi_data_load(&prog.job, make_text(500), &d, NULL), 0);
+    const struct sfi_loads who = {&prog, 1, 1, 3};
+    for (uint32_t targets = 0; targets < 2; targets++) {
+        sfi_data_fill(d, 3, 6, 2, targets, whole); /* of the second replica's second microbatch */
+        op.flags = targets ? SF_OP_TARGETS : 0;
+        for (uint16_t k = 0; k < 8; k++) {
+            prog.job.slices = 4;
+            op.slice = k % 4;
+            op.comm = k < 4 ? SF_NONE : 0;
+            assert_int_equal(sfi_load_tokens(&prog.job), 4);
+            sfi_data_load_op(d, &who, &op, part);
+            for (size_t i = 0; i < 4; i++) {
+                assert_int_equal(part[i], whole[i / 2 * 8 + op.slice * 2u + i % 2] - (k < 4 ? 0 : 128));
+            }
+        }
+        prog.job.slices = 0;
+    }
+    sfi_data_free(d);
+}
+
 static void test_bad_texts_are_located(void **state) {
     (void)state;
     const char *path = temp_path("text");
@@ -116,6 +146,7 @@ static void test_extents_by_hand(void **state) {
         {SF_CALL_EMBED_FWD, {2, 3, 11}, {2, 33, 6}},
         {SF_CALL_EMBED_BWD, {2, 3, 11}, {2, 6, 33}},
         {SF_CALL_XENT, {2, 11}, {22, 2, 1}},
+        {SF_CALL_XENT_PADDED, {2, 11, 3}, {22, 2, 1}},
         {SF_CALL_ADAMW, {9}, {9, 9, 9, 9, 8, 9}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -154,6 +185,7 @@ int main(void) {
         cmocka_unit_test(test_every_window_once_per_epoch),
         cmocka_unit_test(test_order_depends_on_seed_and_epoch),
         cmocka_unit_test(test_targets_are_one_ahead),
+        cmocka_unit_test(test_loads_of_slices),
         cmocka_unit_test(test_bad_texts_are_located),
         cmocka_unit_test(test_extents_by_hand),
         cmocka_unit_test(test_hostile_dims),

@@ -256,11 +256,12 @@ static void test_missing_rank_between_steps(void **state) {
     sf_prog_free(prog);
 }
 
-static void stop_after_second(void *self, uint32_t step, double loss, double wall_s, double cpu_s) {
+static void stop_after_second(void *self, const struct sf_rt_step *step) {
     uint32_t *steps = self;
-    *steps = step + 1;
-    assert_true(isfinite(loss) && wall_s > 0.0 && cpu_s > 0.0);
-    if (step == 1) {
+    *steps = step->step + 1;
+    assert_true(isfinite(step->loss) && step->wall_s > 0.0 && step->cpu_s > 0.0);
+    assert_true(isnan(step->norm) && isnan(step->launch_s));
+    if (step->step == 1) {
         sf_rt_request_stop();
     }
 }
@@ -287,9 +288,8 @@ static void test_interruption_finishes_the_step(void **state) {
     sf_prog_free(prog);
 }
 
-static void forbid_memory(void *self, uint32_t step, double loss, double wall_s, double cpu_s) {
-    (void)loss, (void)wall_s, (void)cpu_s;
-    sf_alloc_fail_after(step + 1 < *(uint32_t *)self ? 1 : 0);
+static void forbid_memory(void *self, const struct sf_rt_step *step) {
+    sf_alloc_fail_after(step->step + 1 < *(uint32_t *)self ? 1 : 0);
 }
 
 static void test_nothing_is_allocated_after_the_first_step(void **state) {

@@ -43,7 +43,7 @@ static inline int capture(struct stage *st, bool is_virtual) {
         if (!is_virtual) {
             SF_TRY(st->api.comm_world(st->api.self, id, ranks, i, &st->worlds[i], &st->err));
         }
-        SF_TRY(sfi_session_create(&st->api, &st->run, i, is_virtual ? ranks : 1, st->worlds[i], &st->sessions[i],
+        SF_TRY(sfi_session_create(&st->api, &st->run, i, is_virtual ? ranks : 1, &st->worlds[i], &st->sessions[i],
                                   &st->err));
         st->sessions_n++;
         SF_TRY(sfi_session_capture(st->sessions[i], &st->err));
@@ -89,10 +89,8 @@ struct losses {
     double loss[STEPS];
 };
 
-static inline void keep_loss(void *self, uint32_t at, double loss, double wall_s, double cpu_s) {
-    (void)wall_s;
-    (void)cpu_s;
-    ((struct losses *)self)->loss[at] = loss;
+static inline void keep_loss(void *self, const struct sf_rt_step *step) {
+    ((struct losses *)self)->loss[step->step] = step->loss;
 }
 
 static inline void on_threads(const struct sf_prog *prog, const char *text, struct losses *out) {

@@ -110,6 +110,38 @@ static void test_file_is_reproducible(void **state) {
     sf_buf_free(&b);
 }
 
+/* Whatever was measured, the file that comes of it can be read: no more digits than a reader takes, no rate of nothing.
+ */
+static void test_extreme_numbers_can_be_read(void **state) {
+    static const struct {
+        int64_t dim;
+        double time_s;
+    } extremes[] = {{1000000000, 1e-6}, {8, 9e5}};
+    (void)state;
+    for (size_t i = 0; i < sizeof extremes / sizeof extremes[0]; i++) {
+        struct sf_calib_data d = {0}, again = {0};
+        struct sf_calib c;
+        struct sf_buf text = {0};
+        struct sf_err err = {0};
+        must(sf_calib_source(&d, "x.csv", "gemm", (struct sf_hash){1, 1}, &err), &err);
+        for (int64_t k = 1; k <= 3; k++) {
+            int64_t n = extremes[i].dim;
+            const struct sf_calib_row row = {.kind = SF_CALL_GEMM,
+                                             .dims = {n, n, n * k, 1},
+                                             .time_s = extremes[i].time_s * (1.0 + 0.01 * (double)k)};
+            must(sf_calib_add_row(&d, &row, &err), &err);
+        }
+        must(sf_calib_fit(&d, &c, &err), &err);
+        sf_calib_print(&d, &c, &text);
+        must(sf_calib_read_kernels(&again, text.data, text.bytes, "calib.yaml", &err), &err);
+        assert_int_equal(again.rows_n, 3);
+        sf_calib_data_clear(&again);
+        sf_calib_data_clear(&d);
+        sf_calib_clear(&c);
+        sf_buf_free(&text);
+    }
+}
+
 static double price(const char *kernels, const struct sf_call *call, enum sf_grade *grade, double *half) {
     struct toy toy;
     toy_open(&toy, 1, 2, 1, kernels);
@@ -276,7 +308,7 @@ int main(void) {
         cmocka_unit_test(test_file_is_reproducible),  cmocka_unit_test(test_deleted_row),
         cmocka_unit_test(test_outside_is_wider),      cmocka_unit_test(test_nccl_text),
         cmocka_unit_test(test_kernel_files),          cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_nothing_and_no_memory),
+        cmocka_unit_test(test_nothing_and_no_memory), cmocka_unit_test(test_extreme_numbers_can_be_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,6 +50,7 @@ static void test_work_of_the_rest(void **state) {
     expect_work(call(SF_CALL_EMBED_FWD, SF_F32, 0, rc), 0, 4 * 120 + 40);
     expect_work(call(SF_CALL_EMBED_BWD, SF_F32, 0, rc), 60, 4 * 180 + 40);
     expect_work(call(SF_CALL_XENT, SF_BF16, 0, rc), 300, 2 * 120 + 44);
+    expect_work(call(SF_CALL_XENT_PADDED, SF_BF16, 0, rc), 300, 2 * 120 + 44);
     expect_work(call(SF_CALL_ADAMW, SF_F32, 0, n), 1200, 2800);
     expect_work(call(SF_CALL_ADAMW, SF_BF16, 0, n), 1200, 2800);
     expect_work(call(SF_CALL_ADAMW, SF_BF16, SF_CALL_LEAN_FLAG, n), 1200, 2000);

@@ -341,7 +341,7 @@ static inline void must_run(const struct sf_prog *prog, const struct toy *t, con
 
 static inline sf_time_ps breakdown_sum(const struct sf_breakdown *b) {
     return b->compute + b->recompute + b->tp_comm + b->ep_comm + b->p2p + b->dp_comm + b->optimizer + b->bubble +
-           b->other;
+           b->other + b->offload;
 }
 
 #endif

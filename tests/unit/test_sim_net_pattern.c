@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -209,7 +210,7 @@ static void test_refusals(void **state) {
     expect_refused(&t, job_of(SF_NET_INCAST, UINT32_MAX, MIB), "endpoints");
     expect_refused(&t, job_of(SF_NET_INCAST, 16, 0), "0 bytes");
     expect_refused(&t, job_of(SF_NET_RING, 16, UINT64_MAX), "2^50");
-    expect_refused(&t, job_of(SF_NET_RING, 2048, SF_NET_BYTES_MAX), "slices");
+    expect_refused(&t, job_of(SF_NET_RING, 2048, SF_NET_BYTES_MAX), "expected fewer bytes");
     expect_refused(&t, job_of(SF_NET_PIPELINE, 17, MIB), "stages");
     struct sf_net_job job = job_of(SF_NET_PIPELINE, 16, MIB);
     job.stages = 3;
@@ -225,6 +226,52 @@ static void test_refusals(void **state) {
     job = job_of(SF_NET_INCAST, 16, MIB);
     job.channels = 0;
     expect_refused(&t, job, "channels");
+    job = job_of(SF_NET_ALL_TO_ALL, 9, MIB); /* one node and one GPU more */
+    expect_refused(&t, job, "only one is on rail 1");
+    sf_topo_free(t.topo);
+}
+
+/* What would take hours is refused before it is built, and what is said to fit does. */
+static void test_too_much_work(void **state) {
+    (void)state;
+    struct toy t;
+    open_toy(&t, CLUSTERS "gb300-nvl72-220k.yaml");
+    clock_t from = clock();
+    expect_refused(&t, job_of(SF_NET_ALL_TO_ALL, 220000, MIB), "expected at most 11587 endpoints");
+    expect_refused(&t, job_of(SF_NET_RING, 220000, MIB), "expected at most 4096 endpoints, or fewer bytes");
+    struct sf_net_job job = job_of(SF_NET_ALL_TO_ALL, 220000, MIB);
+    job.per_domain = 1;
+    expect_refused(&t, job, "expected at most 5793 endpoints");
+    assert_true(clock() - from < CLOCKS_PER_SEC);
+    sf_topo_free(t.topo);
+}
+
+static void see_fraction(void *self, double fraction) {
+    double *last = self;
+    assert_true(fraction >= *last && fraction <= 1.0);
+    *last = fraction;
+}
+
+/* Rails of unequal numbers: bus bandwidth is that of the fullest, and progress only ever goes on. */
+static void test_uneven_rails_and_progress(void **state) {
+    (void)state;
+    struct toy t;
+    struct sf_net_result r;
+    struct sf_err err = {0};
+    double last = 0;
+    open_toy(&t, CLUSTERS "gb300-nvl72-220k.yaml");
+    struct sf_net_job job = job_of(SF_NET_ALL_TO_ALL, 201, 64 * MIB);
+    struct sf_net *n = NULL;
+    job.progress = see_fraction;
+    job.progress_self = &last;
+    assert_int_equal(sf_net_of_job(t.topo, &job, &n, &err), 0);
+    assert_int_equal(job.fullest_rail, 51);
+    assert_int_equal(sf_net_run(n, NULL, &r, &err), 0);
+    assert_true(last >= 0.3);
+    double busbw = sf_net_busbw(&job, r.time);
+    assert_true(busbw > 80e9 && busbw < 100e9); /* of a NIC of 94 GB/s */
+    sf_net_result_free(&r);
+    sf_net_free(n);
     sf_topo_free(t.topo);
 }
 
@@ -267,6 +314,8 @@ int main(void) {
         cmocka_unit_test(test_protocols),
         cmocka_unit_test(test_pipeline),
         cmocka_unit_test(test_pipeline_as_loggopsim),
+        cmocka_unit_test(test_too_much_work),
+        cmocka_unit_test(test_uneven_rails_and_progress),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_memory_runs_out),
         cmocka_unit_test(test_names),

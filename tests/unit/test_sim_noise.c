@@ -120,15 +120,52 @@ static void test_a_slow_nic(void **state) {
     sf_trace_clear(&with);
 }
 
-/* A collective across domains shares its bandwidth with the slow NIC, one inside does not use it. */
+/* A collective across domains shares its bandwidth with the slow NIC. */
 static void test_a_slow_nic_in_a_collective(void **state) {
     (void)state;
     const struct sf_slow slow = {.kind = SF_SLOW_NIC, .gpu = 0, .pace = 0.5};
     const struct sf_sim_options o = {.slow = &slow, .slow_n = 1};
-    struct pipe inside = mesh(1, 4, 1, 4), across = mesh(1, 4, 1, 2);
-    inside.grad_bytes = across.grad_bytes = 1 << 20;
-    assert_int_equal(run_on(&inside, 1, &o).step_time, run_on(&inside, 1, NULL).step_time);
+    struct pipe across = mesh(1, 4, 1, 2);
+    across.grad_bytes = 1 << 20;
     assert_true(run_on(&across, 2, &o).step_time > run_on(&across, 2, NULL).step_time);
+}
+
+/* Lists that could mean two things, or nothing. */
+static void test_slow_lists_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *list;
+        uint32_t domains;
+        const char *message;
+    } rows[] = {
+        {"gpu:1=0.5,gpu:1=0.5", 1, "gpu:1 is named twice"},
+        {"nvlink:1=0.5,gpu:0=0.5,nvlink:1=0.9", 1, "nvlink:1 is named twice"},
+        {"gpus:50%=0.5,gpus:50%=0.9", 1, "gpus is named twice"},
+        {"gpus:24.9%=0.5", 1, "expected at least 25%"},
+        {"nic:1=0.5", 1, "one domain and no NICs"},
+        {"nics:50%=0.5", 1, "one domain and no NICs"},
+        {"gpu:7=0.5", 1, "no rank runs there"},
+        {"gpus:25%=0.5,gpu:0=0.5", 1, NULL},
+        {"nic:1=0.5,nvlink:1=0.5", 2, NULL},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct pipe p = mesh(1, 4, 1, 4 / rows[i].domains);
+        struct toy t = {0};
+        struct sf_err err = {0};
+        struct sf_sim_result r;
+        struct sf_slow slow[SF_SLOW_MAX];
+        struct sf_sim_options o = {.slow = slow};
+        must(sf_slow_parse(rows[i].list, slow, &o.slow_n, &err), &err);
+        toy_open(&t, rows[i].domains, 4 / rows[i].domains, 1, NULL);
+        struct sf_prog *prog = pipe_build(&p);
+        int rc = sf_sim_run(prog, t.cost, &o, &r, &err);
+        assert_int_equal(rc, rows[i].message ? SF_E_INPUT : SF_OK);
+        if (rc && strstr(err.msg, rows[i].message) == NULL) {
+            fail_msg("%s: %s", rows[i].list, err.msg);
+        }
+        sf_prog_free(prog);
+        toy_close(&t);
+    }
 }
 
 static void test_spread(void **state) {
@@ -200,10 +237,15 @@ static void test_what_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moments),         cmocka_unit_test(test_seeds),
-        cmocka_unit_test(test_teams_wait),      cmocka_unit_test(test_a_slow_gpu),
-        cmocka_unit_test(test_a_slow_nic),      cmocka_unit_test(test_a_slow_nic_in_a_collective),
-        cmocka_unit_test(test_spread),          cmocka_unit_test(test_the_list),
+        cmocka_unit_test(test_moments),
+        cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_teams_wait),
+        cmocka_unit_test(test_a_slow_gpu),
+        cmocka_unit_test(test_a_slow_nic),
+        cmocka_unit_test(test_a_slow_nic_in_a_collective),
+        cmocka_unit_test(test_slow_lists_refused),
+        cmocka_unit_test(test_spread),
+        cmocka_unit_test(test_the_list),
         cmocka_unit_test(test_what_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,6 +14,7 @@ import json
 import jax_train
 from job import Data, Job, row, time_steps
 
+TABLE = "model.embed_tokens.weight"
 DEFAULTS = {"mode": "op", "backward": "residuals", "attention": "xla", "xla": [], "threads": 0}
 
 
@@ -77,13 +78,10 @@ class Stages:
         layers, rest = self.jm.split_layers(params, self.m)
         each = self.m.layers // self.n
         out = [{"layers": layers[s * each : (s + 1) * each]} for s in range(self.n)]
-        table = rest["model.embed_tokens.weight"]
-        out[0]["model.embed_tokens.weight"] = table
-        out[-1]["model.norm.weight"] = rest["model.norm.weight"]
-        if self.m.tied:
-            out[-1]["model.embed_tokens.weight"] = table.copy()
-        else:
-            out[-1]["lm_head.weight"] = rest["lm_head.weight"]
+        for name, value in rest.items():
+            out[0 if "embed" in name else -1][name] = value
+        if self.m.tied and self.n > 1:
+            out[-1][TABLE] = rest[TABLE].copy()
         return out
 
     def forward(self, s):
@@ -93,23 +91,22 @@ class Stages:
             import jax
 
             p = jax.tree.map(lambda w: w.astype(self.dtype), params)
-            x = p["model.embed_tokens.weight"][windows[:, :-1]] if first else x
+            x = self.jm.embed(p, windows[:, :-1], self.m) if first else x
             for layer in p["layers"]:
                 x = self.block(x, layer)
             if not last:
                 return x
-            x = self.jm.rmsnorm(x, p["model.norm.weight"], self.m.eps)
-            head = p["model.embed_tokens.weight" if self.m.tied else "lm_head.weight"]
-            return self.jm.cross_entropy(x, head, windows[:, 1:], 1) / self.microbatches
+            return self.jm.cross_entropy(x, p, windows[:, 1:], self.m, 1) / self.microbatches
 
         return run
 
     def update(self, params, grads, m, v, t):
+        once = grads
         if self.m.tied and self.n > 1:
-            name = "model.embed_tokens.weight"
-            whole = grads[0][name] + grads[-1][name]
-            grads = [g | ({name: whole} if name in g else {}) for g in grads]
-        return self.jm.adamw(self.job, params, grads, m, v, t)
+            whole = grads[0][TABLE] + grads[-1][TABLE]
+            grads = [g | ({TABLE: whole} if TABLE in g else {}) for g in grads]
+            once = [*grads[:-1], {name: g for name, g in grads[-1].items() if name != TABLE}]
+        return self.jm.adamw(self.job, params, grads, m, v, t, self.jm.cut(self.job, once)[0])
 
 
 def whole_step(stages, unrolled):

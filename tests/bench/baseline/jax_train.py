@@ -72,15 +72,13 @@ def make_step(job, options):
 
     def forward(params, windows):
         layers, rest = jax.tree.map(lambda w: w.astype(dtype), params)
-        x = rest["model.embed_tokens.weight"][windows[:, :-1]]
+        x = jm.embed(rest, windows[:, :-1], m)
         if options["layers"] == "scan":
             x, _ = jax.lax.scan(lambda x, p: (block(x, p), None), x, layers, unroll=options["unroll"])
         else:
             for p in layers:
                 x = block(x, p)
-        x = jm.rmsnorm(x, rest["model.norm.weight"], m.eps)
-        head = rest.get("lm_head.weight", rest["model.embed_tokens.weight"])
-        return jm.cross_entropy(x, head, windows[:, 1:], options["loss_chunks"])
+        return jm.cross_entropy(x, rest, windows[:, 1:], m, options["loss_chunks"])
 
     def gradients(params, windows):
         if parts == 1:
@@ -93,7 +91,8 @@ def make_step(job, options):
     def step(state, windows):
         params, m1, v1, t = state
         loss, grads = gradients(params, windows)
-        return (*jm.adamw(job, params, grads, m1, v1, t + 1), t + 1), loss
+        scale, length = jm.cut(job, grads)
+        return (*jm.adamw(job, params, grads, m1, v1, t + 1, scale), t + 1), (loss, length)
 
     return jax.jit(step, donate_argnums=0)
 
@@ -127,16 +126,17 @@ def main():
     batches = [jax.device_put(np.array(data.step(i), np.int32)) for i in range(a.warmup + a.steps)]
     step = make_step(job, a.options)
     ready = time.perf_counter() - began
-    first = []
+    first, lengths = [], []
 
     def dispatch(i):
         nonlocal state
-        state, loss = step(state, batches[i])
-        return loss
+        state, results = step(state, batches[i])
+        return results
 
-    def wait(loss):
-        value = float(loss)
+    def wait(results):
+        value = float(results[0])
         first.append(time.perf_counter() - began)
+        lengths.append(results[1])
         return value
 
     losses, wall, cpu = time_steps(dispatch, wait, a.warmup, a.steps)
@@ -153,6 +153,7 @@ def main():
                 ready_s=ready,
                 first_step_s=first[0],
                 peak_memory_bytes=peak_memory(jax),
+                grad_norm=[None if x is None else float(x) for x in lengths],
                 device=jax.devices()[0].device_kind,
                 versions={"jax": jax.__version__},
             )

@@ -1,8 +1,10 @@
 """What these programs share with staticfire: the scenario, the model's config.json, the order of the data, the
 hyperparameters of a step, the FLOPs of a model, and how steps are timed. No framework is imported here."""
 
+import collections
 import json
 import math
+import mmap
 import pathlib
 import statistics
 import struct
@@ -24,61 +26,106 @@ def load(path):
 
         document = yaml.safe_load(text)
         optimizer = document.get("job", {}).get("optimizer", {})
-        optimizer.update((k, float(v)) for k, v in optimizer.items() if k != "kind")  # YAML 1.1 reads 1e-3 as text
+        words = ("kind", "moments")
+        optimizer.update((k, float(v)) for k, v in optimizer.items() if k not in words)  # YAML 1.1 reads 1e-3 as text
         return document
 
 
+def refuse(what, found, supported):
+    raise SystemExit(f"{what}: the programs compared with staticfire know {supported}, found {found!r}")
+
+
+# Normally distributed with this deviation; where it is 0, all of one value.
+Tensor = collections.namedtuple("Tensor", ("shape", "std", "value"))
+
+
 class Model:
-    def __init__(self, config):
-        self.hidden, self.ffn = config["hidden_size"], config["intermediate_size"]
-        self.layers, self.vocab = config["num_hidden_layers"], config["vocab_size"]
-        self.heads = config["num_attention_heads"]
-        self.kv = config.get("num_key_value_heads") or self.heads
+    """What config.json describes, with the meanings and defaults that staticfire gives its keys. What nobody here can
+    train is refused by staticfire, which reads the same file; what only these programs cannot is refused here."""
+
+    def __init__(self, config, vocab_multiple=1):
+        kind = config["model_type"]
+        if kind == "gpt2":
+            self.read_gpt2(config)
+        elif kind in ("llama", "mistral", "qwen2"):
+            self.read_llama(config, kind)
+        else:
+            refuse("model_type", kind, "llama, mistral, qwen2, gpt2")
         self.dim = config.get("head_dim") or self.hidden // self.heads
+        self.vocab = config["vocab_size"]
+        self.rows = -(-self.vocab // vocab_multiple) * vocab_multiple  # of embedding and head; the last are no tokens
+        self.std = config.get("initializer_range", 0.02)
+
+    def read_llama(self, config, kind):
+        self.hidden, self.ffn = config["hidden_size"], config["intermediate_size"]
+        self.layers, self.heads = config["num_hidden_layers"], config["num_attention_heads"]
+        self.kv = config.get("num_key_value_heads") or self.heads
         self.theta, self.eps = config.get("rope_theta", 10000.0), config.get("rms_norm_eps", 1e-6)
-        self.std, self.tied = config.get("initializer_range", 0.02), config.get("tie_word_embeddings", False)
-        self.gelu = config.get("hidden_act", "silu") != "silu"
+        self.tied, self.layernorm, self.positions = config.get("tie_word_embeddings", False), False, 0
+        self.gelu = config.get("hidden_act", "silu") in ("gelu_pytorch_tanh", "gelu_new")
         self.gated = config.get("gated_mlp", True)
+        attention = config.get("attention_bias")
+        self.qkv_bias = kind == "qwen2" if attention is None else attention
+        self.out_bias = self.qkv_bias and kind != "qwen2"
+        self.ffn_bias = bool(config.get("mlp_bias"))
+
+    def read_gpt2(self, config):
+        self.layers, self.hidden, self.heads = config["n_layer"], config["n_embd"], config["n_head"]
+        self.ffn, self.kv = config.get("n_inner") or 4 * self.hidden, self.heads
+        self.theta, self.eps = None, config.get("layer_norm_epsilon", 1e-5)
+        self.tied, self.positions = config.get("tie_word_embeddings", True), config["n_positions"]
+        self.layernorm = self.gelu = self.qkv_bias = self.out_bias = self.ffn_bias = True
+        self.gated = False
+
+    def linear(self, name, rows, cols, std, bias):
+        weight = {f"{name}.weight": Tensor((rows, cols), std, 0)}
+        return weight | ({f"{name}.bias": Tensor((rows,), 0, 0)} if bias else {})
+
+    def norm(self, name):
+        weight = {f"{name}.weight": Tensor((self.hidden,), 0, 1)}
+        return weight | ({f"{name}.bias": Tensor((self.hidden,), 0, 0)} if self.layernorm else {})
+
+    def layer(self):
+        h, deep = self.hidden, self.std / math.sqrt(2 * self.layers)
+        qkv, up = (self.heads + 2 * self.kv) * self.dim, self.ffn * (2 if self.gated else 1)
+        return (
+            self.norm("input_layernorm")
+            | self.norm("post_attention_layernorm")
+            | self.linear("self_attn.qkv_proj", qkv, h, self.std, self.qkv_bias)
+            | self.linear("self_attn.o_proj", h, self.heads * self.dim, deep, self.out_bias)
+            | self.linear("mlp.gate_up_proj", up, h, self.std, self.ffn_bias)
+            | self.linear("mlp.down_proj", h, self.ffn, deep, self.ffn_bias)
+        )
 
     def tensors(self):
-        """name -> (shape, standard deviation; 0 for ones), named as staticfire's dumps name them."""
-        h, deep = self.hidden, self.std / math.sqrt(2 * self.layers)
-        out = {"model.embed_tokens.weight": ((self.vocab, h), self.std), "model.norm.weight": ((h,), 0)}
+        """name -> Tensor, named as staticfire's dumps name them; matrices as [out, in]."""
+        table = Tensor((self.rows, self.hidden), self.std, 0)
+        out = {"model.embed_tokens.weight": table} | self.norm("model.norm")
+        if self.positions:
+            out["model.embed_positions.weight"] = Tensor((self.positions, self.hidden), self.std, 0)
         if not self.tied:
-            out["lm_head.weight"] = ((self.vocab, h), self.std)
+            out["lm_head.weight"] = table
         for i in range(self.layers):
-            out |= {
-                f"model.layers.{i}.{name}": value
-                for name, value in {
-                    "input_layernorm.weight": ((h,), 0),
-                    "post_attention_layernorm.weight": ((h,), 0),
-                    "self_attn.qkv_proj.weight": (((self.heads + 2 * self.kv) * self.dim, h), self.std),
-                    "self_attn.o_proj.weight": ((h, self.heads * self.dim), deep),
-                    "mlp.gate_up_proj.weight": ((self.ffn * (2 if self.gated else 1), h), self.std),
-                    "mlp.down_proj.weight": ((h, self.ffn), deep),
-                }.items()
-            }
+            out |= {f"model.layers.{i}.{name}": tensor for name, tensor in self.layer().items()}
         return out
 
     def parameters(self):
-        return sum(math.prod(shape) for shape, _ in self.tensors().values())
+        """Without the rows that are no tokens."""
+        padding = (self.rows - self.vocab) * self.hidden * (1 if self.tied else 2)
+        return sum(math.prod(t.shape) for t in self.tensors().values()) - padding
 
     def flops(self, tokens, seq_len):
-        """Forward and backward: 6 per weight of a matrix that multiplies (the head does, the lookup does not), and
-        causal attention counted once, 6 * layers * heads * head_dim * seq_len per token. Recomputation never
-        counts."""
-        weights = sum(
-            math.prod(shape)
-            for name, (shape, std) in self.tensors().items()
-            if std > 0 and name != "model.embed_tokens.weight"
-        )
-        weights += self.vocab * self.hidden if self.tied else 0
+        """Forward and backward: 6 per weight of a matrix that multiplies (the head does, without padding; the lookups
+        do not), and causal attention counted once, 6 * layers * heads * head_dim * seq_len per token. Recomputation
+        never counts."""
+        layer = sum(math.prod(t.shape) for t in self.layer().values() if t.std > 0)
+        weights = self.layers * layer + self.vocab * self.hidden
         return 6.0 * (weights + self.layers * self.heads * self.dim * seq_len) * tokens
 
 
 def decays(name):
-    """Matrices of layers and an untied head; never norms or the token table."""
-    return "norm" not in name and name != "model.embed_tokens.weight"
+    """Matrices of layers and an untied head; never norms, biases or the tables of tokens and positions."""
+    return name.endswith(".weight") and "norm" not in name and "embed" not in name
 
 
 class Job:
@@ -87,19 +134,26 @@ class Job:
         scenario = load(path)
         job = scenario["job"]
         self.name, self.pins = scenario["name"], scenario.get("plan", {})
-        self.model = Model(json.loads((path.parent / scenario["model"]).read_text()))
+        self.model = Model(json.loads((path.parent / scenario["model"]).read_text()), job.get("vocab_multiple", 1))
         self.seq, self.batch = job["seq_len"], job["global_batch"]
         self.precision, self.seed = job["precision"], job.get("seed", 1)
         self.optimizer = {
-            "lr": 1e-3,
+            "lr": 3e-4,
             "beta1": 0.9,
             "beta2": 0.95,
             "eps": 1e-8,
             "weight_decay": 0.1,
             "warmup_steps": 20,
+            "clip_norm": 0,
             **job.get("optimizer", {}),
         }
         self.tokens = self.seq * self.batch
+        if self.precision not in ("f32", "bf16"):
+            refuse("precision", self.precision, "f32, bf16")
+        if self.optimizer.get("moments", "f32") != "f32":
+            refuse("moments", self.optimizer["moments"], "f32")
+        if 0 < self.model.positions < self.seq:
+            refuse("seq_len", self.seq, f"the model's {self.model.positions} positions")
 
     def hyper(self, t):
         """Learning rate and the two bias corrections of step t, counted from 1."""
@@ -152,8 +206,9 @@ class Data:
 
 
 def read_safetensors(path):
-    """name -> (shape, f32 values as a memoryview)"""
-    data = pathlib.Path(path).read_bytes()
+    """name -> (shape, f32 values as a memoryview). Mapped, because half of a dump is gradients, which nobody reads."""
+    with open(path, "rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     (size,) = struct.unpack("<Q", data[:8])
     entries = json.loads(data[8 : 8 + size])
     body = memoryview(data)[8 + size :]

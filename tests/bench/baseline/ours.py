@@ -52,12 +52,12 @@ class Staticfire:
             )
         )
 
-    def weights(self, *arguments, **named):
+    def weights(self, *arguments, words=(), limit=600, **named):
         """The weights that training with these arguments of shapes.scenario starts from: one step that learns
         nothing."""
         _, program = self.compile(shapes.scenario(self.folder, "weights", *arguments, lr=0.0, **named))
         dump = self.folder / "weights.safetensors"
-        self.train(program, "--dump", dump, steps=1)
+        self.train(program, "--dump", dump, *words, steps=1, limit=limit)
         return dump
 
     def row(self, scenario, options, *words, warmup=3, steps=21, limit=600, cores=0, peak=0):
@@ -73,4 +73,5 @@ class Staticfire:
             run["cpu_s"][warmup:-1],
             peak,
             transport=run["transport"],
+            grad_norm=run["grad_norm"],
         )

@@ -1,5 +1,6 @@
 """The jobs that are compared, written as scenario files that staticfire and the programs here read alike."""
 
+import collections
 import json
 import pathlib
 
@@ -43,15 +44,30 @@ def model(hidden, layers, heads, kv, ffn, vocab, tied, head_dim=None, gated=True
     }
 
 
-# name -> model, sequence length, global batch, tokens/s to reach on one H200. GPT-2's shape has RMSNorm and rotary
-# positions here; its matrices and its GELU are GPT-2's.
+def published(folder):
+    return json.loads((ROOT / "scenarios/models" / folder / "config.json").read_text())
+
+
+# Model, sequence length, global batch, what the job says beside them, tokens/s to reach on one H200.
+Row = collections.namedtuple("Row", ("config", "seq", "batch", "job", "goal"))
+PADDED = {"vocab_multiple": 128}
 GPU_ROWS = {
-    "gpt2-124m": (model(768, 12, 12, 12, 3072, 50304, True, gated=False), 1024, 64, 540e3),
-    "qwen2.5-0.5b": (model(896, 24, 14, 2, 4864, 151936, True, 64), 1024, 64, 185e3),
-    "qwen2.5-1.5b": (model(1536, 28, 12, 2, 8960, 151936, True), 1024, 32, 72e3),
-    "llama-3-8b": (model(4096, 32, 32, 8, 14336, 128256, False), 8192, 2, 11.5e3),
+    "gpt2-124m": Row(published("gpt2-124m"), 1024, 64, PADDED, 540e3),
+    "qwen2.5-0.5b": Row(published("qwen2.5-0.5b"), 1024, 64, {}, 185e3),
+    "qwen2.5-1.5b": Row(published("qwen2.5-1.5b"), 1024, 32, {}, 72e3),
+    "llama-3-8b": Row(published("llama-3.1-8b"), 8192, 2, {}, 11.5e3),
 }
 TINY = model(256, 8, 8, 4, 512, 256, False)
+# The same kinds of layers as the published ones; 250 tokens are no multiple of a tile.
+TINY_GPT2 = published("gpt2-124m") | {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 128, "vocab_size": 250}
+TINY_QWEN2 = published("qwen2.5-0.5b") | {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+}
 
 
 def stage_model(hidden):
@@ -60,11 +76,26 @@ def stage_model(hidden):
     return model(hidden, 8, heads, heads, 2 * hidden, 256, False)
 
 
-def scenario(folder, name, config, seq, batch, precision, gpus, plan, cluster, lr=OPTIMIZER["lr"], canonical=False):
+def scenario(
+    folder,
+    name,
+    config,
+    seq,
+    batch,
+    precision,
+    gpus,
+    plan,
+    cluster,
+    lr=OPTIMIZER["lr"],
+    canonical=False,
+    job=None,
+    **optimizer,
+):
+    """`job`: keys of the scenario's job beside these; `optimizer`: of its optimizer."""
     folder = pathlib.Path(folder)
     (folder / f"{name}.config.json").write_text(json.dumps(config))
     path = folder / f"{name}.scenario.json"
-    job = {
+    whole = {
         "seq_len": seq,
         "global_batch": batch,
         "precision": precision,
@@ -72,11 +103,12 @@ def scenario(folder, name, config, seq, batch, precision, gpus, plan, cluster, l
         "steps": 20,
         "seed": 1,
         "canonical": canonical,
-        "optimizer": OPTIMIZER | {"lr": lr},
-    }
+        "optimizer": OPTIMIZER | {"lr": lr} | optimizer,
+    } | (job or {})
     path.write_text(
         json.dumps(
-            {"name": name, "cluster": str(cluster), "model": f"{name}.config.json", "job": job, "plan": plan}, indent=1
+            {"name": name, "cluster": str(cluster), "model": f"{name}.config.json", "job": whole, "plan": plan},
+            indent=1,
         )
     )
     return path

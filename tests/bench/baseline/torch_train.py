@@ -36,24 +36,27 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def rope(x, cos, sin):  # [batch, heads, seq, dim]
+    if cos is None:  # positions are learned
+        return x
     a, b = x.float().chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
-class Llama(torch.nn.Module):
+class Decoder(torch.nn.Module):
     def __init__(self, job, options, device):
         super().__init__()
         m = self.m = job.model
         self.options, self.dtype = options, DTYPES[job.precision]
         self.weights = torch.nn.ParameterDict()
         torch.manual_seed(job.seed)
-        for name, (shape, std) in m.tensors().items():
-            w = torch.randn(shape, device=device) * std if std else torch.ones(shape, device=device)
+        for name, (shape, std, value) in m.tensors().items():
+            w = torch.randn(shape, device=device) * std if std else torch.full(shape, float(value), device=device)
             self.weights[name.replace(".", "/")] = torch.nn.Parameter(w)
         half = m.dim // 2
-        angle = torch.arange(job.seq, device=device)[:, None] * m.theta ** (-torch.arange(half, device=device) / half)
-        self.register_buffer("cos", angle.cos())
-        self.register_buffer("sin", angle.sin())
+        rates = (m.theta or 1.0) ** (-torch.arange(half, device=device) / half)
+        angle = torch.arange(job.seq, device=device)[:, None] * rates
+        self.register_buffer("cos", angle.cos() if m.theta else None)
+        self.register_buffer("sin", angle.sin() if m.theta else None)
 
     def load(self, path):
         stored = read_safetensors(path)
@@ -70,35 +73,49 @@ class Llama(torch.nn.Module):
         w = self.weights[name.replace(".", "/")]
         return w.to(self.dtype) if self.options["cast"] == "weights" else w
 
+    def linear(self, x, name):
+        bias = self.get(name + ".bias") if (name + ".bias").replace(".", "/") in self.weights else None
+        return F.linear(x, self.get(name + ".weight"), bias)
+
     def norm(self, x, name):
-        return F.rms_norm(x.float(), (self.m.hidden,), self.weights[name.replace(".", "/")], self.m.eps).to(self.dtype)
+        size, weight = (self.m.hidden,), self.weights[(name + ".weight").replace(".", "/")]
+        if self.m.layernorm:
+            bias = self.weights[(name + ".bias").replace(".", "/")]
+            return F.layer_norm(x.float(), size, weight, bias, self.m.eps).to(self.dtype)
+        return F.rms_norm(x.float(), size, weight, self.m.eps).to(self.dtype)
+
+    def embed(self, tokens):
+        x = F.embedding(tokens, self.weights["model/embed_tokens/weight"])
+        if self.m.positions:
+            x = x + self.weights["model/embed_positions/weight"][: tokens.shape[1]]
+        return x.to(self.dtype)
 
     def block(self, x, i):
         m, at = self.m, f"model.layers.{i}."
         batch, seq, _ = x.shape
-        qkv = F.linear(self.norm(x, at + "input_layernorm.weight"), self.get(at + "self_attn.qkv_proj.weight"))
+        qkv = self.linear(self.norm(x, at + "input_layernorm"), at + "self_attn.qkv_proj")
         q, k, v = qkv.view(batch, seq, -1, m.dim).transpose(1, 2).split([m.heads, m.kv, m.kv], 1)
         q, k = rope(q, self.cos, self.sin), rope(k, self.cos, self.sin)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=m.heads != m.kv)
-        x = x + F.linear(y.transpose(1, 2).reshape(batch, seq, -1), self.get(at + "self_attn.o_proj.weight"))
-        y = self.norm(x, at + "post_attention_layernorm.weight")
-        y = F.linear(y, self.get(at + "mlp.gate_up_proj.weight"))
+        x = x + self.linear(y.transpose(1, 2).reshape(batch, seq, -1), at + "self_attn.o_proj")
+        y = self.linear(self.norm(x, at + "post_attention_layernorm"), at + "mlp.gate_up_proj")
         act = (lambda z: F.gelu(z, approximate="tanh")) if m.gelu else F.silu
         y = act(y[..., : m.ffn]) * y[..., m.ffn :] if m.gated else act(y)
-        return x + F.linear(y, self.get(at + "mlp.down_proj.weight"))
+        return x + self.linear(y, at + "mlp.down_proj")
 
     def forward(self, windows):
-        x = F.embedding(windows[:, :-1], self.weights["model/embed_tokens/weight"]).to(self.dtype)
+        x = self.embed(windows[:, :-1])
         for i in range(self.m.layers):
             x = (
                 checkpoint(self.block, x, i, use_reentrant=False)
                 if self.options["remat"] == "full"
                 else self.block(x, i)
             )
-        x = self.norm(x, "model.norm.weight").flatten(0, 1)
+        x = self.norm(x, "model.norm").flatten(0, 1)
         head = self.get("model.embed_tokens.weight" if self.m.tied else "lm_head.weight")
         targets = windows[:, 1:].flatten()
-        part = lambda x, t: F.cross_entropy(F.linear(x, head).float(), t, reduction="sum")
+        # Rows of the head that are no tokens stay in the product, whose sizes are then multiples of tiles.
+        part = lambda x, t: F.cross_entropy(F.linear(x, head)[:, : self.m.vocab].float(), t, reduction="sum")
         chunks = self.options["loss_chunks"]
         if chunks == 1:
             return part(x, targets) / targets.numel()
@@ -109,7 +126,7 @@ class Llama(torch.nn.Module):
 class Trainer:
     def __init__(self, job, options, device, weights):
         self.job, self.options, self.device = job, options, device
-        self.model = Llama(job, options, device)
+        self.model = Decoder(job, options, device)
         if weights:
             self.model.load(weights)
         groups = [
@@ -117,6 +134,9 @@ class Trainer:
             for decay in (True, False)
         ]
         self.optimizers = [self.make_optimizer(groups)]
+        self.clip = job.optimizer["clip_norm"]
+        if self.clip and options["optimizer"] == "in_backward":
+            sys.exit("--options: the global norm is known after the backward pass, so in_backward cannot clip by it")
         if options["optimizer"] == "in_backward":
             self.optimizers = []
             for decay, weights in zip((True, False), groups):
@@ -125,7 +145,7 @@ class Trainer:
                     w.register_post_accumulate_grad_hook(self.update_now(self.optimizers[-1]))
         mode = options["compile"]
         self.forward = torch.compile(self.model, mode=mode) if mode else self.model
-        self.graph, self.loss = None, None
+        self.graph, self.results = None, None
 
     def make_optimizer(self, groups):
         o, cuda = self.job.optimizer, self.device == "cuda"
@@ -150,6 +170,7 @@ class Trainer:
         return hook
 
     def compute(self, windows):
+        """Loss, and the gradient's norm where the job clips it."""
         parts = windows.chunk(self.options["microbatches"])
         total = 0
         for part in parts:
@@ -157,10 +178,11 @@ class Trainer:
                 loss = self.forward(part) / len(parts)
             loss.backward()
             total = total + loss.detach()
+        length = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip) if self.clip else None
         if self.options["optimizer"] != "in_backward":
             self.optimizers[0].step()
             self.optimizers[0].zero_grad()
-        return total
+        return total, length
 
     def set_rate(self, t):
         rate = self.job.hyper(t)[0]
@@ -176,7 +198,7 @@ class Trainer:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            self.loss = self.compute(self.windows)
+            self.results = self.compute(self.windows)
         self.graph = graph
 
     def step(self, i, windows, capture):
@@ -187,7 +209,7 @@ class Trainer:
             return self.compute(windows)
         self.windows.copy_(windows)
         self.graph.replay()
-        return self.loss.clone()
+        return [None if r is None else r.clone() for r in self.results]
 
 
 def choose_attention(name):
@@ -231,11 +253,11 @@ def main():
     ready, first = time.perf_counter() - began, []
 
     def dispatch(i):
-        loss = trainer.step(i, batches[i], a.options["graph"] == "step" and i >= max(a.warmup - 1, 3))
+        results = trainer.step(i, batches[i], a.options["graph"] == "step" and i >= max(a.warmup - 1, 3))
         done = torch.cuda.Event() if device == "cuda" else None
         if done:
             done.record()
-        return loss, done
+        return results, done
 
     def wait(handle):
         if handle[1]:
@@ -243,7 +265,7 @@ def main():
         first.append(time.perf_counter() - began)
         return handle[0]  # read at the end: a copy of it now would wait for the step behind
 
-    losses, wall, cpu = time_steps(dispatch, wait, a.warmup, a.steps)
+    results, wall, cpu = time_steps(dispatch, wait, a.warmup, a.steps)
     peak = (
         torch.cuda.max_memory_reserved()
         if device == "cuda"
@@ -255,13 +277,14 @@ def main():
                 job,
                 "torch",
                 a.options,
-                [float(x) for x in losses],
+                [float(loss) for loss, _ in results],
                 wall,
                 cpu,
                 a.peak,
                 ready_s=ready,
                 first_step_s=first[0],
                 peak_memory_bytes=peak,
+                grad_norm=[None if length is None else float(length) for _, length in results],
                 device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
                 versions={
                     "torch": torch.__version__,

@@ -38,6 +38,9 @@ struct row {
 static const struct row rows[] = {
     {CALL(COPY, SF_BF16, 0, (int64_t)ROWS *COLS, 1), 4},
     {CALL(ADD, SF_BF16, 0, (int64_t)ROWS *COLS, 1), 6},
+    {CALL(ZERO, SF_BF16, 0, (int64_t)ROWS *COLS, 1), 2},
+    {CALL(CAST_DOWN, SF_BF16, 0, (int64_t)ROWS *COLS, 1), 6},
+    {CALL(CAST_UP, SF_BF16, 0, (int64_t)ROWS *COLS, 1), 6},
     {CALL(RMSNORM_FWD, SF_BF16, 0, ROWS, COLS), 4},
     {CALL(RMSNORM_FWD, SF_BF16, 0, ROWS * 4, 768), 4},
     {CALL(RMSNORM_ADD_FWD, SF_BF16, 0, ROWS, COLS), 8},
@@ -45,16 +48,19 @@ static const struct row rows[] = {
     {CALL(RMSNORM_BWD, SF_BF16, SF_CALL_ACC_FLAG, ROWS, COLS), 8},
     {CALL(RMSNORM_BWD, SF_BF16, SF_CALL_ACC_FLAG, ROWS * 4, 768), 8},
     {CALL(LAYERNORM_FWD, SF_BF16, 0, ROWS, COLS), 4},
+    {CALL(LAYERNORM_ADD_FWD, SF_BF16, 0, ROWS, COLS), 8},
     {CALL(LAYERNORM_BWD, SF_BF16, SF_CALL_ACC_FLAG, ROWS, COLS), 8},
     {CALL(GLU_FWD, SF_BF16, 0, ROWS, COLS), 6},
     {CALL(GLU_BWD, SF_BF16, 0, ROWS, COLS), 10},
     {CALL(GLU_FWD, SF_BF16, SF_CALL_GELU_FLAG | SF_CALL_PLAIN_FLAG, ROWS, COLS), 4},
     {CALL(GLU_BWD, SF_BF16, SF_CALL_GELU_FLAG | SF_CALL_PLAIN_FLAG, ROWS, COLS), 6},
     {CALL(ROPE_FWD, SF_BF16, 0, ROWS, 32, 128, 8192, COLS), 4},
+    {CALL(ROPE_BWD, SF_BF16, 0, ROWS, 32, 128, 8192, COLS), 4},
     {CALL(BIAS_FWD, SF_BF16, 0, ROWS, COLS), 6},
     {CALL(BIAS_BWD, SF_BF16, 0, ROWS, COLS), 2},
     {CALL(XENT, SF_BF16, 0, 1024, 128256), 4},
     {CALL(XENT, SF_BF16, 0, 2048, 50257), 4},
+    {CALL(XENT_PADDED, SF_BF16, 0, 2048, 50304, 47), 4},
     {CALL(XENT_STATS, SF_BF16, 0, 4096, 16032), 2},
     {CALL(XENT_PART, SF_BF16, 0, 4096, 16032, 8), 4},
     {CALL(ADAMW, SF_BF16, 0, (int64_t)ROWS *COLS, 1), 28},
@@ -83,11 +89,13 @@ static void place(struct bench *b, const struct sf_call *call, void *operand[SF_
 
 static int set_ids(const struct sf_call *call, void *operand[SF_CALL_OPERANDS]) {
     static int32_t ids[ROWS];
-    bool loss = call->kind == SF_CALL_XENT || call->kind == SF_CALL_XENT_STATS || call->kind == SF_CALL_XENT_PART;
+    bool loss = call->kind == SF_CALL_XENT || call->kind == SF_CALL_XENT_PADDED || call->kind == SF_CALL_XENT_STATS ||
+                call->kind == SF_CALL_XENT_PART;
     if (!loss && call->kind != SF_CALL_EMBED_FWD && call->kind != SF_CALL_EMBED_BWD) {
         return 0;
     }
-    int64_t vocab = loss ? call->dims[1] : call->dims[2];
+    int64_t padding = call->kind == SF_CALL_XENT_PADDED ? call->dims[2] : 0;
+    int64_t vocab = loss ? call->dims[1] - padding : call->dims[2];
     for (int64_t i = 0; i < call->dims[0] && i < ROWS; i++) {
         ids[i] = (int32_t)((uint64_t)i * 2654435761u % (uint64_t)vocab);
     }
@@ -130,7 +138,8 @@ static void print_row(const struct row *row, double us) {
         printf(", \"tflop_per_s\": %.2f", flops / us / 1e6);
     } else {
         double elements = (double)d[0] * (double)d[1];
-        elements = row->call.kind == SF_CALL_ROPE_FWD ? (double)d[0] * (double)d[1] * (double)d[2] : elements;
+        bool rope = row->call.kind == SF_CALL_ROPE_FWD || row->call.kind == SF_CALL_ROPE_BWD;
+        elements = rope ? (double)d[0] * (double)d[1] * (double)d[2] : elements;
         printf(", \"tb_per_s\": %.3f", row->per_element * elements / us / 1e6);
     }
     printf("}\n");

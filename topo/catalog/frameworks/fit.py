@@ -20,13 +20,16 @@ from scipy.optimize import least_squares
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEYS = ("host_call", "step", "pointwise", "loss", "gemm_share", "gemm_share_fp8", "gather_hidden", "moe", "attention_share",
-        "tp_hidden")
+        "tp_hidden", "kernels", "loss_parallel", "gather_slow", "spread")
 START = {"host_call": 40.0, "step": 2.0, "pointwise": 1.5, "loss": 5.0, "gemm_share": 0.95, "gemm_share_fp8": 0.95,
-         "gather_hidden": 0.5, "moe": 4.0, "attention_share": 0.8, "tp_hidden": 0.5}
+         "gather_hidden": 0.5, "moe": 4.0, "attention_share": 0.8, "tp_hidden": 0.5, "kernels": 1.0,
+         "loss_parallel": 5.0, "gather_slow": 5.0, "spread": 0.02}
 LOW = {"host_call": 0.0, "step": 0.0, "pointwise": 0.5, "loss": 0.5, "gemm_share": 0.6, "gemm_share_fp8": 0.6,
-       "gather_hidden": 0.0, "moe": 0.5, "attention_share": 0.1, "tp_hidden": 0.0}
-HIGH = {"host_call": 300.0, "step": 100.0, "pointwise": 8.0, "loss": 40.0, "gemm_share": 1.1, "gemm_share_fp8": 1.2,
-        "gather_hidden": 1.0, "moe": 60.0, "attention_share": 1.2, "tp_hidden": 1.0}
+       "gather_hidden": 0.0, "moe": 0.5, "attention_share": 0.1, "tp_hidden": 0.0, "kernels": 0.0,
+       "loss_parallel": 0.5, "gather_slow": 1.0, "spread": 0.0}
+HIGH = {"host_call": 300.0, "step": 100.0, "pointwise": 8.0, "loss": 40.0, "gemm_share": 1.2, "gemm_share_fp8": 1.3,
+        "gather_hidden": 1.0, "moe": 60.0, "attention_share": 1.6, "tp_hidden": 1.0, "kernels": 20.0,
+        "loss_parallel": 80.0, "gather_slow": 100.0, "spread": 0.1}
 
 
 def device_text(p):
@@ -36,7 +39,9 @@ def device_text(p):
             + (f", gather_hidden: {p['gather_hidden']:.3f}" if p["gather_hidden"] else "")
             + (f", moe: {p['moe']:.2f}" if p["moe"] else "")
             + (f", attention_share: {p['attention_share']:.3f}" if p["attention_share"] not in (0, 1) else "")
-            + (f", tp_hidden: {p['tp_hidden']:.3f}" if p["tp_hidden"] else "") + " }")
+            + (f", tp_hidden: {p['tp_hidden']:.3f}" if p["tp_hidden"] else "")
+            + "".join(f", {k}: {p[k]:.{digits}f}" for k, digits in (("kernels", 2), ("loss_parallel", 2),
+                                                                    ("gather_slow", 2), ("spread", 4)) if p[k]) + " }")
 
 
 def framework_text(name, about, attention, ids, devices):
@@ -48,7 +53,8 @@ def framework_text(name, about, attention, ids, devices):
 
 def main():
     binary, name, device, attention, table = sys.argv[1:6]
-    about, fixed, ids, add = "", {"attention_share": 1.0, "tp_hidden": 0.0}, [], False
+    about, fixed, ids, add = "", {"attention_share": 1.0, "tp_hidden": 0.0, "kernels": 0.0, "loss_parallel": 0.0,
+                             "gather_slow": 0.0, "spread": 0.0}, [], False
     with open(table, newline="") as f:
         reader = csv.DictReader(f)
         columns, rows = reader.fieldnames, list(reader)

@@ -1,0 +1,176 @@
+/* A bound on what no schedule can beat, whatever the cut of the layers and the placement of the stages.
+ *
+ * Count the ranks of a pipeline in the order in which the first microbatch reaches them. The k-th has no work before k
+ * other ranks had a layer's forward each (half as many where two copies of the model start at both ends). From then on
+ * it does all of its work, one pass at a time. Its last pass of the chain is a backward of its lowest stage, unless it
+ * is a weight gradient that waited; after that backward at least k more stages have theirs.
+ *
+ * So a rank that has n layers ends no earlier than start + m n (F + B + W), where backwards are whole also than that
+ * plus k backwards, and where they are split than start + m n (F + B) + k B + W. For a step time T each rank has room
+ * for a whole number of layers; T is possible only if all ranks together have room for all layers and one of them for
+ * the head besides.
+ *
+ * Gradients. The collectives of a rank follow each other. Those of a chunk begin when its last gradient has been made,
+ * after all work of the chunk; where shares are taken after every microbatch (zero 2 and 3), those of the last one
+ * after all work but its backward, and all of them take their time, whatever runs beside them. */
+#include <math.h>
+
+#include "planner/search_internal.h"
+
+struct sfi_freedom sfi_freedom_of(uint32_t schedule, uint32_t vpp) {
+    struct sfi_freedom f = {.ways = 1, .chunks = vpp};
+    switch (schedule) {
+    case SF_SCHEDULE_GPIPE:
+    case SF_SCHEDULE_1F1B:
+    case SF_SCHEDULE_INTERLEAVED:
+    case SF_SCHEDULE_BREADTH_FIRST:
+    case SF_SCHEDULE_1F1B_V:
+        return f;
+    case SF_SCHEDULE_DUALPIPE:
+    case SF_SCHEDULE_TABLE: /* of the user's own: perhaps of two ways */
+        f.ways = 2;
+        f.chunks = 2 * vpp;
+        break;
+    default:
+        break;
+    }
+    f.split = true;
+    return f;
+}
+
+/* Least seconds of one microbatch in one layer, or in an end. */
+struct least {
+    double f, b, w;
+};
+
+struct pipe {
+    struct least layer, first, last;
+    double m; /* microbatches of one way */
+    /* Of each layer: collectives that nothing of the last chunk runs beside; its work with those that wait for
+     * gradients, as far as chunks cannot hide them; and all that run beside passes. */
+    double tail_of_one, with_tail, beside;
+    uint32_t ways, ranks;
+    bool split;
+};
+
+static struct least least_of(double f, double whole, double b, double w, bool split) {
+    double all = split ? fmin(whole, b + w) : whole;
+    double input = split ? fmin(b, all) : all;
+    return (struct least){f, input, all - input};
+}
+
+static double part(const struct sfi_price *price, int timed, int which) {
+    const struct sfi_pass_time *t = &price->least[timed];
+    double layer = t->of[0] > 0 && t->of[1] > 0 ? fmin(t->of[0], t->of[1]) : fmax(t->of[0], t->of[1]);
+    return which == 0 ? layer : which == 1 ? t->first : t->last;
+}
+
+static struct least least_part(const struct sfi_price *price, int which, bool split) {
+    return least_of(part(price, SFI_TIMED_F, which), part(price, SFI_TIMED_BW, which), part(price, SFI_TIMED_B, which),
+                    part(price, SFI_TIMED_W, which), split);
+}
+
+static double whole_layers(double time, double each) {
+    return floor(time / each + 1e-9);
+}
+
+/* Layers for which the k-th rank has room in T seconds when it has the head too, or not. */
+static double room(const struct pipe *p, uint32_t k, double t, bool head) {
+    double before = k / p->ways, ends = before > 0 ? 1 : 0, in = p->layer.f + p->layer.b,
+           work = p->m * (in + p->layer.w);
+    double fb = head ? p->last.f + p->last.b : 0, w = head ? p->last.w : 0;
+    double start = before * p->layer.f + ends * p->first.f;
+    double after = before * p->layer.b + ends * p->first.b;
+    double left = t - start - p->m * (fb + w);
+    double n = whole_layers(left - p->tail_of_one, work);
+    n = fmin(n, whole_layers(t - start, p->with_tail));
+    n = fmin(n, p->split ? whole_layers(t - start - after - p->m * fb, p->m * in) : whole_layers(left - after, work));
+    return p->beside > 0 ? fmin(n, whole_layers(t, p->beside)) : n;
+}
+
+static bool possible(const struct pipe *p, uint32_t layers, double t) {
+    double sum = 0, head = -INFINITY;
+    for (uint32_t k = 0; k < p->ranks; k++) {
+        double n = room(p, k, t, false), with_head = room(p, k, t, true);
+        if (n < 1) {
+            return false;
+        }
+        sum += n;
+        head = with_head >= 1 ? fmax(head, with_head - n) : head;
+    }
+    return sum + head >= (double)layers * p->ways;
+}
+
+/* Work a and collectives t of each layer, in chunks that are done one after the other: everything up to a chunk is
+ * worked on before its collectives, and those of the chunk and of all later ones come then. The shares of the chunks
+ * for which all of these take equally long, a geometric series, are the best. */
+static double in_chunks(double a, double t, double chunks) {
+    double r = t / a;
+    double spread = fabs(r - 1) < 1e-6 ? 1 / chunks : (r - 1) / (pow(r, chunks) - 1);
+    return isfinite(spread) ? t + a * spread * (1 - 1e-6) : t;
+}
+
+static void add_collectives(const struct sfi_layout *l, uint32_t zero, double chunks, struct pipe *p) {
+    double m = p->m, last = p->layer.b + p->layer.w, work = m * (p->layer.f + last);
+    double scatter = l->least_scatter_flow, gather = l->least_gather_flow;
+    switch (zero) {
+    case 0:
+        p->tail_of_one = l->least_all_reduce;
+        break;
+    case 1:
+        p->tail_of_one = l->least_scatter + l->least_gather;
+        break;
+    case 2:
+        p->beside = m * scatter + gather;
+        p->with_tail = in_chunks(work - last, scatter + gather, chunks);
+        return;
+    default:
+        p->beside = m * (scatter + 2 * gather);
+        p->with_tail = in_chunks(work - last, scatter, chunks);
+        return;
+    }
+    p->with_tail = in_chunks(work, p->tail_of_one / p->ways, chunks);
+}
+
+static double least_kept(const struct sfi_price *price) {
+    const double *of = price->kept_of;
+    return of[0] > 0 && of[1] > 0 ? fmin(of[0], of[1]) : fmax(of[0], of[1]);
+}
+
+/* All work, shared equally. */
+static double work_bound_s(const struct sfi_bounded *b, const struct pipe *p, bool split) {
+    const struct sfi_pass_time *t = b->price->least;
+    double whole = t[SFI_TIMED_BW].layer, halves = t[SFI_TIMED_B].layer + t[SFI_TIMED_W].layer;
+    return b->microbatches * b->layers * (t[SFI_TIMED_F].layer + (split ? fmin(whole, halves) : whole)) / p->ranks;
+}
+
+/* The i-th layer from the end keeps a microbatch for at least i forwards and i backwards. All that is kept, times how
+ * long, is no more than the memory that weights leave, times the step. */
+static double memory_bound_s(const struct sfi_bounded *b, const struct pipe *p) {
+    double n = b->layers, kept = least_kept(b->price),
+           held = b->microbatches * kept * (p->layer.f + p->layer.b) * n * (n + 1) / 2;
+    return b->free_bytes > 0 ? held / b->free_bytes : INFINITY;
+}
+
+double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom) {
+    bool split = freedom->split && b->price->halves;
+    struct pipe p = {.layer = least_part(b->price, 0, split),
+                     .first = least_part(b->price, 1, split),
+                     .last = least_part(b->price, 2, split),
+                     .m = (double)b->microbatches / freedom->ways,
+                     .ways = freedom->ways,
+                     .ranks = b->layout->pp,
+                     .split = split};
+    add_collectives(b->layout, b->zero, freedom->chunks, &p);
+    double low = 0, layer = p.layer.f + p.layer.b + p.layer.w + p.tail_of_one + p.with_tail + p.beside;
+    double high =
+        (layer * b->layers + p.last.f + p.last.b + p.last.w + p.first.f + p.first.b) * (b->microbatches + 1.0);
+    if (!(p.layer.f + p.layer.b > 0) || !possible(&p, b->layers, high)) {
+        return 0;
+    }
+    for (int i = 0; i < 30; i++) {
+        double middle = low + (high - low) / 2;
+        *(possible(&p, b->layers, middle) ? &high : &low) = middle;
+    }
+    return fmax(fmax(low, memory_bound_s(b, &p)), work_bound_s(b, &p, split) * (1 - 1e-9));
+}

@@ -1,0 +1,149 @@
+/* Heads split by vocabulary over a pipeline: programs are sound, every rank has its part and no more, and two
+ * microbatches more than 1F1B are under way. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/arena.h"
+#include "planner/compile.h"
+#include "tests/unit/test_planner_fixture.h"
+
+static struct sf_topo *cluster; /* 8 GPUs */
+
+static int setup(void **state) {
+    (void)state;
+    cluster = load_cluster("hgx-h100-1node");
+    return cluster == NULL;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    sf_topo_free(cluster);
+    return 0;
+}
+
+static struct sf_plan plan_for(struct sf_scenario *s, uint32_t dp, uint32_t pp, uint32_t microbatches) {
+    struct sf_plan p = {.tp = 1,
+                        .ep = 1,
+                        .dp = dp,
+                        .pp = pp,
+                        .vpp = 1,
+                        .micro_batch = 1,
+                        .microbatches = microbatches,
+                        .schedule = SF_SCHEDULE_1F1B,
+                        .split_head = true,
+                        .ranks_per_domain = 8};
+    for (uint32_t i = 0; i < pp; i++) {
+        p.layers[i] = s->model.layers / pp;
+    }
+    s->job.gpus = dp * pp;
+    s->job.global_batch_sequences = (uint64_t)dp * microbatches;
+    return p;
+}
+
+static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
+    struct sf_prog *prog = NULL;
+    struct sf_err err = {0};
+    if (sf_compile(s, p, &prog, &err) != 0) {
+        sf_err_print(&err);
+        fail();
+    }
+    return prog;
+}
+
+static const struct sf_tensor *find(const struct sf_class *c, const char *name) {
+    for (uint32_t i = 0; i < c->tensors_n; i++) {
+        if (strcmp(c->tensors[i].name, name) == 0) {
+            return &c->tensors[i];
+        }
+    }
+    return NULL;
+}
+
+static uint32_t count(const struct sf_class *c, const char *name) {
+    uint32_t n = 0;
+    size_t length = strlen(name);
+    for (uint32_t i = 0; i < c->bufs_n; i++) {
+        n += strncmp(c->bufs[i].name, name, length) == 0 && strspn(c->bufs[i].name + length, "0123456789") > 0;
+    }
+    return n;
+}
+
+static void test_parts(void **state) {
+    (void)state;
+    for (uint32_t k = 0; k < 3 * 2 * 3; k++) {
+        uint32_t pp = 2u << k % 3, dp = k / 3 % 2 + 1, microbatches = (k / 6 + 1) * 4;
+        struct sf_scenario s = shaped_scenario(cluster, &tiny_shape);
+        struct sf_plan p = plan_for(&s, dp, pp, microbatches);
+        if (dp * pp > 8) {
+            continue;
+        }
+        p.zero = dp > 1;
+        struct sf_prog *prog = compiled(&s, &p);
+        for (uint32_t i = 0; i < prog->classes_n; i++) {
+            const struct sf_class *c = &prog->classes[i];
+            const struct sf_tensor *head = find(c, "lm_head.weight");
+            assert_non_null(head);
+            assert_int_equal(head->rows, s.model.vocab / pp);
+            assert_int_equal(head->whole_rows, s.model.vocab);
+            assert_int_equal(sf_prog_comm_size(prog, head->comm), pp);
+            assert_int_equal(find(c, "model.norm.weight") != NULL, i + 1 == pp);
+            uint32_t most = pp - i + 2;
+            assert_true(count(c, "stash") <= (most < microbatches ? most : microbatches));
+        }
+        sf_prog_free(prog);
+    }
+}
+
+static void test_table(void **state) {
+    (void)state;
+    for (uint32_t devices = 1; devices <= 16; devices++) {
+        struct sf_pipe *table;
+        struct sf_pipe_costs costs;
+        struct sf_pipe_timing timing;
+        const struct sf_pipe_spec spec = {.devices = devices, .f = 1000, .b = 1000, .w = 1000};
+        assert_int_equal(sf_pipe_split_head(devices, 3 * devices, &table, NULL), 0);
+        assert_int_equal(sf_pipe_costs_create(table, &spec, &costs, NULL), 0);
+        assert_int_equal(sf_pipe_replay(table, &costs, &timing, NULL, NULL, NULL), 0);
+        sf_pipe_costs_clear(&costs);
+        sf_pipe_free(table);
+    }
+    struct sf_pipe *none;
+    assert_int_equal(sf_pipe_split_head(SF_PIPE_MAX_STAGES, 4, &none, NULL), SF_E_INPUT);
+}
+
+static void refused(const struct sf_scenario *s, const struct sf_plan *p, const char *why) {
+    struct sf_prog *prog = NULL;
+    struct sf_err err = {0};
+    assert_int_equal(sf_compile(s, p, &prog, &err), SF_E_INPUT);
+    if (strstr(err.msg, why) == NULL) {
+        fail_msg("expected \"%s\" in: %s", why, err.msg);
+    }
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    struct sf_scenario s = shaped_scenario(cluster, &tiny_shape);
+    struct sf_plan p = plan_for(&s, 1, 1, 4);
+    refused(&s, &p, "pp from 2");
+    p = plan_for(&s, 1, 2, 4);
+    p.schedule = SF_SCHEDULE_GPIPE;
+    refused(&s, &p, "needs schedule 1f1b");
+    p.schedule = SF_SCHEDULE_1F1B;
+    s.model.tied = true;
+    refused(&s, &p, "a head of its own");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
