@@ -45,9 +45,23 @@ if [ ! -x build/venv/bin/python ]; then
     || echo "no reference: tests that need it will be skipped"
 fi
 
+# The GPU backend's checks that need no GPU: five minutes at most, all together.
+host_checks_in_time() {
+  heading "the GPU backend's checks on this host"
+  if python3 - <<'PY'
+import sys, xml.etree.ElementTree as tree
+cases = tree.parse("build/release/junit.xml").getroot().iter("testcase")
+seconds = sum(float(c.get("time")) for c in cases if c.get("name").startswith("cuda."))
+print(f"{seconds:.0f} s, at most 300 s")
+sys.exit(seconds > 300)
+PY
+  then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+}
+
 build O0
 build clang && suite clang -L 'unit|prop'
 suite release
+host_checks_in_time
 build asan && suite asan -L 'unit|prop|diff|fuzz'
 build tsan && suite tsan -R 'runtime' -LE cuda
 
