@@ -134,3 +134,38 @@ int sf_dtype_parse(const char *name) {
 int sf_dtype_bytes(int dtype) {
     return is_dtype(dtype) ? dtypes[dtype].bytes : 0;
 }
+
+bool sf_call_dims_ok(const struct sf_call *call) {
+    const int64_t *d = call->dims;
+    for (int i = 0; i < SF_CALL_DIMS; i++) {
+        if (d[i] < 0) {
+            return false;
+        }
+    }
+    switch (call->kind) {
+    case SF_CALL_GEMM:
+        return d[3] > 0;
+    case SF_CALL_ROPE_FWD:
+    case SF_CALL_ROPE_BWD:
+        return d[2] % 2 == 0 && d[3] > 0 && (d[2] == 0 || d[1] <= d[4] / d[2]);
+    case SF_CALL_ATTN_FWD:
+    case SF_CALL_ATTN_BWD:
+        return d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0 && d[5] >= d[4];
+    case SF_CALL_ATTN_SLICE_FWD:
+    case SF_CALL_ATTN_SLICE_BWD:
+        return d[1] <= d[0] && d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0;
+    case SF_CALL_RMSNORM_FWD:
+    case SF_CALL_RMSNORM_BWD:
+    case SF_CALL_LAYERNORM_FWD:
+    case SF_CALL_LAYERNORM_BWD:
+    case SF_CALL_RMSNORM_ADD_FWD:
+    case SF_CALL_LAYERNORM_ADD_FWD:
+        return d[1] > 0;
+    case SF_CALL_XENT_PART:
+        return d[2] > 0;
+    case SF_CALL_XENT_PADDED:
+        return d[2] < d[1];
+    default:
+        return true;
+    }
+}

@@ -171,7 +171,10 @@ int sf_call_operands_n(int kind);
 bool sf_call_is_collective(int kind);
 bool sf_call_is_attention(int kind);     /* of whole sequences or of a slice */
 bool sf_call_is_attention_fwd(int kind); /* its forward */
-uint32_t sf_call_writes(int kind);       /* bit o: operand o is written (perhaps read as well) */
+/* Whether any kernel could make sense of the dims: none negative, nothing to divide by that is 0, rows that stay inside
+ * their strides. Sizes are the loader's to check. */
+bool sf_call_dims_ok(const struct sf_call *call);
+uint32_t sf_call_writes(int kind); /* bit o: operand o is written (perhaps read as well) */
 const char *sf_dtype_name(int dtype);
 int sf_dtype_parse(const char *name); /* -1 when unknown */
 int sf_dtype_bytes(int dtype);

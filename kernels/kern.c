@@ -21,42 +21,9 @@ const struct sfi_kern_table *sfi_kern_fast(size_t index) {
     return index < n ? usable[index] : NULL;
 }
 
-static bool attn_dims_ok(const int64_t d[SF_CALL_DIMS]) {
-    return d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0 && d[5] >= d[4];
-}
-
-/* Shapes on which a kernel would divide by zero or leave its rows; sizes are the loader's to check. */
 static bool dims_ok(const struct sf_call *call) {
-    const int64_t *d = call->dims;
-    for (int i = 0; i < SF_CALL_DIMS; i++) {
-        if (d[i] < 0) {
-            return false;
-        }
-    }
-    switch (call->kind) {
-    case SF_CALL_GEMM:
-        return d[3] > 0;
-    case SF_CALL_ROPE_FWD:
-    case SF_CALL_ROPE_BWD:
-        return d[2] % 2 == 0 && d[3] > 0 && (d[2] == 0 || d[1] <= d[4] / d[2]);
-    case SF_CALL_ATTN_FWD:
-    case SF_CALL_ATTN_BWD:
-        return attn_dims_ok(d) && call->imm[1] >= 1.0f; /* a part of the keys: no kernel yet */
-    case SF_CALL_ATTN_SLICE_FWD:
-    case SF_CALL_ATTN_SLICE_BWD:
-        return d[1] <= d[0] && d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0;
-    case SF_CALL_RMSNORM_FWD:
-    case SF_CALL_RMSNORM_BWD:
-    case SF_CALL_LAYERNORM_FWD:
-    case SF_CALL_LAYERNORM_BWD:
-    case SF_CALL_RMSNORM_ADD_FWD:
-    case SF_CALL_LAYERNORM_ADD_FWD:
-        return d[1] > 0;
-    case SF_CALL_XENT_PADDED:
-        return d[2] < d[1];
-    default:
-        return true;
-    }
+    bool attention = call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+    return sf_call_dims_ok(call) && (!attention || call->imm[1] >= 1.0f); /* a part of the keys: no kernel yet */
 }
 
 static unsigned flags_of(uint8_t kind) {

@@ -91,34 +91,9 @@ static const struct row table[SF_CALL_KINDS][SF_DTYPES_N] = {
     [SF_CALL_CAST_UP] = BOTH(sfi_cuda_cast_up, NULL, NULL, 0),
 };
 
-/* Dims that no kernel could make sense of; the same as for the CPU's kernels. No attention kernel takes a share of the
- * queries. */
 static bool dims_ok(const struct sf_call *call) {
-    const int64_t *d = call->dims;
-    for (int i = 0; i < SF_CALL_DIMS; i++) {
-        if (d[i] < 0) {
-            return false;
-        }
-    }
-    switch (call->kind) {
-    case SF_CALL_GEMM:
-        return d[3] > 0;
-    case SF_CALL_ROPE_FWD:
-    case SF_CALL_ROPE_BWD:
-        return d[2] % 2 == 0 && d[3] > 0 && (d[2] == 0 || d[1] <= d[4] / d[2]);
-    case SF_CALL_ATTN_FWD:
-    case SF_CALL_ATTN_BWD:
-        return d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0 && d[5] >= d[4] && call->imm[1] >= 1;
-    case SF_CALL_ATTN_SLICE_FWD:
-    case SF_CALL_ATTN_SLICE_BWD:
-        return d[1] <= d[0] && d[3] > 0 && d[2] % d[3] == 0 && d[4] > 0;
-    case SF_CALL_XENT_PART:
-        return d[2] > 0;
-    case SF_CALL_XENT_PADDED:
-        return d[2] < d[1];
-    default:
-        return true;
-    }
+    bool attention = call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
+    return sf_call_dims_ok(call) && (!attention || call->imm[1] >= 1.0f); /* a part of the keys: no kernel yet */
 }
 
 static unsigned arch_bit(int arch) {
