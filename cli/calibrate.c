@@ -13,21 +13,23 @@
 #define FILE_MAX_BYTES ((size_t)64 << 20)
 
 struct calibrate_args {
-    const char *output, *from, *op, *program;
+    const char *output, *from, *op, *program, *backend, *device;
     uint32_t ranks, models;
+    const char *measured; /* the backend, where something was measured */
 };
 
 static const struct cli_usage usage = {
     .verb = "calibrate",
     .operands = "[--from FILE [FILE ...]]",
-    .about = "Measures this machine's kernels and transport (or reads what was measured elsewhere), fits a model\n"
-             "to each kind of kernel and link, and prints its parameters with 90 % intervals and the error on\n"
-             "measurements that were held out. The file that -o writes goes to --kernels of plan and sim: its\n"
-             "rows price the calls they list, its models every other shape.\n\n"
+    .about = "Measures this machine's kernels and transport, those of its GPU where it has one (or reads what was\n"
+             "measured elsewhere), fits a model to each kind of kernel and link, and prints its parameters with\n"
+             "90 % intervals and the error on measurements that were held out. The file that -o writes goes to\n"
+             "--kernels of plan and sim: its rows price the calls they list, its models every other shape.\n\n"
              "Files: kernel tables and calibration files (.yaml), tables of matrix products with columns m, n,\n"
              "k, dtype and time_us or tflops (.csv), measured traces (.sftrace), what nccl-tests prints (any\n"
              "other name).",
     .examples = "  staticfire calibrate -o calib.yaml\n"
+                "  staticfire calibrate --backend cuda --ranks 8 -o node.yaml\n"
                 "  staticfire calibrate --from kernels.yaml run.sftrace -o calib.yaml\n"
                 "  staticfire calibrate --from all_reduce_perf.txt --ranks 8 --op all_reduce -o node.yaml\n"
                 "  staticfire calibrate --from gemm.csv --json\n",
@@ -98,12 +100,21 @@ static int read_all(struct cli *cli, const struct calibrate_args *a, char **file
                     struct sf_calib_data *d) {
     int op = -1;
     SF_TRY(op_of(cli, a->op, &op));
-    SF_TRY(a->from != NULL ? read_file(cli, a->from, a, op, d) : 0);
+    SF_TRY(read_file(cli, a->from, a, op, d));
     for (int i = 0; i < files_n; i++) {
         SF_TRY(read_file(cli, files[i], a, op, d));
     }
-    return a->from != NULL ? 0
-                           : cli_calibrate_measure(cli, a->models > 0 ? a->models : CLI_CALIBRATE_MODELS, a->ranks, d);
+    return 0;
+}
+
+static int measure_here(struct cli *cli, struct calibrate_args *a, struct sf_calib_data *d) {
+    struct cli_calibrate how = {.backend = a->backend,
+                                .device = a->device,
+                                .models = a->models > 0 ? a->models : CLI_CALIBRATE_MODELS,
+                                .ranks = a->ranks};
+    SF_TRY(cli_calibrate_backend(cli, &how));
+    a->measured = how.backend;
+    return cli_calibrate_measure(cli, &how, d);
 }
 
 /* ---- printing ---------------------------------------------------------------------------------------------------- */
@@ -201,10 +212,12 @@ static int print_text(struct cli *cli, const struct sf_calib_data *d, const stru
     cli_heading(&out, "rows");
     sf_buf_printf(&out, "  %zu calls; 90 %% of %u repeated measurements within %.1f %% of their mean%s\n", c->rows_n,
                   c->repeat_n, 100 * c->repeat, c->repeat_n > 0 ? "" : " (assumed)");
-    if (a->from == NULL) {
-        sf_buf_printf(&out, "  CPU only: %s\n",
-                      access("/dev/nvidiactl", F_OK) == 0 ? "GPUs are calibrated with --from, from their own tables"
-                                                          : "no GPU and no NCCL on this machine");
+    if (a->measured != NULL) {
+        sf_buf_printf(&out, "  measured: %s\n",
+                      strcmp(a->measured, "cpu") == 0    ? "this machine's cores"
+                      : strcmp(a->measured, "cuda") == 0 ? d->device
+                                                         : "nothing: the recording device makes "
+                                                           "times up, for tests");
     }
     if (a->output != NULL) {
         sf_buf_printf(&out, "  written to %s\n", a->output);
@@ -222,8 +235,9 @@ static int check_args(struct cli *cli, const struct calibrate_args *a, int files
     if (a->from == NULL && (files_n > 0 || a->op != NULL || a->program != NULL)) {
         return cli_fail_usage(cli, "calibrate", "files, --op and --program belong to --from");
     }
-    if (a->from != NULL && a->models > 0) {
-        return cli_fail_usage(cli, "calibrate", "--models counts what is measured here; leave it or --from out");
+    if (a->from != NULL && (a->models > 0 || a->backend != NULL || a->device != NULL)) {
+        return cli_fail_usage(cli, "calibrate",
+                              "--models, --backend and --device say what is measured here; leave them or --from out");
     }
     if (a->models > CLI_CALIBRATE_MODELS) {
         return cli_fail_usage(cli, "calibrate", "--models: there are %d", CLI_CALIBRATE_MODELS);
@@ -231,10 +245,9 @@ static int check_args(struct cli *cli, const struct calibrate_args *a, int files
     return sf_output_check(a->output, &cli->err);
 }
 
-static int calibrate(struct cli *cli, const struct calibrate_args *a, char **files, int files_n,
-                     struct sf_calib_data *d) {
+static int calibrate(struct cli *cli, struct calibrate_args *a, char **files, int files_n, struct sf_calib_data *d) {
     struct sf_calib c = {.models_n = 0};
-    int rc = read_all(cli, a, files, files_n, d);
+    int rc = a->from != NULL ? read_all(cli, a, files, files_n, d) : measure_here(cli, a, d);
     rc = rc ? rc : sf_calib_fit(d, &c, &cli->err);
     rc = rc || a->output == NULL ? rc : write_file(cli, d, &c, a->output);
     rc = rc ? rc : cli->json ? print_json(cli, d, &c) : print_text(cli, d, &c, a);
@@ -249,7 +262,10 @@ int verb_calibrate(struct cli *cli, int argc, char **argv) {
         {"from", 'f', CLI_TEXT, &a.from, "FILE", "read files instead of measuring; more may follow"},
         {"program", 0, CLI_TEXT, &a.program, "FILE", "the program that traces are of (default: beside each)"},
         {"op", 0, CLI_TEXT, &a.op, "NAME", "collective of nccl-tests output that does not name it"},
-        {"ranks", 0, CLI_COUNT, &a.ranks, "N", "ranks of such output; or cores to measure with (all)"},
+        {"ranks", 0, CLI_COUNT, &a.ranks, "N", "ranks of such output; or cores (all) or GPUs (1) to measure with"},
+        {"backend", 0, CLI_TEXT, &a.backend, "KIND",
+         "measure cpu, cuda (where there is a GPU), or record: made-up times"},
+        {"device", 0, CLI_TEXT, &a.device, "CLASS", "the GPU's class in the catalog, where its name does not say"},
         {"models", 0, CLI_COUNT, &a.models, "N", "measure only the first N of 6 models (a few seconds each)"},
         {0},
     };

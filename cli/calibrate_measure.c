@@ -1,6 +1,7 @@
 /* Measuring this machine: small models whose shapes span what a CPU trains, each in a program of its own, so that what
  * one says about shapes can be held against the others. */
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,14 @@ static const struct model {
 
 struct folder {
     char path[CLI_PATH], cluster[CLI_PATH], device[CLI_PATH], model[CLI_PATH], scenario[CLI_PATH], program[CLI_PATH],
-        table[CLI_PATH];
+        table[CLI_PATH], about[CLI_PATH];
+};
+
+/* How staticfire-run and, for several GPUs, mpirun are started. */
+struct starter {
+    char run[CLI_PATH], mpirun[CLI_PATH], ranks[16];
+    const struct cli_calibrate *how;
+    bool gpu;
 };
 
 static int folder_create(struct folder *f, struct sf_err *err) {
@@ -36,7 +44,8 @@ static int folder_create(struct folder *f, struct sf_err *err) {
         char *to;
         const char *name;
     } const files[] = {{f->cluster, "machine.yaml"}, {f->device, SF_PROBE_DEVICE_FILE}, {f->model, "config.json"},
-                       {f->scenario, "job.json"},    {f->program, "job.sfprog"},        {f->table, "kernels.yaml"}};
+                       {f->scenario, "job.json"},    {f->program, "job.sfprog"},        {f->table, "kernels.yaml"},
+                       {f->about, "device.json"}};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         snprintf(files[i].to, CLI_PATH, "%.960s/%s", f->path, files[i].name);
     }
@@ -44,7 +53,7 @@ static int folder_create(struct folder *f, struct sf_err *err) {
 }
 
 static void folder_remove(const struct folder *f) {
-    const char *const files[] = {f->cluster, f->device, f->model, f->scenario, f->program, f->table};
+    const char *const files[] = {f->cluster, f->device, f->model, f->scenario, f->program, f->table, f->about};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         unlink(files[i]);
     }
@@ -98,60 +107,162 @@ static int compile(struct cli *cli, const struct folder *f) {
     return rc;
 }
 
-static int measure(struct cli *cli, const char *run, const struct folder *f) {
-    char *const argv[] = {(char *)(uintptr_t)run,        (char *)(uintptr_t) "--measure",
-                          (char *)(uintptr_t)f->program, (char *)(uintptr_t) "--output",
-                          (char *)(uintptr_t)f->table,   NULL};
+static void word(const char *argv[], int *n, const char *text) {
+    argv[(*n)++] = text;
+    argv[*n] = NULL;
+}
+
+/* `out`: where what it prints goes; NULL: where this program's goes. */
+static int start(struct cli *cli, const char *const argv[], const char *out) {
     int status = 0;
     pid_t child = fork();
     if (child == 0) {
-        execv(run, argv);
+        if (out == NULL || freopen(out, "w", stdout) != NULL) {
+            execv(argv[0], (char *const *)(uintptr_t)argv);
+        }
         _exit(SF_E_IO);
     }
     while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     if (child < 0) {
-        return sf_fail(&cli->err, SF_E_IO, "cannot start %s: %s", run, strerror(errno));
+        return sf_fail(&cli->err, SF_E_IO, "cannot start %s: %s", argv[0], strerror(errno));
     }
-    int code = WIFEXITED(status) ? WEXITSTATUS(status) : SF_E_FAULT;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : SF_E_FAULT;
+}
+
+static int measure(struct cli *cli, const struct starter *s, const struct folder *f) {
+    const char *argv[16];
+    int n = 0;
+    if (s->mpirun[0] != '\0') {
+        const char *const words[] = {s->mpirun, "-n", s->ranks};
+        for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+            word(argv, &n, words[i]);
+        }
+    }
+    const char *const words[] = {s->run, "--measure", f->program, "--output", f->table};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        word(argv, &n, words[i]);
+    }
+    if (s->gpu) {
+        word(argv, &n, "--backend");
+        word(argv, &n, s->how->backend);
+    }
+    int code = start(cli, argv, NULL);
     return code == 0 ? SF_OK : sf_fail(&cli->err, code, "staticfire-run --measure failed: %s", sf_code_text(code));
 }
 
-static int read_table(struct cli *cli, const struct folder *f, const struct model *m, struct sf_calib_data *out) {
-    char *text = NULL, name[96];
+static int read_table(struct cli *cli, const struct folder *f, const char *name, struct sf_calib_data *out) {
+    char *text = NULL;
     size_t bytes = 0;
     SF_TRY(sf_io_posix.read_all(sf_io_posix.self, f->table, SF_DOC_MAX_BYTES, &text, &bytes, &cli->err));
-    snprintf(name, sizeof name, "measured: hidden %u, feed-forward %u, sequence %u x %u", m->hidden, m->ffn,
-             m->micro_batch, m->seq_len);
     int rc = sf_calib_read_kernels(out, text, bytes, name, &cli->err);
     sf_free(text);
     return rc;
 }
 
-static int measure_all(struct cli *cli, const char *run, const struct folder *f, uint32_t models_n, uint32_t ranks,
-                       struct sf_calib_data *out) {
+/* ---- GPUs ------------------------------------------------------------------------------------------------------- */
+
+/* What kind of GPU this is, by the module that will measure it. */
+static int find_class(struct cli *cli, const struct starter *s, const struct folder *f, char class_name[32]) {
+    const char *const argv[] = {s->run, "--describe", "--backend", s->how->backend, NULL};
+    json_error_t where;
+    int code = start(cli, argv, f->about);
+    if (code != 0) {
+        return sf_fail(&cli->err, code, "no GPU to measure; --backend cpu measures the cores");
+    }
+    json_t *about = json_load_file(f->about, JSON_REJECT_DUPLICATES, &where);
+    const char *name = json_string_value(json_object_get(about, "device"));
+    const char *found = s->how->device ? s->how->device : name ? cli_calibrate_class(name) : NULL;
+    int rc = SF_OK;
+    if (name == NULL) {
+        rc = sf_fail(&cli->err, SF_E_INTERNAL, "staticfire-run --describe names no device");
+    } else if (found == NULL) {
+        rc = sf_fail(&cli->err, SF_E_INPUT,
+                     "no class of the catalog is known to be \"%.100s\": name one of %.200s/devices with --device",
+                     name, cli->catalog);
+    } else {
+        snprintf(class_name, 32, "%s", found);
+    }
+    json_decref(about);
+    return rc;
+}
+
+static int write_gpus(struct cli *cli, const struct starter *s, const struct folder *f, uint32_t ranks) {
+    struct sf_buf cluster = {0};
+    char class_name[32];
+    SF_TRY(find_class(cli, s, f, class_name));
+    cli_calibrate_cluster(class_name, ranks, &cluster);
+    return cli_output(f->cluster, &cluster, &cli->err);
+}
+
+static int write_gpu_job(struct cli *cli, const struct folder *f, uint32_t n, uint32_t ranks) {
+    struct sf_buf model = {0}, job = {0};
+    cli_calibrate_job(n, ranks, &model, &job);
+    int rc = cli_output(f->model, &model, &cli->err);
+    int rc2 = cli_output(f->scenario, &job, &cli->err);
+    return rc ? rc : rc2;
+}
+
+/* ---- all --------------------------------------------------------------------------------------------------------- */
+
+static void name_of(const struct starter *s, uint32_t n, char *name, size_t size) {
+    const struct model *m = &models[n];
+    if (s->gpu) {
+        cli_calibrate_job_name(n, name, size);
+    } else {
+        snprintf(name, size, "measured: hidden %u, feed-forward %u, sequence %u x %u", m->hidden, m->ffn,
+                 m->micro_batch, m->seq_len);
+    }
+}
+
+static int measure_all(struct cli *cli, const struct starter *s, const struct folder *f, struct sf_calib_data *out) {
     struct cli_progress progress = cli_progress_begin("measuring");
-    int rc = write_machine(cli, f, &ranks);
-    for (uint32_t i = 0; i < models_n && rc == SF_OK; i++) {
-        rc = write_job(cli, f, &models[i], ranks, i % 2 == 0);
+    uint32_t ranks = s->gpu && s->how->ranks == 0 ? 1 : s->how->ranks;
+    char name[96];
+    int rc = s->gpu ? write_gpus(cli, s, f, ranks) : write_machine(cli, f, &ranks);
+    for (uint32_t i = 0; i < s->how->models && rc == SF_OK; i++) {
+        name_of(s, i, name, sizeof name);
+        rc = s->gpu ? write_gpu_job(cli, f, i, ranks) : write_job(cli, f, &models[i], ranks, i % 2 == 0);
         rc = rc ? rc : compile(cli, f);
-        rc = rc ? rc : measure(cli, run, f);
-        rc = rc ? rc : read_table(cli, f, &models[i], out);
-        cli_progress_update(&progress, (double)(i + 1) / models_n);
+        rc = rc ? rc : measure(cli, s, f);
+        rc = rc ? rc : read_table(cli, f, name, out);
+        cli_progress_update(&progress, (double)(i + 1) / s->how->models);
     }
     cli_progress_end(&progress);
     return rc;
 }
 
-int cli_calibrate_measure(struct cli *cli, uint32_t models_n, uint32_t ranks, struct sf_calib_data *out) {
-    char run[CLI_PATH];
+int cli_calibrate_backend(struct cli *cli, struct cli_calibrate *how) {
+    char path[CLI_PATH];
+    if (how->backend == NULL) {
+        bool gpu = access("/dev/nvidiactl", F_OK) == 0 && cli_find_program("libstaticfire-cuda.so", path) == 0;
+        how->backend = gpu ? "cuda" : "cpu";
+    }
+    bool record = strcmp(how->backend, "record") == 0, cuda = strcmp(how->backend, "cuda") == 0;
+    if (!record && !cuda && strcmp(how->backend, "cpu") != 0) {
+        return sf_fail(&cli->err, SF_E_USAGE, "--backend expects cpu, cuda or record, found \"%.40s\"", how->backend);
+    }
+    if (!record && !cuda && how->device != NULL) {
+        return sf_fail(&cli->err, SF_E_USAGE, "--device names a class of GPUs; leave it or --backend cpu out");
+    }
+    return SF_OK;
+}
+
+int cli_calibrate_measure(struct cli *cli, const struct cli_calibrate *how, struct sf_calib_data *out) {
+    struct starter s = {.how = how, .gpu = strcmp(how->backend, "cpu") != 0};
     struct folder f;
-    if (cli_find_program("staticfire-run", run) != 0) {
+    if (cli_find_program("staticfire-run", s.run) != 0) {
         return sf_fail(&cli->err, SF_E_USAGE,
                        "staticfire-run is neither beside staticfire nor in PATH; build it first");
     }
+    if (strcmp(how->backend, "cuda") == 0 && how->ranks > 1) {
+        snprintf(s.ranks, sizeof s.ranks, "%u", how->ranks);
+        if (cli_find_program("mpirun", s.mpirun) != 0) {
+            return sf_fail(&cli->err, SF_E_USAGE, "no mpirun in PATH, which several GPUs need: install Open MPI");
+        }
+    }
     SF_TRY(folder_create(&f, &cli->err));
-    int rc = measure_all(cli, run, &f, models_n, ranks, out);
+    int rc = measure_all(cli, &s, &f, out);
     folder_remove(&f);
     return rc;
 }

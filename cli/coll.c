@@ -84,7 +84,7 @@ static int check_ranks(struct cli *cli, const struct sf_topo *t, const struct co
         return cli_fail_usage(cli, "coll", "%u ranks do not fill domains of %u: set --per-domain to a divisor",
                               a->ranks, *local);
     }
-    if (!sf_seats_fit(t, a->ranks, *local)) {
+    if (!sf_seats_fit(t, &(struct sf_blocks){.ranks = a->ranks, .most = *local})) {
         return cli_fail_usage(cli, "coll",
                               "%u ranks, %u per domain, need %u domains; %s has %u, some of them perhaps "
                               "with fewer GPUs in use",
@@ -128,7 +128,7 @@ static int spread(struct cli *cli, const struct sf_topo *t, const struct coll_ar
                                .min_per_domain = local,
                                .kind = a->ranks > local ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN};
     bool mixed = sf_kinds_of(t, kind_of_stock) > 1;
-    int rc = sf_seats_fill(t, a->ranks, local, gpu, NULL, &cli->err);
+    int rc = sf_seats_fill(t, &(struct sf_blocks){.ranks = a->ranks, .most = local}, gpu, NULL, &cli->err);
     for (uint32_t i = 0; rc == 0 && mixed && i < a->ranks; i++) {
         q->span.kinds |= 1u << kind_of_stock[sf_topo_stock_of(t, gpu[i])];
     }

@@ -73,7 +73,10 @@ static int find_cluster_path(struct cli *cli, const char *scenario, const struct
 
 static uint32_t plan_gpus(const struct sf_plan *p) {
     uint64_t gpus = (uint64_t)p->tp * p->dp;
-    return __builtin_mul_overflow(gpus, (uint64_t)p->pp, &gpus) || gpus > SF_MAX_RANKS ? 0 : (uint32_t)gpus;
+    return __builtin_mul_overflow(gpus, (uint64_t)sf_plan_cp(p), &gpus) ||
+                   __builtin_mul_overflow(gpus, (uint64_t)p->pp, &gpus) || gpus > SF_MAX_RANKS
+               ? 0
+               : (uint32_t)gpus;
 }
 
 int cli_cluster_change(struct cli *cli, const struct cli_load *want, struct sf_cluster_change *out) {
@@ -174,6 +177,7 @@ static int load_plan(struct cli *cli, const char *path, const struct cli_load *w
     struct cli_load with = *want;
     SF_TRY(sf_plan_load(&sf_io_posix, path, &t->plan, &hash, &cli->err));
     t->has_plan = true;
+    with.fewer = false; /* the plan's own */
     SF_TRY(cli_path_beside(path, t->plan.scenario, scenario, &cli->err));
     if (want->cluster == NULL && t->plan.cluster[0] != '\0') {
         SF_TRY(cli_path_beside(path, t->plan.cluster, cluster, &cli->err));

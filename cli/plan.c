@@ -5,37 +5,47 @@
 #include "cli/args.h"
 #include "cli/files.h"
 #include "cli/load.h"
+#include "cli/plan_explain.h"
 #include "cli/print.h"
 #include "core/arena.h"
 
+#define SEEDS_MAX 1000
+
 struct plan_args {
     const char *scenario, *output, *cluster, *kernels, *overlay, *routing;
-    uint32_t top;
+    const char *objective_name;
+    int objective;
+    uint32_t top, seeds;
     uint64_t seed, budget;
-    bool explain;
+    double jitter;
+    bool explain, quick;
 };
 
 static const struct cli_usage usage = {
     .verb = "plan",
-    .operands = "SCENARIO.yaml",
+    .operands = "SCENARIO.yaml or PLAN.yaml",
     .about = "Searches degrees (tp, cp, ep, pp, dp), schedule, chunks, microbatch, recomputation, ZeRO and the\n"
              "cut of the layers, all at once; simulates the best candidates and prints them, each with how\n"
              "much faster the best plan of the space can be at most. Ctrl-C ends the search with the best so\n"
              "far; exit code 7 when there is none yet. A schedule made to measure (auto) is written beside the\n"
              "plan, as FILE.csv. An overlay says what is dead or spare today: a job that wants more\n"
-             "GPUs than it leaves is planned for as many of them as can be used.",
+             "GPUs than it leaves is planned for as many of them as can be used. A plan with an overlay is\n"
+             "planned again in seconds: as many replicas as are left, each as it was.",
     .examples = "  staticfire plan scenarios/grok1-gb300-220k/scenario.yaml\n"
                 "  staticfire plan scenario.yaml -o plan.yaml --top 10 --explain\n"
                 "  staticfire plan scenario.yaml --cluster other.yaml --json\n"
-                "  staticfire plan scenario.yaml --overlay lost-rack.yaml\n",
+                "  staticfire plan scenario.yaml --overlay lost-rack.yaml\n"
+                "  staticfire plan plan.yaml --overlay lost-rack.yaml -o today.yaml\n",
     .operands_min = 1,
     .operands_max = 1,
 };
 
 struct found {
+    int objective;
     struct sf_plan_result *results;
     uint32_t n;
     struct sf_search_stats stats;
+    struct cli_explained why; /* where asked for */
 };
 
 static uint64_t peak_of(const struct sf_plan_result *r) {
@@ -68,20 +78,38 @@ static json_t *layers_json(const struct sf_plan *p) {
     return out;
 }
 
+static json_t *merit_json(const struct sf_merit *m) {
+    return json_pack("{s:f, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "worth_s", m->worth_s, "p95_s", m->p95_s,
+                     "paid_gpus", (int)m->paid_gpus, "mtbf_s", m->mtbf_s, "checkpoint_s", m->save_s, "restart_s",
+                     m->restart_s, "checkpoint_interval_s", m->interval_s, "kept", m->kept, "tokens_per_day",
+                     m->tokens_per_day, "cost_per_megatoken", m->cost_per_megatoken);
+}
+
+/* What plans can choose beside their degrees; as in a plan's file, what is left out is as ever. */
+static json_t *variants_json(const struct sf_plan *p) {
+    return json_pack("{s:i, s:i, s:s, s:b, s:b, s:i, s:i}", "etp", (int)sf_plan_etp(p), "slices",
+                     (int)sf_plan_slices(p), "cp_exchange", p->cp_gather ? "gather" : "ring", "whole_rows",
+                     p->whole_rows, "split_head", p->split_head, "zero_group", (int)p->zero_group, "offload",
+                     (int)p->offload);
+}
+
 static json_t *result_json(const struct sf_plan_result *r) {
     const struct sf_plan *p = &r->plan;
-    json_t *out = json_pack("{s:o, s:s, s:s, s:i, s:b, s:o, s:f, s:f, s:o, s:f}", "degrees", degrees_json(p),
+    json_t *out = json_pack("{s:o, s:s, s:s, s:i, s:b, s:o, s:s, s:i, s:f, s:f, s:o, s:f}", "degrees", degrees_json(p),
                             "schedule", sf_plan_schedule_text(p), "recompute", sf_recompute_name(p->recompute), "zero",
-                            (int)p->zero, "canonical", p->canonical, "layers", layers_json(p), "step_time_s",
+                            (int)p->zero, "canonical", p->canonical, "layers", layers_json(p), "order",
+                            sf_order_name(p->order), "ranks_per_domain", (int)p->ranks_per_domain, "step_time_s",
                             sf_ps_to_s(r->sim.step_time), "estimate_s", r->estimate_s, "mfu", cli_json_mfu(r->mfu),
                             "tokens_per_s_per_gpu", r->tokens_per_s_per_gpu);
-    json_t *more = json_pack("{s:f, s:I, s:o, s:f, s:f, s:f, s:f, s:s, s:o, s:f}", "model_tflops_per_gpu",
+    json_t *more = json_pack("{s:f, s:I, s:o, s:f, s:f, s:f, s:f, s:s, s:o, s:f, s:o, s:o}", "model_tflops_per_gpu",
                              r->model_tflops_per_gpu, "peak_memory_bytes", (json_int_t)peak_of(r), "stage_memory_bytes",
                              memory_json(r), "bubble", r->sim.bubble_makespan, "bubble_span", r->sim.bubble_span,
                              "bubble_makespan", r->sim.bubble_makespan, "lower_bound_s", r->lower_bound_s, "grade",
-                             sf_grade_name((int)r->sim.grade), "lost", cli_json_text(r->lost), "gap", r->gap);
+                             sf_grade_name((int)r->sim.grade), "lost", cli_json_text(r->lost), "gap", r->gap, "merit",
+                             merit_json(&r->merit), "breakdown_s", cli_breakdown_json(&r->sim.breakdown));
     if (out != NULL && more != NULL) {
         json_object_update(out, more);
+        json_object_update_new(out, variants_json(p));
     }
     json_decref(more);
     return out;
@@ -90,29 +118,49 @@ static json_t *result_json(const struct sf_plan_result *r) {
 static json_t *found_json(const struct cli_target *t, const struct found *f) {
     json_t *plans = json_array();
     for (uint32_t i = 0; i < f->n; i++) {
-        json_array_append_new(plans, result_json(&f->results[i]));
+        json_t *plan = result_json(&f->results[i]);
+        if (i > 0 && f->why.turns != NULL) {
+            json_object_set_new(plan, "wins_if", cli_turns_json(&f->why.turns[i]));
+        }
+        json_array_append_new(plans, plan);
     }
-    return json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:I, s:I, s:I}", "scenario",
-                     cli_json_text(t->scenario.name), "topo", cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost",
-                     cli_json_hash(sf_cost_hash(t->cost)), "plans", plans, "points", (json_int_t)f->stats.points,
-                     "bounded", (json_int_t)f->stats.bounded, "evaluated", (json_int_t)f->stats.evaluated, "simulated",
-                     (json_int_t)f->stats.simulated, "too_large", (json_int_t)f->stats.too_large, "bound_s",
-                     f->stats.bound_s, "first_plan_s", f->stats.first_plan_s, "search_time_s", f->stats.search_time_s,
-                     "stopped", f->stats.stopped, "gpus", (json_int_t)t->scenario.job.gpus, "gpus_asked",
-                     (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
+    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:I, s:I, s:I}",
+                     "scenario", cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
+                     cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)),
+                     "plans", plans, "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded,
+                     "evaluated", (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated,
+                     "placements", (json_int_t)f->stats.placements, "too_large", (json_int_t)f->stats.too_large,
+                     "bound_s", f->stats.bound_s, "first_plan_s", f->stats.first_plan_s, "search_time_s",
+                     f->stats.search_time_s, "stopped", f->stats.stopped, "gpus", (json_int_t)t->scenario.job.gpus,
+                     "gpus_asked", (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
                      (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
 }
 
-static void plan_head(struct cli_table *t) {
+static const char *const column_of[] = {"", "p95", "tokens/day", "per Mtoken"};
+
+static void merit_cell(struct cli_table *t, int objective, const struct sf_merit *m) {
+    if (objective == SF_OBJECTIVE_P95) {
+        cli_cell(t, "%s", cli_seconds(m->p95_s));
+    } else if (objective == SF_OBJECTIVE_GOODPUT) {
+        cli_cell(t, "%.4g", m->tokens_per_day);
+    } else if (objective == SF_OBJECTIVE_COST) {
+        cli_cell(t, "%.4g", m->cost_per_megatoken);
+    }
+}
+
+static void plan_head(struct cli_table *t, int objective) {
     static const char *const names[] = {"#",   "tp",           "cp",       "ep",        "pp",   "dp",
                                         "vpp", "mb x seq",     "schedule", "recompute", "zero", "step",
                                         "MFU", "tokens/s/GPU", "bubble",   "memory",    "gap"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         cli_cell(t, "%s", names[i]);
     }
+    if (objective != SF_OBJECTIVE_TIME) {
+        cli_cell(t, "%s", column_of[objective]);
+    }
 }
 
-static void plan_row(struct cli_table *t, uint32_t number, const struct sf_plan_result *r) {
+static void plan_row(struct cli_table *t, uint32_t number, int objective, const struct sf_plan_result *r) {
     const struct sf_plan *p = &r->plan;
     double step = sf_ps_to_s(r->sim.step_time);
     cli_cell(t, "%u", number);
@@ -132,6 +180,7 @@ static void plan_row(struct cli_table *t, uint32_t number, const struct sf_plan_
     cli_cell(t, "%.1f %%", r->sim.bubble_makespan * 100);
     cli_cell(t, "%s", cli_bytes(peak_of(r)));
     cli_cell(t, "%.1f %%", r->gap * 100);
+    merit_cell(t, objective, &r->merit);
 }
 
 /* Where a run of stages ends that need the same memory within a twentieth. */
@@ -164,6 +213,25 @@ static void print_stages(const struct sf_plan_result *r, struct sf_buf *out) {
     sf_buf_printf(out, "\n");
 }
 
+static void print_variants(const struct sf_plan *p, struct sf_buf *out) {
+    const struct {
+        const char *key;
+        uint32_t value, usual;
+    } keys[] = {
+        {"etp", sf_plan_etp(p), p->tp}, {"slices", sf_plan_slices(p), 1}, {"whole_rows", p->whole_rows, 0},
+        {"cp_gather", p->cp_gather, 0}, {"split_head", p->split_head, 0}, {"zero_group", p->zero_group, 0},
+        {"offload", p->offload, 0},
+    };
+    const char *gap = "     with ";
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        if (keys[i].value != keys[i].usual) {
+            sf_buf_printf(out, "%s%s %u", gap, keys[i].key, keys[i].value);
+            gap = ", ";
+        }
+    }
+    sf_buf_printf(out, "%s", gap[0] == ',' ? "\n" : "");
+}
+
 static void print_layers(const struct sf_plan *p, struct sf_buf *out) {
     sf_buf_printf(out, "     layers by virtual stage:");
     for (uint32_t s = 0; s < p->pp * p->vpp; s++) {
@@ -172,16 +240,41 @@ static void print_layers(const struct sf_plan *p, struct sf_buf *out) {
     sf_buf_printf(out, "\n");
 }
 
-static void print_why(const struct found *f, bool explain, struct sf_buf *out) {
+static void print_why(const struct found *f, const struct plan_args *a, struct sf_buf *out) {
+    static const char *const best[] = {"the fastest found", "the fastest found under noise",
+                                       "the one found that trains most in a day", "the cheapest found"};
     for (uint32_t i = 0; i < f->n; i++) {
         const struct sf_plan_result *r = &f->results[i];
-        sf_buf_printf(out, "  #%u %s%s\n", i + 1, i == 0 ? "is the fastest found" : "against #1: ", r->lost);
+        sf_buf_printf(out, "  #%u %s%s\n", i + 1,
+                      i == 0 ? "is " : "against #1: ", i == 0 ? best[a->objective] : r->lost);
+        print_variants(&r->plan, out);
         print_stages(r, out);
-        if (explain) {
+        sf_buf_printf(out, "     ranks in order %s, %u to a domain\n", sf_order_name(r->plan.order),
+                      r->plan.ranks_per_domain);
+        if (a->explain) {
             sf_buf_printf(out, "     lower bound %s, closed form %s, simulated %s\n", cli_seconds(r->lower_bound_s),
                           cli_seconds(r->estimate_s), cli_time(r->sim.step_time));
             print_layers(&r->plan, out);
         }
+    }
+}
+
+/* What the objective rests on; of the best plan where plans differ. */
+static void print_upkeep(const struct sf_scenario *s, const struct found *f, int objective, struct sf_buf *out) {
+    const struct sf_upkeep *u = &s->job.upkeep;
+    const struct sf_merit *m = &f->results[0].merit;
+    if (objective != SF_OBJECTIVE_GOODPUT && objective != SF_OBJECTIVE_COST) {
+        return;
+    }
+    sf_buf_printf(
+        out,
+        "%.4g failures per 1000 GPU days stop the job every %s; restart %s, of it %s to read state; checkpoint "
+        "%s, best every %s: %.1f %% of the time is kept\n",
+        u->failures_per_1000_gpu_days, cli_seconds(m->mtbf_s), cli_seconds(m->restart_s),
+        cli_seconds(m->restart_s - u->restart_s), cli_seconds(m->save_s), cli_seconds(m->interval_s), m->kept * 100);
+    if (objective == SF_OBJECTIVE_COST) {
+        sf_buf_printf(out, "%.4g per GPU hour for the %s GPUs of the domains in use\n", u->gpu_hour_price,
+                      cli_count(m->paid_gpus));
     }
 }
 
@@ -197,13 +290,17 @@ static void print_cluster(const struct sf_scenario *s, struct sf_buf *out) {
     }
 }
 
-static void print_search(const struct sf_search_stats *s, struct sf_buf *out) {
-    sf_buf_printf(out,
-                  "%s combinations, %s keep the rules, %s priced, %s simulated, %s too large for memory, in %s%s\n",
-                  cli_count(s->points), cli_count(s->bounded), cli_count(s->evaluated), cli_count(s->simulated),
-                  cli_count(s->too_large), cli_seconds(s->search_time_s), s->stopped ? " (stopped early)" : "");
-    sf_buf_printf(out, "no plan among them takes less than %s: gap is how far a plan is above that, at most\n",
-                  cli_seconds(s->bound_s));
+static void print_search(const struct sf_search_stats *s, int objective, struct sf_buf *out) {
+    sf_buf_printf(
+        out,
+        "%s combinations, %s keep the rules, %s priced, %s simulated, %s more on other seats, %s too large for "
+        "memory, in %s%s\n",
+        cli_count(s->points), cli_count(s->bounded), cli_count(s->evaluated), cli_count(s->simulated),
+        cli_count(s->placements), cli_count(s->too_large), cli_seconds(s->search_time_s),
+        s->stopped ? " (stopped early)" : "");
+    sf_buf_printf(out, "no plan among them takes less than %s: gap is how far a plan is above that, at most%s\n",
+                  cli_seconds(s->bound_s),
+                  objective == SF_OBJECTIVE_TIME ? "" : ", with all that is lost beside steps");
 }
 
 static void print_found(const struct cli_target *t, const struct found *f, const struct plan_args *a,
@@ -214,14 +311,20 @@ static void print_found(const struct cli_target *t, const struct found *f, const
                   cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
                   sf_dtype_name(s->job.precision));
     print_cluster(s, out);
-    struct cli_table table = {.align = "rrrrrrrrllrrrrrrr"};
-    plan_head(&table);
+    struct cli_table table = {.align = a->objective == SF_OBJECTIVE_TIME ? "rrrrrrrrllrrrrrrr" : "rrrrrrrrllrrrrrrrr"};
+    plan_head(&table, a->objective);
     for (uint32_t i = 0; i < f->n; i++) {
-        plan_row(&table, i + 1, &f->results[i]);
+        plan_row(&table, i + 1, a->objective, &f->results[i]);
     }
     cli_table_print(&table, "  ", out);
-    print_why(f, a->explain, out);
-    print_search(&f->stats, out);
+    print_why(f, a, out);
+    if (a->explain) {
+        cli_print_components(&f->why, out);
+        cli_print_turns(s, &f->why, &f->stats, out);
+        cli_print_seats(s->topo, &f->why, out);
+    }
+    print_upkeep(s, f, a->objective, out);
+    print_search(&f->stats, a->objective, out);
     if (a->output != NULL) {
         sf_buf_printf(out, "Plan: %s\n", a->output);
     }
@@ -245,7 +348,7 @@ static int write_table(struct cli *cli, const struct plan_args *a, struct sf_pla
 /* The plan names its files the way a reader of the plan file will look for them. */
 static int write_plan(struct cli *cli, const struct cli_target *t, const struct plan_args *a, struct sf_plan *plan) {
     char name[CLI_PATH];
-    SF_TRY(cli_path_relative(a->output, a->scenario, name, &cli->err));
+    SF_TRY(cli_path_relative(a->output, t->scenario.path, name, &cli->err));
     SF_TRY(cli_path_copy(plan->scenario, sizeof plan->scenario, name, &cli->err));
     SF_TRY(write_table(cli, a, plan));
     if (a->cluster != NULL) {
@@ -271,11 +374,21 @@ static int write_plan(struct cli *cli, const struct cli_target *t, const struct 
 
 static int search_and_print(struct cli *cli, const struct cli_target *t, const struct plan_args *a, struct found *f) {
     SF_TRY(cli_search(cli, &t->scenario, t->cost,
-                      &(struct sf_search_options){.top = a->top, .auto_seed = a->seed, .auto_budget = a->budget},
+                      &(struct sf_search_options){.top = a->top,
+                                                  .objective = a->objective,
+                                                  .jitter = a->jitter,
+                                                  .seeds = a->seeds,
+                                                  .explain = a->explain,
+                                                  .quick = a->quick,
+                                                  .auto_seed = a->seed,
+                                                  .auto_budget = a->budget},
                       f->results, &f->n, &f->stats));
     if (a->output != NULL) {
         struct sf_plan plan = f->results[0].plan; /* what it names is the file's business alone */
         SF_TRY(write_plan(cli, t, a, &plan));
+    }
+    if (a->explain) {
+        SF_TRY(cli_explain(cli, t, a->kernels, f->results, f->n, a->objective, &f->why));
     }
     if (cli->json) {
         return cli_print_json(found_json(t, f), &cli->err);
@@ -295,14 +408,44 @@ static int needs_scenario(struct cli *cli, const char *path) {
                       kind == CLI_FILE_BINARY ? "binary file" : "program");
 }
 
+static int check_objective(struct cli *cli, struct plan_args *a) {
+    a->objective = a->objective_name == NULL ? SF_OBJECTIVE_TIME : sf_objective_parse(a->objective_name);
+    if (a->objective < 0) {
+        return cli_fail_usage(cli, "plan", "--objective expects time, p95, goodput or cost, found %.40s",
+                              a->objective_name);
+    }
+    if (a->objective != SF_OBJECTIVE_P95 && (a->jitter > 0 || a->seeds > 0)) {
+        return cli_fail_usage(cli, "plan", "--%s changes nothing without --objective p95",
+                              a->jitter > 0 ? "jitter" : "seeds");
+    }
+    if (a->jitter > 1 || a->seeds > SEEDS_MAX) {
+        return cli_fail_usage(cli, "plan", "--jitter is at most 100%% and --seeds at most %d", SEEDS_MAX);
+    }
+    return 0;
+}
+
+/* A plan is planned again when something is lost. */
+static int replan(struct cli *cli, struct cli_target *t, struct plan_args *a) {
+    if (a->overlay == NULL) {
+        return sf_fail(&cli->err, SF_E_USAGE,
+                       "%s is a plan already; staticfire sim predicts its step, and --overlay says what it has lost",
+                       a->scenario);
+    }
+    a->quick = true;
+    return sf_replan(&t->scenario, &t->plan, &cli->err);
+}
+
 int verb_plan(struct cli *cli, int argc, char **argv) {
     struct plan_args a = {.top = 5};
     const struct cli_option options[] = {
         {"output", 'o', CLI_TEXT, &a.output, "FILE", "write the best plan"},
         {"top", 'n', CLI_COUNT, &a.top, "N", "plans to show (default 5)"},
+        {"objective", 0, CLI_TEXT, &a.objective_name, "WORD", "time (default), p95, goodput or cost"},
+        {"jitter", 0, CLI_FRACTION, &a.jitter, "SHARE", "spread of kernel times for p95 (default 5%)"},
+        {"seeds", 0, CLI_COUNT, &a.seeds, "N", "steps simulated for p95, per finalist (default 8)"},
         {"seed", 0, CLI_U64, &a.seed, "N", "of schedules made to measure (default 0)"},
         {"budget", 0, CLI_U64, &a.budget, "N", "passes placed for each of them (default 1000000)"},
-        {"explain", 0, CLI_FLAG, &a.explain, NULL, "bounds, memory and layers per stage"},
+        {"explain", 0, CLI_FLAG, &a.explain, NULL, "where time goes, what would turn the order; bounds and layers"},
         {"cluster", 0, CLI_TEXT, &a.cluster, "FILE", "instead of the scenario's cluster"},
         {"kernels", 0, CLI_TEXT, &a.kernels, "FILE", "measured kernel table"},
         {"overlay", 0, CLI_TEXT, &a.overlay, "FILE", "dead, degraded and spare parts, instead of the cluster's own"},
@@ -314,11 +457,12 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
     if (a.top > 1000) {
         return cli_fail_usage(cli, "plan", "--top expects at most 1000, found %u", a.top);
     }
+    SF_TRY(check_objective(cli, &a));
     a.scenario = argv[first];
     SF_TRY(needs_scenario(cli, a.scenario));
     SF_TRY(sf_output_check(a.output, &cli->err));
     struct cli_target t;
-    struct found f = {.results = sf_calloc(a.top, sizeof *f.results)};
+    struct found f = {.objective = a.objective, .results = sf_calloc(a.top, sizeof *f.results)};
     if (f.results == NULL) {
         return sf_fail_memory(&cli->err, "plans");
     }
@@ -331,13 +475,15 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
                                                 .cost = true},
                              &t);
     if (rc == 0 && t.has_plan) {
-        rc = sf_fail(&cli->err, SF_E_USAGE, "%s is a plan already; staticfire sim predicts its step", a.scenario);
+        rc = replan(cli, &t, &a);
     }
     if (rc == 0) {
         rc = search_and_print(cli, &t, &a, &f);
     }
     cli_target_clear(&t);
     sf_plan_results_clear(f.results, f.n);
+    cli_explained_clear(&f.why);
+    sf_search_stats_clear(&f.stats);
     sf_free(f.results);
     return rc;
 }

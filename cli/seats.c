@@ -4,11 +4,13 @@
 #include "sim/seats.h"
 
 static int report_of(struct cli *cli, const struct cli_target *t, struct sf_seats_report *out) {
-    uint32_t n = sf_prog_ranks(t->prog), *gpu = sf_calloc(n, sizeof *gpu);
+    struct sf_blocks blocks;
+    sf_blocks_of(t->prog, &blocks);
+    uint32_t *gpu = sf_calloc(blocks.ranks, sizeof *gpu);
     if (gpu == NULL) {
         return sf_fail_memory(&cli->err, "seats");
     }
-    int rc = sf_seats_fill(cli_target_topo(t), n, t->prog->ranks_per_domain, gpu, out, &cli->err);
+    int rc = sf_seats_fill(cli_target_topo(t), &blocks, gpu, out, &cli->err);
     sf_free(gpu);
     return rc;
 }

@@ -12,6 +12,7 @@
 #include "cli/progress.h"
 #include "cli/seats.h"
 #include "cli/sources.h"
+#include "core/scratch.h"
 #include "sim/interval.h"
 #include "sim/seats.h"
 #include "sim/sim.h"
@@ -21,7 +22,7 @@
 
 struct sim_args {
     const char *target, *trace, *kernels, *cluster, *forecast, *jitter_kind, *slow_list, *overlay, *routing;
-    bool unfolded, both, links, expand, audit;
+    bool unfolded, both, links, expand, audit, no_skip;
     uint64_t seed, routing_seed;
     uint32_t trace_ranks, seeds;
     double jitter;
@@ -138,17 +139,18 @@ static json_t *interval_json(const struct figures *f) {
 static json_t *sim_json(const struct cli_target *t, const struct sim_args *a, const struct results *results) {
     const struct sf_sim_result *r = &results->main;
     struct figures f = figures_of(t, r);
-    json_t *out =
-        json_pack("{s:o, s:i, s:f, s:f, s:f, s:o, s:I, s:f, s:f, s:f}", "title", cli_json_text(t->prog->title), "ranks",
-                  (int)sf_prog_ranks(t->prog), "step_time_s", f.step_s, "tokens_per_s_per_gpu", f.tokens_per_s_per_gpu,
-                  "model_tflops_per_gpu", f.model_flops_per_gpu / 1e12, "mfu", cli_json_mfu(f.mfu), "peak_memory_bytes",
-                  (json_int_t)r->peak_memory_bytes, "bubble", r->bubble_makespan, "bubble_span", r->bubble_span,
-                  "bubble_makespan", r->bubble_makespan);
+    json_t *out = json_pack(
+        "{s:o, s:i, s:f, s:f, s:f, s:o, s:I, s:I, s:f, s:f, s:f}", "title", cli_json_text(t->prog->title), "ranks",
+        (int)sf_prog_ranks(t->prog), "step_time_s", f.step_s, "tokens_per_s_per_gpu", f.tokens_per_s_per_gpu,
+        "model_tflops_per_gpu", f.model_flops_per_gpu / 1e12, "mfu", cli_json_mfu(f.mfu), "peak_memory_bytes",
+        (json_int_t)r->peak_memory_bytes, "device_memory_bytes", (json_int_t)sf_prog_device_bytes(t->prog), "bubble",
+        r->bubble_makespan, "bubble_span", r->bubble_span, "bubble_makespan", r->bubble_makespan);
     json_t *more =
-        json_pack("{s:o, s:o, s:f, s:I, s:I, s:f, s:I, s:o, s:b, s:o}", "breakdown_s", breakdown_json(r), "interval",
-                  interval_json(&f), "busy_s", r->busy_s, "events", (json_int_t)r->events, "instances",
-                  (json_int_t)r->instances, "wall_s", r->wall_s, "max_rss_bytes", (json_int_t)results->main_rss_bytes,
-                  "digest", cli_json_hash(r->digest), "unfolded", r->unfolded, "rests_on", basis_json(t, r, a->seed));
+        json_pack("{s:o, s:o, s:f, s:I, s:I, s:I, s:f, s:I, s:o, s:b, s:o}", "breakdown_s", breakdown_json(r),
+                  "interval", interval_json(&f), "busy_s", r->busy_s, "events", (json_int_t)r->events, "skipped",
+                  (json_int_t)r->skipped, "instances", (json_int_t)r->instances, "wall_s", r->wall_s, "max_rss_bytes",
+                  (json_int_t)results->main_rss_bytes, "digest", cli_json_hash(r->digest), "unfolded", r->unfolded,
+                  "rests_on", basis_json(t, r, a->seed));
     if (out != NULL && more != NULL) {
         json_object_update(out, more);
     }
@@ -196,6 +198,10 @@ static void print_step(const struct cli_target *t, const struct sf_sim_result *r
              sf_dtype_name(f.precision), f.mfu <= 1 ? "" : ", which the cluster file puts too low");
     cli_fact(out, "peak memory", "%12s   of %s", cli_bytes(r->peak_memory_bytes),
              cli_bytes(sf_seats_memory(cli_target_topo(t))));
+    uint64_t whole = sf_prog_device_bytes(t->prog);
+    if (whole > r->peak_memory_bytes) {
+        cli_fact(out, "", "%12s   with the work areas of its kernels", cli_bytes(whole));
+    }
     print_host(t, r, out);
     cli_fact(out, "bubble", "%10.1f %%   compute stream idle between its first and last op, worst stage",
              r->bubble_span * 100);
@@ -227,6 +233,9 @@ static void print_effort(const struct cli_target *t, const struct results *resul
     cli_fact(out, "instances", "%s for %s rank%s", cli_count(r->instances), cli_count(ranks), ranks == 1 ? "" : "s");
     cli_fact(out, "events", "%s in %s, %s resident at most", cli_count(r->events), cli_seconds(r->wall_s),
              cli_bytes(results->main_rss_bytes));
+    if (r->skipped > 0) {
+        cli_fact(out, "", "%s of them in periods like the one before, copied", cli_count(r->skipped));
+    }
     cli_fact(out, "", "%s to %s the ranks, %s for the events", cli_seconds(r->fold_s), r->unfolded ? "lay out" : "fold",
              cli_seconds(r->run_s));
     cli_fact(out, "digest", "%s", sf_hash_format(r->digest, hash));
@@ -267,6 +276,7 @@ static int simulate(struct cli *cli, const struct cli_target *t, const struct si
                     struct sf_trace *trace, struct sf_sim_result *out, struct sf_spread *spread) {
     struct cli_progress progress = cli_progress_begin("simulating");
     struct sf_sim_options options = {.unfolded = unfolded,
+                                     .no_skip = a->no_skip,
                                      .seed = a->seed,
                                      .jitter = a->jitter,
                                      .jitter_kind = (enum sf_jitter)a->jitter_of,
@@ -492,6 +502,7 @@ int verb_sim(struct cli *cli, int argc, char **argv) {
     const struct cli_option options[] = {
         {"unfolded", 0, CLI_FLAG, &a.unfolded, NULL, "simulate every rank by itself"},
         {"both", 0, CLI_FLAG, &a.both, NULL, "folded and unfolded; fail unless they agree"},
+        {"no-skip", 0, CLI_FLAG, &a.no_skip, NULL, "folded, simulate repeated periods one by one"},
         {"cluster", 0, CLI_TEXT, &a.cluster, "FILE", "instead of the scenario's cluster"},
         {"kernels", 0, CLI_TEXT, &a.kernels, "FILE", "measured kernel table"},
         {"seed", 0, CLI_U64, &a.seed, "N", "of jitter and slow shares (default: the job's)"},
@@ -515,6 +526,13 @@ int verb_sim(struct cli *cli, int argc, char **argv) {
     SF_TRY(cli_parse(cli, &usage, options, argc, argv, &first));
     a.target = argv[first];
     SF_TRY(check_noise(cli, &a));
+    if (a.no_skip && (a.unfolded || a.expand || a.audit || a.jitter > 0)) {
+        return cli_fail_usage(cli, "sim", "--no-skip changes nothing: with --%s every period is simulated",
+                              a.unfolded ? "unfolded"
+                              : a.expand ? "expand"
+                              : a.audit  ? "audit"
+                                         : "jitter");
+    }
     if (a.both && a.unfolded) {
         return cli_fail_usage(cli, "sim", "--both already simulates unfolded; leave one of the two out");
     }

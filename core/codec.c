@@ -26,12 +26,31 @@ int sfi_codec_fail(struct sfi_codec *c, const char *fmt, ...) {
     return c->rc;
 }
 
+void sfi_codec_flush(struct sfi_codec *c) {
+    if (c->pending_n > 0) {
+        c->sink(c->self, c->pending, c->pending_n);
+        c->pending_n = 0;
+    }
+}
+
+static void put_raw(struct sfi_codec *c, const void *p, size_t bytes) {
+    if (bytes > c->pending_size - c->pending_n) {
+        sfi_codec_flush(c);
+    }
+    if (bytes > c->pending_size) {
+        c->sink(c->self, p, bytes);
+    } else {
+        memcpy(c->pending + c->pending_n, p, bytes);
+        c->pending_n += bytes;
+    }
+}
+
 void sfi_code_raw(struct sfi_codec *c, void *p, size_t bytes) {
-    if (c->rc != 0) {
+    if (c->rc != 0 || bytes == 0) {
         return;
     }
     if (c->sink != NULL) {
-        c->sink(c->self, p, bytes);
+        put_raw(c, p, bytes);
     } else if (bytes > c->bytes - c->at) {
         sfi_codec_fail(c, "the file is cut off: expected %zu more bytes, found %zu", bytes, c->bytes - c->at);
     } else {
@@ -55,34 +74,30 @@ static uint64_t code_uint(struct sfi_codec *c, uint64_t v, size_t bytes) {
 }
 
 /* Writing must not even store the same value: the object may be shared or constant. */
-#define CODE_UINT(type)                                                                                                \
-    type value = (type)code_uint(c, (uint64_t)*v, sizeof *v);                                                          \
-    if (sfi_reading(c)) {                                                                                              \
-        *v = value;                                                                                                    \
+#define X(name, type)                                                                                                  \
+    void sfi_code_slow_##name(struct sfi_codec *c, type *v) {                                                          \
+        type value = (type)code_uint(c, (uint64_t)*v, sizeof *v);                                                      \
+        if (sfi_reading(c)) {                                                                                          \
+            *v = value;                                                                                                \
+        }                                                                                                              \
     }
-
-void sfi_code_u8(struct sfi_codec *c, uint8_t *v) {
-    CODE_UINT(uint8_t)
-}
-
-void sfi_code_u16(struct sfi_codec *c, uint16_t *v) {
-    CODE_UINT(uint16_t)
-}
-
-void sfi_code_u32(struct sfi_codec *c, uint32_t *v) {
-    CODE_UINT(uint32_t)
-}
-
-void sfi_code_u64(struct sfi_codec *c, uint64_t *v) {
-    CODE_UINT(uint64_t)
-}
+SFI_CODE_UINTS(X)
+#undef X
 
 void sfi_code_i32(struct sfi_codec *c, int32_t *v) {
-    CODE_UINT(int32_t)
+    uint32_t bits = (uint32_t)*v;
+    sfi_code_u32(c, &bits);
+    if (sfi_reading(c)) {
+        *v = (int32_t)bits;
+    }
 }
 
 void sfi_code_i64(struct sfi_codec *c, int64_t *v) {
-    CODE_UINT(int64_t)
+    uint64_t bits = (uint64_t)*v;
+    sfi_code_u64(c, &bits);
+    if (sfi_reading(c)) {
+        *v = (int64_t)bits;
+    }
 }
 
 void sfi_code_f32(struct sfi_codec *c, float *v) {

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "core/arena.h"
 #include "core/err.h"
@@ -22,7 +23,15 @@ struct sfi_codec {
     const char *name;       /* of the file, for messages */
     struct sf_err *err;
     int rc;
+    /* Writing: room for what has not gone to the sink yet, when the caller gives some; sfi_codec_flush at the end. */
+    unsigned char *pending;
+    size_t pending_n, pending_size;
 };
+
+enum { SFI_CODEC_ROOM = 4096 }; /* enough that a sink's own costs do not show */
+
+/* What is pending goes to the sink. */
+void sfi_codec_flush(struct sfi_codec *c);
 
 void sfi_sink_buf(void *sf_buf, const void *data, size_t bytes);
 
@@ -30,10 +39,32 @@ bool sfi_reading(const struct sfi_codec *c);
 int sfi_codec_fail(struct sfi_codec *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 void sfi_code_raw(struct sfi_codec *c, void *p, size_t bytes);
-void sfi_code_u8(struct sfi_codec *c, uint8_t *v);
-void sfi_code_u16(struct sfi_codec *c, uint16_t *v);
-void sfi_code_u32(struct sfi_codec *c, uint32_t *v);
-void sfi_code_u64(struct sfi_codec *c, uint64_t *v);
+
+/* Numbers are most of every file: where there is room they are put down right here. Reading gives none. */
+static inline bool sfi_codec_put(struct sfi_codec *c, uint64_t v, size_t bytes) {
+    unsigned char b[8];
+    if (c->pending_size - c->pending_n < bytes || c->rc != 0) {
+        return false;
+    }
+    for (size_t i = 0; i < bytes; i++) {
+        b[i] = (unsigned char)(v >> (8 * i));
+    }
+    memcpy(c->pending + c->pending_n, b, bytes); /* in one go, which bytes stored one by one would not be */
+    c->pending_n += bytes;
+    return true;
+}
+
+#define SFI_CODE_UINTS(X) X(u8, uint8_t) X(u16, uint16_t) X(u32, uint32_t) X(u64, uint64_t)
+#define X(name, type)                                                                                                  \
+    void sfi_code_slow_##name(struct sfi_codec *c, type *v);                                                           \
+    static inline void sfi_code_##name(struct sfi_codec *c, type *v) {                                                 \
+        if (!sfi_codec_put(c, *v, sizeof *v)) {                                                                        \
+            sfi_code_slow_##name(c, v);                                                                                \
+        }                                                                                                              \
+    }
+SFI_CODE_UINTS(X)
+#undef X
+
 void sfi_code_i32(struct sfi_codec *c, int32_t *v);
 void sfi_code_i64(struct sfi_codec *c, int64_t *v);
 void sfi_code_f32(struct sfi_codec *c, float *v);

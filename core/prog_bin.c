@@ -232,8 +232,11 @@ static struct sf_prog *visited(const struct sf_prog *prog) {
 int sf_prog_encode(const struct sf_prog *prog, struct sf_buf *out, struct sf_err *err) {
     SF_TRY(sfi_prog_storable(prog, err));
     struct sf_buf payload = {0};
-    struct sfi_codec body = {.sink = sfi_sink_buf, .self = &payload, .err = err};
+    unsigned char room[SFI_CODEC_ROOM];
+    struct sfi_codec body = {
+        .sink = sfi_sink_buf, .self = &payload, .err = err, .pending = room, .pending_size = sizeof room};
     visit_prog(&body, visited(prog));
+    sfi_codec_flush(&body);
     if (body.rc == 0 && payload.failed) {
         body.rc = sf_fail_memory(err, "an encoded program");
     }
@@ -259,8 +262,10 @@ struct sf_hash sf_prog_hash(const struct sf_prog *prog) {
     XXH3_state_t state;
     XXH3_INITSTATE(&state);
     XXH3_128bits_reset(&state);
-    struct sfi_codec c = {.sink = sink_digest, .self = &state};
+    unsigned char room[SFI_CODEC_ROOM];
+    struct sfi_codec c = {.sink = sink_digest, .self = &state, .pending = room, .pending_size = sizeof room};
     visit_prog(&c, visited(prog));
+    sfi_codec_flush(&c);
     XXH128_hash_t h = XXH3_128bits_digest(&state);
     return (struct sf_hash){.hi = h.high64, .lo = h.low64};
 }

@@ -189,8 +189,68 @@ static int check_op_args(const struct sf_prog *prog, uint32_t class_i, uint32_t 
     return SF_OK;
 }
 
+static void see_operands(const struct sf_call *call, struct sfi_formal *formals) {
+    uint32_t writes = sf_call_writes(call->kind);
+    for (int o = 0; o < SF_CALL_OPERANDS; o++) {
+        if (call->operand[o] != SF_REF_NONE) {
+            struct sfi_formal *f = &formals[SF_REF_FORMAL(call->operand[o])];
+            uint64_t reach = SF_REF_OFFSET(call->operand[o]);
+            f->reach = reach > f->reach ? reach : f->reach;
+            f->touched = true;
+            f->written |= (writes >> o & 1) != 0;
+        }
+    }
+}
+
+/* Recipes are few and ops many: what a recipe asks is found once. Its calls are known to be sound. */
+static int find_formals(const struct sf_prog *prog, struct sfi_formals *out, struct sf_err *err) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < prog->recipes_n; i++) {
+        n += prog->recipes[i].formals_n;
+    }
+    out->all = sf_calloc(n, sizeof *out->all);
+    out->first = sf_calloc(prog->recipes_n, sizeof *out->first);
+    if (!out->all || !out->first) {
+        return sf_fail_memory(err, "recipe check");
+    }
+    for (uint32_t i = 0, at = 0; i < prog->recipes_n; at += prog->recipes[i++].formals_n) {
+        out->first[i] = at;
+        for (uint32_t k = 0; k < prog->recipes[i].calls_n; k++) {
+            see_operands(&prog->recipes[i].calls[k], &out->all[at]);
+        }
+    }
+    return SF_OK;
+}
+
+/* Name the operand that asks for more than its formal is bound to. */
+static int refuse_operand(const struct sf_prog *prog, uint32_t class_i, uint32_t op_i, uint32_t formal,
+                          struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    const struct sf_recipe *r = &prog->recipes[c->ops[op_i].recipe];
+    const struct sf_arg *arg = &c->args[c->ops[op_i].arg_first + formal];
+    for (uint32_t i = 0; i < r->calls_n; i++) {
+        for (int o = 0; o < SF_CALL_OPERANDS; o++) {
+            sf_ref ref = r->calls[i].operand[o];
+            if (ref == SF_REF_NONE || SF_REF_FORMAL(ref) != formal) {
+                continue;
+            }
+            if (SF_REF_OFFSET(ref) >= arg->bytes) {
+                return sfi_fail_op(prog, class_i, op_i, err,
+                                   "recipe \"%s\" call %u operand %d lies outside argument %u", r->name, i, o, formal);
+            }
+            if (sf_call_writes(r->calls[i].kind) >> o & 1 && !(arg->access & SF_WRITE)) {
+                return sfi_fail_op(prog, class_i, op_i, err,
+                                   "recipe \"%s\" call %u (%s) writes argument %u, which is declared read-only",
+                                   r->name, i, sf_call_name(r->calls[i].kind), formal);
+            }
+        }
+    }
+    return SF_OK;
+}
+
 /* Operands must lie inside the ranges bound to their formals. */
-static int check_op_recipe(const struct sf_prog *prog, uint32_t class_i, uint32_t op_i, struct sf_err *err) {
+static int check_op_recipe(const struct sf_prog *prog, uint32_t class_i, uint32_t op_i,
+                           const struct sfi_formals *formals, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     const struct sf_op *op = &c->ops[op_i];
     if (sf_op_group(op->kind) != SF_OP_IS_COMPUTE) {
@@ -207,21 +267,11 @@ static int check_op_recipe(const struct sf_prog *prog, uint32_t class_i, uint32_
         return sfi_fail_op(prog, class_i, op_i, err, "recipe %u is missing or wants other than %u arguments",
                            op->recipe, op->arg_n);
     }
-    const struct sf_recipe *r = &prog->recipes[op->recipe];
-    for (uint32_t i = 0; i < r->calls_n; i++) {
-        for (int o = 0; o < SF_CALL_OPERANDS; o++) {
-            sf_ref ref = r->calls[i].operand[o];
-            const struct sf_arg *arg = ref == SF_REF_NONE ? NULL : &c->args[op->arg_first + SF_REF_FORMAL(ref)];
-            if (arg != NULL && SF_REF_OFFSET(ref) >= arg->bytes) {
-                return sfi_fail_op(prog, class_i, op_i, err,
-                                   "recipe \"%s\" call %u operand %d lies outside argument %u", r->name, i, o,
-                                   SF_REF_FORMAL(ref));
-            }
-            if (arg != NULL && sf_call_writes(r->calls[i].kind) >> o & 1 && !(arg->access & SF_WRITE)) {
-                return sfi_fail_op(prog, class_i, op_i, err,
-                                   "recipe \"%s\" call %u (%s) writes argument %u, which is declared read-only",
-                                   r->name, i, sf_call_name(r->calls[i].kind), SF_REF_FORMAL(ref));
-            }
+    const struct sfi_formal *asked = &formals->all[formals->first[op->recipe]];
+    for (uint32_t a = 0; a < op->arg_n; a++) {
+        const struct sf_arg *arg = &c->args[op->arg_first + a];
+        if (asked[a].touched && (asked[a].reach >= arg->bytes || (asked[a].written && !(arg->access & SF_WRITE)))) {
+            return refuse_operand(prog, class_i, op_i, a, err);
         }
     }
     return SF_OK;
@@ -411,7 +461,8 @@ static int check_fits(const struct sf_prog *prog, uint32_t class_i, struct sf_er
     return check_room(prog, class_i, c->host_bytes, prog->host_memory_bytes, "share of the host", err);
 }
 
-int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
+int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, const struct sfi_formals *formals,
+                    struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     SF_TRY(check_name(c->name, "class", class_i, err));
     if (c->ops_n == 0 || c->ops_n > SF_MAX_CLASS_OPS) {
@@ -428,7 +479,7 @@ int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err 
         SF_TRY(check_op_comm(prog, class_i, i, err));
         SF_TRY(check_op_layout(prog, class_i, i, err));
         SF_TRY(check_op_args(prog, class_i, i, err));
-        SF_TRY(check_op_recipe(prog, class_i, i, err));
+        SF_TRY(check_op_recipe(prog, class_i, i, formals, err));
         SF_TRY(check_op_bytes(prog, class_i, i, err));
         SF_TRY(check_op_access(prog, class_i, i, err));
     }
@@ -454,6 +505,17 @@ static int check_ordered(const struct sf_prog *prog, uint32_t class_i, struct sf
     return rc;
 }
 
+static int check_classes(const struct sf_prog *prog, struct sf_err *err) {
+    struct sfi_formals formals = {0};
+    int rc = find_formals(prog, &formals, err);
+    for (uint32_t i = 0; i < prog->classes_n && rc == SF_OK; i++) {
+        rc = sfi_check_class(prog, i, &formals, err);
+    }
+    sf_free(formals.first);
+    sf_free(formals.all);
+    return rc;
+}
+
 int sf_prog_check(const struct sf_prog *prog, struct sf_err *err) {
     uint32_t ranks, class_of_n;
     SF_TRY(sfi_check_mesh(prog, &ranks, &class_of_n, err));
@@ -464,9 +526,7 @@ int sf_prog_check(const struct sf_prog *prog, struct sf_err *err) {
         }
     }
     SF_TRY(sfi_check_recipes(prog, err));
-    for (uint32_t i = 0; i < prog->classes_n; i++) {
-        SF_TRY(sfi_check_class(prog, i, err));
-    }
+    SF_TRY(check_classes(prog, err));
     for (uint32_t i = 0; i < prog->classes_n; i++) {
         SF_TRY(check_ordered(prog, i, err));
     }

@@ -12,7 +12,18 @@ static inline bool sfi_is_backward(int kind) {
 /* Axes, communicators, streams, placement; *ranks and *class_of_n are what the tables must cover. */
 int sfi_check_mesh(const struct sf_prog *prog, uint32_t *ranks, uint32_t *class_of_n, struct sf_err *err);
 int sfi_check_recipes(const struct sf_prog *prog, struct sf_err *err);
-int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err);
+/* What a recipe asks of the range bound to a formal. */
+struct sfi_formal {
+    uint64_t reach; /* its bytes: more than this */
+    bool touched;   /* else nothing is asked */
+    bool written;
+};
+struct sfi_formals {
+    struct sfi_formal *all; /* recipe by recipe */
+    uint32_t *first;        /* of each recipe */
+};
+int sfi_check_class(const struct sf_prog *prog, uint32_t class_i, const struct sfi_formals *formals,
+                    struct sf_err *err);
 int sfi_check_passes(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err);
 /* With the happens-before order of the class: */
 int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err);

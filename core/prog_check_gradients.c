@@ -158,18 +158,41 @@ static bool feeds(const struct sf_class *c, uint32_t i, uint32_t reader) {
     return false;
 }
 
+/* Does op `i` produce the gradients of this optimizer step's chunk, or rewrite what the step reads? */
+static bool makes_gradients(const struct sf_class *c, uint32_t i, uint32_t opt) {
+    const struct sf_op *op = &c->ops[i];
+    if (op->kind == SF_OP_OPTIMIZER || op->kind == SF_OP_FORWARD || op->kind == SF_OP_LOAD) {
+        return false;
+    }
+    bool producer = (sfi_is_backward(op->kind) || op->kind == SF_OP_ACCUMULATE) && op->chunk == c->ops[opt].chunk;
+    return (producer && writes_kind(c, op, SF_BUF_GRAD)) || feeds(c, i, opt);
+}
+
+/* Does all that `matters` to op `late` come before it? Of each stream the last such op tells. */
+static bool is_after_all(const struct sf_class *c, const struct sfi_order *order, uint32_t late,
+                         bool (*matters)(const struct sf_class *c, uint32_t i, uint32_t late)) {
+    uint32_t seen = 0;
+    for (uint32_t i = c->ops_n; i-- > 0;) {
+        uint32_t stream = 1u << c->ops[i].stream;
+        if ((seen & stream) == 0 && matters(c, i, late)) {
+            seen |= stream;
+            if (!sfi_before(order, c->ops, i, late)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 /* Every producer of this chunk's gradients, and everything that rewrites what the optimizer reads, comes before it. */
 static int check_optimizer(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, uint32_t opt,
                            struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
+    if (is_after_all(c, order, opt, makes_gradients)) {
+        return SF_OK;
+    }
     for (uint32_t i = 0; i < c->ops_n; i++) {
-        const struct sf_op *op = &c->ops[i];
-        if (op->kind == SF_OP_OPTIMIZER || op->kind == SF_OP_FORWARD || op->kind == SF_OP_LOAD) {
-            continue;
-        }
-        bool producer = (sfi_is_backward(op->kind) || op->kind == SF_OP_ACCUMULATE) && op->chunk == c->ops[opt].chunk &&
-                        writes_kind(c, op, SF_BUF_GRAD);
-        if ((producer || feeds(c, i, opt)) && !sfi_before(order, c->ops, i, opt)) {
+        if (makes_gradients(c, i, opt) && !sfi_before(order, c->ops, i, opt)) {
             char label[96];
             return sfi_fail_op(prog, class_i, opt, err,
                                "may start before op %u (%s) has finished its gradients: add a dependency", i,
@@ -198,22 +221,30 @@ static bool is_reduction(const struct sf_op *op) {
     return op->kind == SF_OP_ALL_REDUCE || op->kind == SF_OP_REDUCE_SCATTER;
 }
 
+/* Is op `i` a backward that adds to what is reduced? */
+static bool adds_gradients(const struct sf_class *c, uint32_t i, uint32_t reduction) {
+    const struct sf_op *op = &c->ops[i];
+    const struct sf_arg *r = &c->args[c->ops[reduction].arg_first];
+    for (uint32_t a = 0; sfi_is_backward(op->kind) && a < op->arg_n; a++) {
+        const struct sf_arg *w = &c->args[op->arg_first + a];
+        if (w->buf == r->buf && w->access & SF_WRITE && w->offset < r->offset + r->bytes &&
+            r->offset < w->offset + w->bytes) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Every write of the buffer by a kernel comes before a reduction that overlaps it. */
 static int check_reduced_last(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
                               uint32_t reduction, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
-    const struct sf_arg *r = &c->args[c->ops[reduction].arg_first];
+    if (is_after_all(c, order, reduction, adds_gradients)) {
+        return SF_OK;
+    }
     for (uint32_t i = 0; i < c->ops_n; i++) {
-        const struct sf_op *op = &c->ops[i];
-        if (!sfi_is_backward(op->kind)) {
-            continue;
-        }
-        for (uint32_t a = 0; a < op->arg_n; a++) {
-            const struct sf_arg *w = &c->args[op->arg_first + a];
-            if (w->buf == r->buf && w->access & SF_WRITE && w->offset < r->offset + r->bytes &&
-                r->offset < w->offset + w->bytes && !sfi_before(order, c->ops, i, reduction)) {
-                return sfi_fail_op(prog, class_i, reduction, err, "may start before op %u has added its gradients", i);
-            }
+        if (adds_gradients(c, i, reduction) && !sfi_before(order, c->ops, i, reduction)) {
+            return sfi_fail_op(prog, class_i, reduction, err, "may start before op %u has added its gradients", i);
         }
     }
     return SF_OK;

@@ -9,48 +9,90 @@ struct access {
     uint32_t mode;
 };
 
-static int compare_access(const void *a, const void *b) {
-    const struct access *x = a, *y = b;
-    if (x->buf != y->buf) {
-        return x->buf < y->buf ? -1 : 1;
+/* Buffer by buffer, those of one in op order; `first` has room for where each begins, and one more. */
+static void list_accesses(const struct sf_class *c, struct access *out, uint32_t *first) {
+    for (uint32_t a = 0; a < c->args_n; a++) {
+        first[c->args[a].buf + 1]++;
     }
-    return x->op < y->op ? -1 : x->op > y->op;
-}
-
-static uint32_t list_accesses(const struct sf_class *c, struct access *out) {
-    uint32_t n = 0;
+    for (uint32_t b = 0; b < c->bufs_n; b++) {
+        first[b + 1] += first[b];
+    }
     for (uint32_t i = 0; i < c->ops_n; i++) {
         for (uint32_t a = 0; a < c->ops[i].arg_n; a++) {
             const struct sf_arg *arg = &c->args[c->ops[i].arg_first + a];
-            out[n++] = (struct access){arg->offset, arg->offset + arg->bytes, arg->buf, i, arg->access};
+            out[first[arg->buf]++] = (struct access){arg->offset, arg->offset + arg->bytes, arg->buf, i, arg->access};
         }
     }
-    qsort(out, n, sizeof *out, compare_access);
+    for (uint32_t b = c->bufs_n; b > 0; b--) {
+        first[b] = first[b - 1];
+    }
+    first[0] = 0;
+}
+
+struct accesses { /* of one stream to one buffer, in op order */
+    uint32_t *at;
+    uint32_t n;
+};
+
+/* May one that came before be under way when `b` starts, one of them writing what the other touches? Accesses of a
+ * stream are over in their order, so the last one that matters tells. */
+static bool is_late(const struct sf_class *c, const struct sfi_order *order, const struct access *list,
+                    const struct accesses *before, const struct access *b) {
+    for (uint32_t k = before->n; k-- > 0;) {
+        const struct access *a = &list[before->at[k]];
+        if (a->offset < b->end && b->offset < a->end) {
+            return !sfi_before(order, c->ops, a->op, b->op);
+        }
+    }
+    return false;
+}
+
+/* The first of these accesses to one buffer that races with one before it; `n`: none. `room` is for two of each. */
+static uint32_t find_race(const struct sf_class *c, const struct sfi_order *order, const struct access *list,
+                          uint32_t n, uint32_t *room) {
+    struct accesses all[SF_MAX_STREAMS] = {0}, writes[SF_MAX_STREAMS] = {0};
+    uint32_t modes = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        all[c->ops[list[i].op].stream].n++;
+        modes |= list[i].mode;
+    }
+    for (uint32_t s = 0; s < SF_MAX_STREAMS; s++) {
+        all[s].at = room;
+        writes[s].at = room + all[s].n;
+        room += 2 * all[s].n;
+        all[s].n = 0;
+    }
+    for (uint32_t i = 0; i < n && modes & SF_WRITE; i++) {
+        uint32_t own = c->ops[list[i].op].stream;
+        for (uint32_t s = 0; s < SF_MAX_STREAMS; s++) {
+            const struct accesses *before = list[i].mode & SF_WRITE ? &all[s] : &writes[s];
+            if (s != own && is_late(c, order, list, before, &list[i])) {
+                return i;
+            }
+        }
+        all[own].at[all[own].n++] = i;
+        if (list[i].mode & SF_WRITE) {
+            writes[own].at[writes[own].n++] = i;
+        }
+    }
     return n;
 }
 
-/* Accesses [first, last) are to one buffer, by op index: later ones can only come after or be unordered. */
-static int check_races(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
-                       const struct access *list, uint32_t first, uint32_t last, struct sf_err *err) {
+/* Access `b` is late: name the first one that it races with. */
+static int refuse_race(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
+                       const struct access *list, uint32_t b, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
-    for (uint32_t b = first; b < last; b++) {
-        for (uint32_t a = first; a < b; a++) {
-            bool ordered = c->ops[list[a].op].stream == c->ops[list[b].op].stream;
-            bool harmless = !((list[a].mode | list[b].mode) & SF_WRITE);
-            bool apart = list[a].end <= list[b].offset || list[b].end <= list[a].offset;
-            if (ordered || harmless || apart || list[a].op == list[b].op) {
-                continue;
-            }
-            if (!sfi_before(order, c->ops, list[a].op, list[b].op)) {
-                char label[96];
-                return sfi_fail_op(prog, class_i, list[b].op, err,
-                                   "touches buffer \"%s\" at the same time as op %u (%s): add a dependency",
-                                   c->bufs[list[a].buf].name, list[a].op,
-                                   sf_op_label(prog, class_i, list[a].op, label, sizeof label));
-            }
-        }
+    const struct access *y = &list[b];
+    uint32_t a = 0;
+    for (bool found = false; !found && a < b; a += !found) {
+        const struct access *x = &list[a];
+        found = c->ops[x->op].stream != c->ops[y->op].stream && (x->mode | y->mode) & SF_WRITE && x->offset < y->end &&
+                y->offset < x->end && !sfi_before(order, c->ops, x->op, y->op);
     }
-    return SF_OK;
+    char label[96];
+    return sfi_fail_op(prog, class_i, y->op, err,
+                       "touches buffer \"%s\" at the same time as op %u (%s): add a dependency", c->bufs[y->buf].name,
+                       list[a].op, sf_op_label(prog, class_i, list[a].op, label, sizeof label));
 }
 
 struct span {
@@ -108,37 +150,53 @@ static int check_lifetimes(const struct sf_prog *prog, uint32_t class_i, struct 
     return SF_OK;
 }
 
+/* What the check of one class needs room for. */
+struct memory {
+    struct access *list;
+    uint32_t *first; /* [bufs_n + 1] of each buffer's accesses in it */
+    uint32_t *room;  /* for twice as many numbers of accesses */
+    struct sfi_uses *uses;
+    struct span *spans;
+};
+
+static int check_uses(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
+                      const struct memory *m, struct sf_err *err) {
+    const struct sf_class *c = &prog->classes[class_i];
+    list_accesses(c, m->list, m->first);
+    for (uint32_t b = 0; b < c->bufs_n; b++) {
+        const struct access *list = &m->list[m->first[b]];
+        uint32_t n = m->first[b + 1] - m->first[b];
+        sfi_uses_init(&m->uses[b]);
+        for (uint32_t i = 0; i < n; i++) {
+            sfi_uses_add(&m->uses[b], order, c->ops, list[i].op);
+        }
+        if (n > SF_MAX_BUFFER_USES) {
+            return sf_fail(err, SF_E_INPUT, "class %u buffer \"%s\" is used %u times, more than %u", class_i,
+                           c->bufs[b].name, n, SF_MAX_BUFFER_USES);
+        }
+        uint32_t late = find_race(c, order, list, n, m->room);
+        if (late < n) {
+            return refuse_race(prog, class_i, order, list, late, err);
+        }
+    }
+    SF_TRY(check_sharing(c, class_i, false, m->uses, m->spans, err));
+    return check_sharing(c, class_i, true, m->uses, m->spans, err);
+}
+
 int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     SF_TRY(check_lifetimes(prog, class_i, err));
-    struct access *list = sf_calloc(c->args_n, sizeof *list);
-    struct sfi_uses *uses = sf_calloc(c->bufs_n, sizeof *uses);
-    struct span *spans = sf_calloc(c->bufs_n, sizeof *spans);
-    int rc = SF_OK;
-    if (!list || !uses || !spans) {
-        rc = sf_fail_memory(err, "memory check");
-        goto done;
-    }
-    for (uint32_t i = 0; i < c->bufs_n; i++) {
-        sfi_uses_init(&uses[i]);
-    }
-    uint32_t n = list_accesses(c, list);
-    for (uint32_t first = 0, last; first < n; first = last) {
-        for (last = first; last < n && list[last].buf == list[first].buf; last++) {
-            sfi_uses_add(&uses[list[last].buf], order, c->ops, list[last].op);
-        }
-        if (last - first > SF_MAX_BUFFER_USES) {
-            rc = sf_fail(err, SF_E_INPUT, "class %u buffer \"%s\" is used %u times, more than %u", class_i,
-                         c->bufs[list[first].buf].name, last - first, SF_MAX_BUFFER_USES);
-            goto done;
-        }
-        SF_TRY_GOTO(rc, check_races(prog, class_i, order, list, first, last, err), done);
-    }
-    rc = check_sharing(c, class_i, false, uses, spans, err);
-    rc = rc == SF_OK ? check_sharing(c, class_i, true, uses, spans, err) : rc;
-done:
-    sf_free(spans);
-    sf_free(uses);
-    sf_free(list);
+    struct memory m = {.list = sf_calloc(c->args_n, sizeof *m.list),
+                       .first = sf_calloc((size_t)c->bufs_n + 1, sizeof *m.first),
+                       .room = sf_calloc(2 * (size_t)c->args_n, sizeof *m.room),
+                       .uses = sf_calloc(c->bufs_n, sizeof *m.uses),
+                       .spans = sf_calloc(c->bufs_n, sizeof *m.spans)};
+    bool all = m.list && m.first && m.room && m.uses && m.spans;
+    int rc = all ? check_uses(prog, class_i, order, &m, err) : sf_fail_memory(err, "memory check");
+    sf_free(m.spans);
+    sf_free(m.uses);
+    sf_free(m.room);
+    sf_free(m.first);
+    sf_free(m.list);
     return rc;
 }

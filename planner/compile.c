@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "core/scratch.h"
 #include "planner/compile_internal.h"
 #include "sim/seats.h"
 
@@ -132,6 +133,11 @@ static void build_shards(struct sfi_compile *c, uint32_t both, uint32_t ep, uint
     }
 }
 
+/* The axis of stages, where the plan's order has it; 0 elsewhere. */
+static uint32_t build_stages(struct sfi_compile *c, int order) {
+    return c->plan->order == order ? 1u << sf_build_axis(c->b, "pp", c->plan->pp) : 0;
+}
+
 static void build_mesh(struct sfi_compile *c) {
     const struct sf_plan *p = c->plan;
     static const char *const streams[] = {
@@ -140,14 +146,16 @@ static void build_mesh(struct sfi_compile *c) {
         [SFI_GRAD] = "grad",         [SFI_OFFLOAD] = "offload",
     };
     uint32_t tp = 1u << sf_build_axis(c->b, "tp", p->tp);
+    uint32_t pp = build_stages(c, SF_ORDER_PP_FIRST);
     uint32_t cp = 0, ep = build_shares(c->b, p, &cp), both = ep | cp;
     c->comms.dp_n = p->dp * sf_plan_cp(p);
     uint32_t experts = sf_plan_ep_beside_tp(p);
     c->comms.edp_n = c->comms.dp_n / experts;
     uint32_t inner = experts > sf_plan_cp(p) ? experts : sf_plan_cp(p);
+    pp |= build_stages(c, SF_ORDER_PP_MIDDLE);
     uint32_t shard = build_groups(c, inner), dp = 1u << sf_build_axis(c->b, "dp", replicas_of(c, inner));
     uint32_t replicas = shard | dp;
-    uint32_t pp = 1u << sf_build_axis(c->b, "pp", p->pp);
+    pp |= build_stages(c, SF_ORDER_PP_LAST);
     c->comms.tp = comm(c->b, "tp", tp, p->tp);
     c->comms.vocab = p->split_head ? comm(c->b, "pp.vocab", pp, p->pp) : SF_NONE;
     c->comms.ep = comm(c->b, "ep", sf_plan_etp(p) < p->tp ? ep | tp : ep, p->ep);
@@ -291,6 +299,34 @@ static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
     return 0;
 }
 
+/* That arenas fit is part of the program's check; kernels have more than their operands on the device. */
+static int check_work_areas(const struct sf_prog *prog, struct sf_err *err) {
+    for (uint32_t i = 0; i < prog->classes_n && prog->device_memory_bytes > 0; i++) {
+        uint64_t arena = prog->classes[i].arena_bytes, work = sf_class_scratch_bytes(prog, i);
+        uint64_t have = prog->device_memory_bytes;
+        if (work > have - arena) {
+            char text[3][32];
+            return sf_fail(
+                err, SF_E_NOPLAN, "class %u \"%s\" needs %s and its kernels %s beside it, but its device has %s", i,
+                prog->classes[i].name, sf_format_bytes(arena, text[0], sizeof text[0]),
+                sf_format_bytes(work, text[1], sizeof text[1]), sf_format_bytes(have, text[2], sizeof text[2]));
+        }
+    }
+    return 0;
+}
+
+static int finish(struct sfi_compile *c, const uint32_t *class_of, struct sf_prog **out, struct sf_err *err) {
+    struct sf_prog *prog;
+    SF_TRY(sf_build_finish(c->b, class_of, c->plan->pp, &prog, err));
+    int rc = check_work_areas(prog, err);
+    if (rc != 0) {
+        sf_prog_free(prog);
+        return rc;
+    }
+    *out = prog;
+    return 0;
+}
+
 static int build_classes(struct sfi_compile *c, struct sf_prog **out, struct sf_err *err) {
     uint32_t *class_of = sf_calloc(c->plan->pp, sizeof *class_of);
     if (!class_of) {
@@ -302,7 +338,7 @@ static int build_classes(struct sfi_compile *c, struct sf_prog **out, struct sf_
         rc = sfi_stage_compile(c, i, err);
     }
     if (rc == 0) {
-        rc = sf_build_finish(c->b, class_of, c->plan->pp, out, err);
+        rc = finish(c, class_of, out, err);
     }
     sf_free(class_of);
     return rc;

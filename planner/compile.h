@@ -1,9 +1,10 @@
 /* From a plan to a program: recipes for every chunk, ops in schedule order, buffers, communicators, binding.
  *
- * Mesh axes, innermost first: tp, ep, dp (= plan dp / ep), pp. Communicators: "tp", "ep", "dp" (ep x dp: dense
- * weights), "edp" (dp axis only: expert weights), "pp.fwd" (activations), "pp.bwd" (their gradients) and "pp.swap"
- * (sums between two ranks). Streams: compute, load, grad (collectives of gradients and parameters), and for transfers
- * fwd.recv, fwd.send, bwd.recv, bwd.send, where fwd is towards the next rank of the pipeline and bwd back.
+ * Mesh axes, innermost first: tp, ep, dp (= plan dp / ep), pp, which another order of the plan's puts before dp or ep.
+ * Communicators: "tp", "ep", "dp" (ep x dp: dense weights), "edp" (dp axis only: expert weights), "pp.fwd"
+ * (activations), "pp.bwd" (their gradients) and "pp.swap" (sums between two ranks). Streams: compute, load, grad
+ * (collectives of gradients and parameters), and for transfers fwd.recv, fwd.send, bwd.recv, bwd.send, where fwd is
+ * towards the next rank of the pipeline and bwd back.
  *
  * Schedules. Rows of the schedule's table become classes, passes become ops: F forward, BW backward, B and W
  * backward_input and backward_weight, in the row's order on the compute stream. Pairs of DualPipe run one after the

@@ -121,19 +121,49 @@ static void add_replicated(struct layout *l, const struct sfi_vstage *vs) {
     p->replicated_bytes = p->bytes[SFI_DENSE] - p->norms;
 }
 
-/* One bucket per space: what is gathered and scattered unit by unit goes in one piece each. */
-static void join_buckets(struct layout *l) {
+/* One bucket per space: what is gathered and scattered unit by unit goes in one piece each, behind the first `apart`
+ * bytes and buckets of the dense space. */
+static void join_buckets(struct layout *l, uint64_t apart, uint32_t apart_n) {
     struct sfi_params *p = l->p;
-    p->buckets_n = 0;
-    p->state_n = 0;
+    uint64_t bytes[SFI_SPACES] = {p->bytes[SFI_DENSE] - apart, p->bytes[SFI_EXPERT]};
+    bool padded = p->used[SFI_DENSE] < apart;
+    p->buckets_n = apart_n;
+    p->state_n = apart_n > 0 ? p->buckets[0].owned / l->c->shape.elem : 0;
     for (uint32_t space = 0; space < SFI_SPACES; space++) {
-        uint64_t bytes = p->bytes[space];
-        p->used[space] = bytes;
-        p->bytes[space] = 0;
+        p->used[space] = padded && space == SFI_DENSE ? p->used[space] : p->bytes[space];
+        p->bytes[space] = space == SFI_DENSE ? apart : 0;
         l->sharded[space] = true;
-        if (bytes > 0) {
-            add_bucket(l, (enum sfi_space)space, bytes, true);
+        if (bytes[space] > 0) {
+            add_bucket(l, (enum sfi_space)space, bytes[space], true);
         }
+    }
+}
+
+/* A table of which another stage has a copy: where units are shared, in shares of its own, so that those of both copies
+ * are alike. */
+static uint64_t add_copied_table(struct layout *l, uint64_t table, bool decays) {
+    bool before = l->sharded[SFI_DENSE];
+    l->sharded[SFI_DENSE] |= l->c->plan->zero >= SFI_ZERO_GRADIENTS;
+    uint64_t at = add_bucket(l, SFI_DENSE, table, decays);
+    l->sharded[SFI_DENSE] = before;
+    l->p->used[SFI_DENSE] = table;
+    return at;
+}
+
+static void add_tables(struct layout *l, const struct sfi_vstage *vs, bool copies) {
+    const struct sfi_shape *s = &l->c->shape;
+    bool tied = l->c->s->model.tied;
+    uint64_t table = matrix_bytes(s, s->vocab_local, s->hidden);
+    if (vs->is_first) {
+        l->p->embed = copies ? add_copied_table(l, table, false) : add_bucket(l, SFI_DENSE, table, false);
+    }
+    if (sfi_is_part(l->c, vs)) {
+        l->p->head = add_bucket(l, SFI_DENSE, matrix_bytes(s, s->vocab_part, s->hidden), true);
+    } else if (vs->head) {
+        l->p->copied_head = copies;
+        l->p->head = copies ? add_copied_table(l, table, false)
+                     : tied ? l->p->embed
+                            : add_bucket(l, SFI_DENSE, table, true);
     }
 }
 
@@ -150,22 +180,15 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
     if (!out->buckets || !out->at) {
         return sf_fail_memory(err, "parameter layout");
     }
-    uint64_t table = matrix_bytes(&c->shape, c->shape.vocab_local, c->shape.hidden);
     /* Canonical sums keep both uses of a tied table apart on one stage too, because pipelines must. */
     bool copies = m->tied && (c->vs_n > 1 || c->plan->canonical);
-    if (vs->is_first) {
-        out->embed = add_bucket(&l, SFI_DENSE, table, false);
-    }
-    if (sfi_is_part(c, vs)) {
-        out->head = add_bucket(&l, SFI_DENSE, matrix_bytes(&c->shape, c->shape.vocab_part, c->shape.hidden), true);
-    } else if (vs->head) {
-        out->copied_head = copies;
-        out->head = m->tied && !copies ? out->embed : add_bucket(&l, SFI_DENSE, table, !m->tied);
-    }
+    add_tables(&l, vs, copies);
+    uint64_t tables = copies ? out->bytes[SFI_DENSE] : 0;
+    uint32_t tables_n = copies ? out->buckets_n : 0;
     add_layers(&l, vs);
     add_replicated(&l, vs);
     if (c->plan->zero >= SFI_ZERO_GRADIENTS) {
-        join_buckets(&l);
+        join_buckets(&l, tables, tables_n);
     }
     if (out->bytes[SFI_DENSE] >= SFI_TOO_MANY_BYTES || out->bytes[SFI_EXPERT] >= SFI_TOO_MANY_BYTES) {
         return sf_fail(err, SF_E_NOPLAN, "virtual stage %u has more than %llu bytes of weights", vs->index,

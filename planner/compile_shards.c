@@ -49,11 +49,6 @@ int sfi_cut_stages(struct sf_pipe **table, uint32_t units, struct sf_err *err) {
 
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
 
-/* With shared gradients a unit has one bucket per space. */
-static uint32_t bucket_of(const struct sfi_params *p, uint32_t space) {
-    return space == SFI_DENSE || p->bytes[SFI_DENSE] == 0 ? 0 : 1;
-}
-
 static struct sf_op pass_op(const struct sfi_stage *st, const struct sf_pass *step, enum sf_op_kind kind,
                             enum sfi_stream stream) {
     return (struct sf_op){.kind = (uint8_t)kind,
@@ -68,19 +63,17 @@ static struct sf_arg part_of(uint32_t buf, uint64_t bytes, enum sf_access access
     return (struct sf_arg){.buf = buf, .access = access, .bytes = bytes};
 }
 
-static void gather(struct sfi_stage *st, uint32_t j, uint32_t space) {
+static void gather(struct sfi_stage *st, uint32_t j, uint32_t bucket) {
     const struct sf_pass *step = &st->steps[j];
-    const struct sfi_params *p = &sfi_chunk_of(st, step)->vs->params;
+    const struct sfi_bucket *b = &sfi_chunk_of(st, step)->vs->params.buckets[bucket];
     struct sf_op op = pass_op(st, step, SF_OP_ALL_GATHER, SFI_GRAD);
-    uint32_t whole = sf_build_buffer(st->c->b, space == SFI_DENSE ? "param.whole" : "expert.param.whole", SF_BUF_COMM,
-                                     p->bytes[space], false);
-    struct sf_arg args[] = {sfi_owned_gradient(st, op.chunk, bucket_of(p, space), SF_READ),
-                            part_of(whole, p->bytes[space], SF_WRITE)};
+    struct sf_arg args[] = {sfi_owned_gradient(st, op.chunk, bucket, SF_READ),
+                            part_of(st->shards.whole[b->space][j], b->bytes, SF_WRITE)};
     args[0].buf = st->param_shard; /* laid out as the gradients' */
-    op.comm = st->c->comms.share[space];
-    op.bytes = p->bytes[space];
-    st->shards.whole[space][j] = whole;
-    st->shards.gathered[space][j] = sf_build_op(st->c->b, &op, args, 2, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
+    args[1].offset = b->offset;
+    op.comm = st->c->comms.share[b->space];
+    op.bytes = b->bytes;
+    st->shards.gathered[b->space][j] = sf_build_op(st->c->b, &op, args, 2, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
 }
 
 /* The weight half of a split backward reads no weights, but for a head that makes its logits again. */
@@ -93,8 +86,13 @@ void sfi_emit_gathers(struct sfi_stage *st, uint32_t j) {
     }
     for (uint32_t space = 0; space < SFI_SPACES; space++) {
         if (p->bytes[space] > 0) {
-            gather(st, j, space);
+            st->shards.whole[space][j] =
+                sf_build_buffer(st->c->b, space == SFI_DENSE ? "param.whole" : "expert.param.whole", SF_BUF_COMM,
+                                p->bytes[space], false);
         }
+    }
+    for (uint32_t bucket = 0; bucket < p->buckets_n; bucket++) {
+        gather(st, j, bucket); /* on one stream: with the last of a space all are there */
     }
 }
 
@@ -177,22 +175,22 @@ uint32_t sfi_await_scatters(struct sfi_stage *st, const struct sf_pass *step) {
     return sfi_squares_bytes(st->c) > 0 ? clear_padding(st, step, before_last) : before_last;
 }
 
-static void scatter(struct sfi_stage *st, const struct sf_pass *step, uint32_t space, uint32_t after) {
+static void scatter(struct sfi_stage *st, const struct sf_pass *step, uint32_t bucket, uint32_t after) {
     struct sfi_shards *s = &st->shards;
     struct sfi_chunk *ch = sfi_chunk_of(st, step);
-    const struct sfi_params *p = &ch->vs->params;
+    const struct sfi_bucket *b = &ch->vs->params.buckets[bucket];
     struct sf_op op = pass_op(st, step, SF_OP_REDUCE_SCATTER, SFI_GRAD);
-    uint32_t bucket = bucket_of(p, space);
-    struct sf_arg args[] = {part_of(s->made[space], p->bytes[space], SF_READ),
+    struct sf_arg args[] = {part_of(s->made[b->space], b->bytes, SF_READ),
                             sfi_owned_gradient(st, op.chunk, bucket, SF_WRITE)};
     struct sfi_part part = {.chunk = op.chunk, .bucket = bucket, .microbatch = op.microbatch, .buf = SF_NONE};
     part.last = ch->weights_done + 1 == ch->mbs * st->c->shape.slices;
     if (ch->weights_done > 0) {
-        part.buf = sf_build_buffer(st->c->b, "grad.part", SF_BUF_GRAD, p->buckets[bucket].owned, false);
-        args[1] = part_of(part.buf, p->buckets[bucket].owned, SF_WRITE);
+        part.buf = sf_build_buffer(st->c->b, "grad.part", SF_BUF_GRAD, b->owned, false);
+        args[1] = part_of(part.buf, b->owned, SF_WRITE);
     }
-    op.comm = st->c->comms.share[space];
-    op.bytes = p->bytes[space];
+    args[0].offset = b->offset;
+    op.comm = st->c->comms.share[b->space];
+    op.bytes = b->bytes;
     op.flags = st->c->shape.dtype == SF_F32 ? SF_OP_SUM_F32 : 0;
     part.scattered = sf_build_op(st->c->b, &op, args, 2, &after, 1);
     ch->ready[bucket] = part.scattered;
@@ -205,10 +203,8 @@ void sfi_emit_scatters(struct sfi_stage *st, const struct sf_pass *step, uint32_
     struct sfi_shards *s = &st->shards;
     uint32_t before = s->parts_n;
     after = sfi_reduce_replicated(st, st->c->table.chunk_of[step->stage], s->made[SFI_DENSE], after);
-    for (uint32_t space = 0; space < SFI_SPACES; space++) {
-        if (ch->vs->params.bytes[space] > 0) {
-            scatter(st, step, space, after);
-        }
+    for (uint32_t bucket = 0; bucket < ch->vs->params.buckets_n; bucket++) {
+        scatter(st, step, bucket, after);
     }
     s->parts_of_last = s->parts_n - before;
     ch->weights_done++;

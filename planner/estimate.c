@@ -46,7 +46,7 @@ static double in_flight(const struct sf_plan *plan, uint32_t stage) {
 /* Weights whose optimizer state is this rank's. */
 static double owned_weights(const struct sfi_layout *l, const struct sf_plan *plan, const struct stage_load *load) {
     double dense = load->layers * l->layer_dense + load->tables * l->table, expert = load->layers * l->layer_expert;
-    return plan->zero >= 1 ? dense / l->sharers + expert * l->ep / l->sharers : dense + expert;
+    return plan->zero >= 1 ? (dense + expert * l->experts) / l->group : dense + expert;
 }
 
 /* Where weights or gradients are shared, two units of them are whole besides: as good as layers. */
@@ -97,8 +97,9 @@ static double sweep_s(const struct sfi_base *base, const struct sfi_layout *l, c
 static double tail_of(const struct sfi_base *base, const struct sfi_layout *l, const struct sf_plan *plan,
                       uint32_t stage, const struct stage_load *load) {
     const struct sfi_group_price *dense = &l->dense[stage], *expert = &l->expert[stage];
-    double update = base->adamw.fixed_s * (dense_buckets(l, plan, load) + expert_buckets(l, load)) +
-                    base->adamw.s_per_unit * owned_weights(l, plan, load);
+    double buckets = dense_buckets(l, plan, load) + expert_buckets(l, load), owned = owned_weights(l, plan, load);
+    double update = base->adamw.fixed_s * buckets + base->adamw.s_per_unit * owned;
+    update += l->across[stage].fixed_s * buckets + l->across[stage].s_per_unit * owned * base->weight_bytes;
     double sweep = sweep_s(base, l, plan, load, &dense->scatter, &expert->scatter);
     switch (plan->zero) {
     case 0:
@@ -176,14 +177,16 @@ static struct stage_load load_in(const struct sfi_layout *l, const struct sfi_pr
                                  const struct sfi_replayed *r, uint32_t rank) {
     struct stage_load load = {0};
     uint32_t copy = plan->pp * plan->vpp;
-    for (uint32_t s = 0; s < r->stages; s++) {
+    uint32_t stages = plan->split_head ? copy : r->stages; /* parts of the head have no layers */
+    for (uint32_t s = 0; s < stages; s++) {
         bool first = s % copy == 0, last = s % copy == copy - 1;
         if (r->stage_rank[s] == rank) {
             load.layers += plan->layers[s % copy];
             load.most_layers = fmax(load.most_layers, plan->layers[s % copy]);
-            load.tables += (first ? 1 : 0) + (last ? l->head_tables : 0);
+            load.tables += (first ? 1 : 0) + (last && !plan->split_head ? l->head_tables : 0);
         }
     }
+    load.tables += plan->split_head ? l->head_tables / plan->pp : 0;
     load.backward = load.layers * price->time[SFI_TIMED_BW].layer;
     return load;
 }
@@ -193,8 +196,8 @@ static struct stage_load load_in(const struct sfi_layout *l, const struct sfi_pr
 static double least_behind(const struct sfi_layout *l, const struct sf_plan *plan, const struct sfi_replayed *r,
                            uint32_t rank, uint32_t stage) {
     uint32_t copy = plan->pp * plan->vpp, layers = 0;
-    double each = plan->zero == 0 ? l->least_all_reduce : l->least_scatter + l->least_gather;
-    for (uint32_t s = 0; s < r->stages; s++) {
+    double each = plan->zero == 0 ? l->least_all_reduce : l->least_scatter + l->least_gather + l->least_across;
+    for (uint32_t s = 0; s < (plan->split_head ? copy : r->stages); s++) {
         layers += r->stage_rank[s] == rank && r->done_s[s] >= r->done_s[stage] ? plan->layers[s % copy] : 0;
     }
     return r->done_s[stage] + layers * each;
@@ -202,10 +205,21 @@ static double least_behind(const struct sfi_layout *l, const struct sf_plan *pla
 
 static double least_step_s(const struct sfi_layout *l, const struct sf_plan *plan, const struct sfi_replayed *r) {
     double least = r->least_s;
-    for (uint32_t s = 0; s < r->stages && plan->zero <= 1; s++) {
+    uint32_t stages = plan->split_head ? plan->pp * plan->vpp : r->stages;
+    for (uint32_t s = 0; s < stages && plan->zero <= 1; s++) {
         least = fmax(least, least_behind(l, plan, r, r->stage_rank[s], s));
     }
     return least;
+}
+
+/* Share of what a rank keeps that waits on the host, and room for what is on its way: two layers in each direction. */
+static double away(const struct sf_plan *plan, const struct stage_load *load) {
+    double chunks = plan->vpp;
+    return plan->offload > 0 ? fmin(plan->offload * chunks / load->layers, 1) : 0;
+}
+
+static double away_rooms(const struct sf_plan *plan, const struct sfi_price *price) {
+    return plan->offload > 0 ? 4 * price->kept_layer : 0;
 }
 
 struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sfi_layout *layout,
@@ -217,7 +231,8 @@ struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sf
         struct stage_load load = load_in(layout, price, plan, r, rank);
         tail = fmax(tail, tail_of(base, layout, plan, rank, &load));
         traffic = fmax(traffic, shared_traffic_s(base, layout, plan, rank, &load));
-        e.memory_bytes = fmax(e.memory_bytes, state_bytes(base, layout, price, plan, &load) + r->kept[rank]);
+        double kept = r->kept[rank] * (1 - away(plan, &load)) + away_rooms(plan, price);
+        e.memory_bytes = fmax(e.memory_bytes, state_bytes(base, layout, price, plan, &load) + kept);
     }
     e.step_s = fmax(r->compute_s, traffic) + tail;
     return e;
@@ -237,7 +252,7 @@ struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct 
     struct sfi_estimate e = {0};
     double tail = 0, traffic = 0, ends_early = 0, slowest;
     double c = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes;
-    if (plan->schedule > SF_SCHEDULE_INTERLEAVED) {
+    if (plan->schedule > SF_SCHEDULE_INTERLEAVED || plan->split_head || sf_plan_slices(plan) > 1) {
         return estimate_by_replay(base, layout, price, plan);
     }
     e.step_s = compute_s(base, price, plan, &slowest) + transfers_s(plan, c, slowest);

@@ -11,6 +11,7 @@
 
 #include "planner/job.h"
 #include "planner/plan.h"
+#include "planner/schedule.h"
 #include "sim/cost.h"
 
 /* Split `layers` over pp * vpp virtual stages, at least one each: the slowest stage (sum of its chunks) is as fast as
@@ -31,17 +32,31 @@ struct sfi_base {
     double optimizer_bytes; /* per weight that a rank updates */
     struct sfi_line adamw;  /* per weight */
     double dispatch_s;
+    struct sfi_memo *memo; /* the caller's; NULL: every table is made afresh */
 };
 void sfi_base_init(const struct sf_scenario *s, const struct sf_cost *cost, struct sfi_base *out);
+
+/* Tables that took long to make (estimate_memo.c). sfi_memo_table: sf_schedule_make, or a copy of what it made before;
+ * `memo` may be NULL. */
+struct sfi_memo;
+int sfi_memo_create(struct sfi_memo **out, struct sf_err *err);
+void sfi_memo_free(struct sfi_memo *memo);
+int sfi_memo_table(struct sfi_memo *memo, const struct sf_plan *plan, const struct sf_pass_weights *weights,
+                   struct sf_pipe **out);
 
 /* The degrees that change what one rank does with a microbatch. */
 struct sfi_degrees {
     uint32_t tp, cp, ep, micro_batch;
     int recompute;
+    uint32_t etp, slices; /* 0: tp, 1 */
+    bool gather, whole_rows;
 };
+struct sfi_degrees sfi_degrees_of(const struct sf_plan *plan);
 
 /* Passes that are timed by themselves: backwards as a whole, and as their halves. */
 enum sfi_timed { SFI_TIMED_F, SFI_TIMED_BW, SFI_TIMED_B, SFI_TIMED_W, SFI_TIMED };
+
+#define SFI_MOST_SLICES 64 /* of a sequence that can be priced */
 
 /* One pass of a chunk: of each layer in it, of the embedding, of the head and the loss. Seconds, collectives inside
  * and recomputation included. */
@@ -51,15 +66,16 @@ struct sfi_pass_time {
     double first, last;
 };
 
-/* One microbatch on one rank, for one set of degrees. */
+/* One microbatch, or the mean slice of one, on one rank, for one set of degrees. */
 struct sfi_price {
     struct sfi_pass_time time[SFI_TIMED];
     /* What no rank can be faster than: the cheaper of the first microbatch and the others, every collective on the best
      * placed of its groups and on the fastest kind of GPU, those beside attention hidden. */
     struct sfi_pass_time least[SFI_TIMED];
+    struct sfi_pass_time chain[SFI_TIMED];    /* likewise of the quickest slice, where `least` is of the mean one */
     double kept_of[2];                        /* as pass times */
     double kept_layer, kept_chunk, kept_last; /* bytes from forward to backward: per layer, per chunk, for the head */
-    double work;                              /* bytes that one running forward or backward needs on top */
+    double work;                              /* bytes that a running pass and its kernels need on top */
     double p2p_bytes;
     bool halves; /* backwards can be split */
 };
@@ -86,8 +102,11 @@ struct sfi_group_price {
 
 /* What depends on tp, cp, ep and pp alone. */
 struct sfi_layout {
-    uint32_t tp, cp, ep, dp, pp;
+    uint32_t tp, cp, ep, dp, pp, etp;
+    uint32_t zero_group;              /* the plan's */
     uint32_t sharers;                 /* cp * dp: ranks that have the same dense weights */
+    uint32_t group;                   /* of them share what zero says */
+    uint32_t experts;                 /* ranks of the sharers that hold all experts together */
     uint32_t ranks_per_domain;        /* 0: the cluster has too few seats */
     double layer_dense, layer_expert; /* weights of one layer on one rank */
     double table;                     /* weights of the embedding or the head on one rank */
@@ -96,8 +115,12 @@ struct sfi_layout {
     double least_s_per_byte; /* of a transfer between neighbours in the pipeline */
     /* Least seconds of one layer's collectives on any stage: bucket by bucket, and as part of any larger bucket. */
     double least_scatter, least_gather, least_all_reduce, least_scatter_flow, least_gather_flow;
+    double least_across; /* of the shares, over groups */
+    struct sfi_line scatter_line,
+        gather_line; /* of any number of layers in one collective, at least: seconds a layer */
     /* Per stage, because stages that begin or end inside a domain leave few members there, and those set the pace. */
     struct sfi_group_price dense[SF_MAX_STAGES], expert[SF_MAX_STAGES];
+    struct sfi_line across[SF_MAX_STAGES]; /* a share's sum over groups */
 };
 void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees, struct sfi_layout *out);
 
@@ -143,6 +166,8 @@ bool sfi_replay_plan(const struct sfi_base *base, const struct sfi_layout *layou
 struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sfi_layout *layout,
                                     const struct sfi_price *price, const struct sf_plan *plan,
                                     const struct sfi_replayed *r);
+/* Parts that every virtual stage of a plan with layers is cut into. */
+uint32_t sfi_plan_units(const struct sf_plan *plan);
 /* Layers of every virtual stage, for equal layers and two ends that cost more. */
 void sfi_plan_layers(struct sf_plan *plan, uint32_t layers, double layer, double first, double last);
 

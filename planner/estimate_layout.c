@@ -11,7 +11,7 @@ uint32_t sfi_ranks_per_domain(const struct sf_topo *topo, uint32_t gpus, uint32_
     uint64_t group = (uint64_t)tp * shared;
     bool plain = sf_seats_plain(topo);
     for (uint32_t used = domain - domain % tp; used >= tp && used > 0; used -= tp) {
-        if (!sf_seats_fit(topo, gpus, used)) {
+        if (!sf_seats_fit(topo, &(struct sf_blocks){.ranks = gpus, .most = used})) { /* equal blocks only */
             if (plain) {
                 break;
             }
@@ -104,17 +104,29 @@ static struct sfi_line message_line(const struct sf_cost *cost, const struct sfi
 
 static void price_group(const struct sfi_base *base, const struct sfi_layout *l, uint32_t stage, uint32_t ep,
                         struct sfi_group_price *out) {
-    const struct sfi_groups g = {
-        .members = l->sharers / ep, .stride = l->tp * ep, .first = stage * l->tp * l->sharers, .groups = 1};
+    uint32_t groups = l->sharers / l->group, most = l->ranks_per_domain;
+    const struct sfi_groups g = {.members = l->group / ep,
+                                 .stride = l->tp * ep,
+                                 .first = stage * l->tp * l->sharers,
+                                 .repeat = l->tp * l->group,
+                                 .groups = groups < most ? groups : most};
     struct sf_span span;
     sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
     out->scatter = collective_line(base->cost, SF_CALL_REDUCE_SCATTER, &span);
     out->all_reduce = collective_line(base->cost, SF_CALL_ALL_REDUCE, &span);
 }
 
+static struct sfi_line price_across(const struct sfi_base *base, const struct sfi_layout *l, uint32_t stage) {
+    const struct sfi_groups g = {
+        .members = l->sharers / l->group, .stride = l->tp * l->group, .first = stage * l->tp * l->sharers, .groups = 1};
+    struct sf_span span;
+    sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
+    return collective_line(base->cost, SF_CALL_ALL_REDUCE, &span);
+}
+
 /* Weights of the mean layer on one rank. */
 static void mean_layer(const struct sf_model *m, struct sfi_layout *out) {
-    uint32_t tp = out->tp, ep = out->ep;
+    uint32_t tp = out->tp, ep = out->ep, etp = out->etp;
     double routed = m->experts > 0 ? (double)sf_model_routed(m, m->layers) / m->layers : 0;
     double router = (double)m->hidden * m->experts; /* like norms and ways down to latent vectors, on every tp rank */
     double latents = m->kv_rank > 0 ? (double)m->hidden * (m->q_rank + m->kv_rank + m->rope_dim) : 0;
@@ -123,15 +135,15 @@ static void mean_layer(const struct sf_model *m, struct sfi_layout *out) {
     double dense = attention + (3.0 - m->plain) * m->hidden * sf_model_width(m, false) / tp;
     double beside = attention + router + (double)sf_model_params_shared(m) / tp;
     out->layer_dense = routed * beside + (1 - routed) * (m->experts > 0 && m->dense_ffn == 0 ? 0 : dense);
-    out->layer_expert = routed * (double)sf_model_params_expert(m) / tp * m->experts / ep;
+    out->layer_expert = routed * (double)sf_model_params_expert(m) / etp * m->experts / ep;
 }
 
 /* The same collective over the groups of all stages, in the best case. */
 struct reduction {
     const struct sfi_base *base;
-    struct sf_span span[2][SFI_MOST_SPANS]; /* dense, expert */
-    uint32_t spans_n[2];
-    double bytes[2]; /* one layer's matrices */
+    struct sf_span span[3][SFI_MOST_SPANS]; /* dense, expert; across groups */
+    uint32_t spans_n[3];
+    double bytes[3]; /* one layer's matrices */
 };
 
 static double least_collective(const struct reduction *r, int space, int kind, double layers) {
@@ -156,33 +168,75 @@ static double small_weights(const struct sf_model *m) {
     return widths + (double)m->hidden * m->experts + latents;
 }
 
+static void see_span(const struct sfi_base *base, const struct sfi_layout *l, int space, const struct sfi_groups *one,
+                     struct reduction *out) {
+    struct sfi_groups g = *one;
+    struct sf_span span;
+    g.groups = 1;
+    sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
+    span.kind = span.domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN;
+    sfi_add_span(out->span[space], &out->spans_n[space], &span);
+}
+
+/* What no placement improves on: as few domains as can be, equally many members in each. */
+static struct sf_span most_even(const struct sf_topo *topo, uint32_t members) {
+    uint32_t domains = (members - 1) / sf_topo_domain_gpus(topo) + 1;
+    return (struct sf_span){.members = members,
+                            .domains = domains,
+                            .min_per_domain = members / domains,
+                            .kind = domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN};
+}
+
 static void find_reduction(const struct sfi_base *base, const struct sfi_layout *l, struct reduction *out) {
     const struct sf_model *m = &base->scenario->model;
     *out = (struct reduction){.base = base,
                               .bytes = {fmax(l->layer_dense - small_weights(m), 0) * base->weight_bytes,
                                         l->layer_expert * base->weight_bytes}};
+    out->bytes[2] = l->group < l->sharers ? (out->bytes[0] + out->bytes[1] * l->experts) / l->group : 0;
     for (uint32_t stage = 0; stage < l->pp; stage++) {
-        for (int space = 0; space < 2; space++) {
-            uint32_t ep = space == 0 ? 1 : l->ep;
-            const struct sfi_groups g = {
-                .members = l->sharers / ep, .stride = l->tp * ep, .first = stage * l->tp * l->sharers, .groups = 1};
-            struct sf_span span;
-            sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
-            span.kind = span.domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN;
-            sfi_add_span(out->span[space], &out->spans_n[space], &span);
+        uint32_t first = stage * l->tp * l->sharers, groups = l->sharers / l->group, most = l->ranks_per_domain;
+        for (uint32_t i = 0; i < groups && i < most; i++) {
+            see_span(base, l, 0, &(struct sfi_groups){.members = l->group, .stride = l->tp, .first = first}, out);
+            see_span(
+                base, l, 1,
+                &(struct sfi_groups){.members = l->group / l->experts, .stride = l->tp * l->experts, .first = first},
+                out);
+            first += l->tp * l->group;
         }
+        see_span(
+            base, l, 2,
+            &(struct sfi_groups){.members = groups, .stride = l->tp * l->group, .first = stage * l->tp * l->sharers},
+            out);
     }
+    const uint32_t members[] = {l->group, l->group / l->experts, l->sharers / l->group};
+    for (int space = 0; space < 3; space++) {
+        const struct sf_span even = most_even(base->scenario->topo, members[space]);
+        sfi_add_span(out->span[space], &out->spans_n[space], &even);
+    }
+}
+
+/* No other order of the axes is allowed. */
+static bool stages_last(const struct sf_pins *pins) {
+    return pins->order.n == 1 && pins->order.value[0] == SF_ORDER_PP_LAST;
 }
 
 /* The fastest NIC there is, where stages are so large that neighbours are never in one domain. */
 static double least_s_per_byte(const struct sfi_base *base, const struct sfi_layout *l) {
+    bool apart = l->tp * l->sharers >= sf_topo_domain_gpus(base->scenario->topo) && stages_last(&base->scenario->pins);
     uint64_t most = 0;
     for (uint32_t i = 0; i < sf_topo_stocks(base->scenario->topo); i++) {
         struct sf_stock stock;
         sf_topo_stock(base->scenario->topo, i, &stock);
         most = stock.out != NULL && stock.out->peak_bytes_per_s > most ? stock.out->peak_bytes_per_s : most;
     }
-    return l->tp * l->sharers >= l->ranks_per_domain && most > 0 ? 1 / (double)most : 0;
+    return apart && most > 0 ? 1 / (double)most : 0;
+}
+
+/* Times rise ever more slowly with the bytes, so that between one layer and all they are above the straight line; a
+ * tenth of what is fixed is left out where they are not quite so. */
+static struct sfi_line line_of_layers(double one, double all, uint32_t layers) {
+    double slope = layers > 1 ? fmax(all - one, 0) / (layers - 1) : 0;
+    return (struct sfi_line){.fixed_s = 0.9 * fmax(one - slope, 0), .s_per_unit = slope};
 }
 
 static void find_least(const struct sfi_base *base, struct sfi_layout *l) {
@@ -196,8 +250,11 @@ static void find_least(const struct sfi_base *base, struct sfi_layout *l) {
     l->least_scatter = least_of(&r, SF_CALL_REDUCE_SCATTER, 1);
     l->least_gather = least_of(&r, SF_CALL_ALL_GATHER, 1);
     l->least_all_reduce = least_of(&r, SF_CALL_ALL_REDUCE, 1);
+    l->least_across = least_collective(&r, 2, SF_CALL_ALL_REDUCE, 1);
     l->least_scatter_flow = least_of(&r, SF_CALL_REDUCE_SCATTER, layers);
     l->least_gather_flow = least_of(&r, SF_CALL_ALL_GATHER, layers);
+    l->scatter_line = line_of_layers(l->least_scatter, layers * l->least_scatter_flow, layers);
+    l->gather_line = line_of_layers(l->least_gather, layers * l->least_gather_flow, layers);
 }
 
 void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees, struct sfi_layout *out) {
@@ -205,10 +262,14 @@ void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees,
     out->tp = degrees->tp;
     out->cp = cp;
     out->ep = degrees->ep;
+    out->etp = sf_plan_etp(degrees);
+    out->experts = sf_plan_ep_beside_tp(degrees);
     out->pp = degrees->pp;
     out->sharers = gpus / out->tp / out->pp;
     out->dp = out->sharers / cp;
-    out->ranks_per_domain = sfi_ranks_per_domain(base->scenario->topo, gpus, out->tp, sfi_shared(cp, out->ep));
+    out->zero_group = degrees->zero_group;
+    out->group = degrees->zero_group > 0 && degrees->zero_group < out->sharers ? degrees->zero_group : out->sharers;
+    out->ranks_per_domain = sfi_ranks_per_domain(base->scenario->topo, gpus, out->tp, sfi_shared(cp, out->experts));
     if (out->ranks_per_domain == 0) {
         return;
     }
@@ -220,9 +281,10 @@ void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees,
     for (uint32_t stage = 0; stage < out->pp; stage++) {
         price_group(base, out, stage, 1, &out->dense[stage]);
         out->expert[stage] = out->dense[stage];
-        if (out->ep > 1) {
-            price_group(base, out, stage, out->ep, &out->expert[stage]);
+        if (out->experts > 1) {
+            price_group(base, out, stage, out->experts, &out->expert[stage]);
         }
+        out->across[stage] = out->group < out->sharers ? price_across(base, out, stage) : (struct sfi_line){0, 0};
     }
 }
 

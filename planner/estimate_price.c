@@ -3,10 +3,23 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/scratch.h"
 #include "planner/compile_internal.h"
 #include "planner/estimate.h"
 
 #define MINI_MICROBATCHES 2 /* the first overwrites gradients, the second adds to them */
+
+struct sfi_degrees sfi_degrees_of(const struct sf_plan *plan) {
+    return (struct sfi_degrees){.tp = plan->tp,
+                                .cp = sf_plan_cp(plan),
+                                .ep = plan->ep,
+                                .micro_batch = plan->micro_batch,
+                                .recompute = plan->recompute,
+                                .etp = sf_plan_etp(plan),
+                                .slices = sf_plan_slices(plan),
+                                .gather = sf_plan_cp(plan) > 1 && plan->cp_gather,
+                                .whole_rows = plan->tp > 1 && plan->whole_rows};
+}
 
 static double call_s(const struct sf_prog *prog, const struct sf_cost *cost, const struct sf_call *call,
                      uint32_t rank) {
@@ -125,7 +138,7 @@ struct sums { /* of one microbatch */
 };
 
 struct mini {
-    struct sums time[SFI_TIMED], least[SFI_TIMED];
+    struct sums time[SFI_TIMED], least[SFI_TIMED], chain[SFI_TIMED];
     double work;
 };
 
@@ -163,35 +176,69 @@ static int timed_of(const struct sf_op *op) {
     }
 }
 
-static struct sums mean(struct sums a, struct sums b) {
-    return (struct sums){(a.all + b.all) / 2, (a.embedding + b.embedding) / 2};
-}
-
 static struct sums smaller(struct sums a, struct sums b) {
     return a.all < b.all ? a : b;
 }
 
-static void read_mini(const struct pricing *p, struct mini *out) {
+/* Of one kind of pass: by microbatch and slice. */
+struct slices {
+    struct sums of[MINI_MICROBATCHES][SFI_MOST_SLICES];
+};
+
+static struct sums mean_of(const struct slices *s, uint32_t m, uint32_t slices) {
+    struct sums sum = {0, 0};
+    for (uint32_t i = 0; i < slices; i++) {
+        sum.all += s->of[m][i].all / slices;
+        sum.embedding += s->of[m][i].embedding / slices;
+    }
+    return sum;
+}
+
+static struct sums quickest_of(const struct slices *s, uint32_t m, uint32_t slices) {
+    struct sums least = s->of[m][0];
+    for (uint32_t i = 1; i < slices; i++) {
+        least = smaller(s->of[m][i], least);
+    }
+    return least;
+}
+
+static void take_timed(int t, const struct slices *time, const struct slices *least, uint32_t slices,
+                       struct mini *out) {
+    struct sums a = mean_of(time, 0, slices), b = mean_of(time, 1, slices);
+    out->time[t] = (struct sums){(a.all + b.all) / 2, (a.embedding + b.embedding) / 2};
+    out->least[t] = smaller(mean_of(least, 0, slices), mean_of(least, 1, slices));
+    out->chain[t] = smaller(quickest_of(least, 0, slices), quickest_of(least, 1, slices));
+}
+
+/* Beside what is kept: of the program, and of its kernels. */
+static double work_bytes(const struct sf_prog *prog) {
+    const struct sf_class *cls = &prog->classes[0];
+    double most = 0;
+    for (uint32_t i = 0; i < cls->bufs_n; i++) {
+        most = cls->bufs[i].kind == SF_BUF_WORK ? fmax(most, (double)cls->bufs[i].bytes) : most;
+    }
+    return most + (double)sf_class_scratch_bytes(prog, 0);
+}
+
+static void read_mini(const struct pricing *p, uint32_t slices, struct mini *out) {
     const struct sf_class *cls = &p->prog->classes[0];
-    struct sums time[SFI_TIMED][MINI_MICROBATCHES] = {{{0, 0}}}, least[SFI_TIMED][MINI_MICROBATCHES] = {{{0, 0}}};
+    struct slices time[SFI_TIMED], least[SFI_TIMED];
+    memset(time, 0, sizeof time);
+    memset(least, 0, sizeof least);
     for (uint32_t i = 0; i < cls->ops_n; i++) {
         const struct sf_op *op = &cls->ops[i];
         int timed = timed_of(op);
-        uint32_t m = op->microbatch % MINI_MICROBATCHES;
+        uint32_t m = op->microbatch % MINI_MICROBATCHES, i_slice = op->slice % slices;
         struct sums ignored = {0, 0};
         if (timed >= 0) {
-            add_recipe(p, op->recipe, &time[timed][m], op->kind == SF_OP_ACCUMULATE ? &ignored : &least[timed][m]);
+            add_recipe(p, op->recipe, &time[timed].of[m][i_slice],
+                       op->kind == SF_OP_ACCUMULATE ? &ignored : &least[timed].of[m][i_slice]);
         }
     }
     for (int t = 0; t < SFI_TIMED; t++) {
-        out->time[t] = mean(time[t][0], time[t][1]);
-        out->least[t] = smaller(least[t][0], least[t][1]);
+        take_timed(t, &time[t], &least[t], slices, out);
     }
-    out->work = 0;
-    for (uint32_t i = 0; i < cls->bufs_n; i++) {
-        double bytes = (double)cls->bufs[i].bytes;
-        out->work = cls->bufs[i].kind == SF_BUF_WORK ? fmax(out->work, bytes) : out->work;
-    }
+    out->work = work_bytes(p->prog);
 }
 
 struct mini_kind {
@@ -200,9 +247,14 @@ struct mini_kind {
     int schedule;
 };
 
+/* Ranks of those that share the batch. */
+static uint32_t experts_beside(const struct sfi_degrees *d) {
+    return d->etp > 0 && d->etp < d->tp ? d->ep / d->tp : d->ep;
+}
+
 static void mini_plan(const struct sfi_base *base, const struct sfi_degrees *d, const struct mini_kind *kind,
                       struct sf_scenario *s, struct sf_plan *plan) {
-    uint32_t layers = kind->layers, shared = sfi_shared(d->cp, d->ep);
+    uint32_t layers = kind->layers, shared = sfi_shared(d->cp, experts_beside(d));
     *s = *base->scenario;
     s->model.layers = layers;
     s->model.dense_first = kind->routed ? 0 : layers;
@@ -216,6 +268,10 @@ static void mini_plan(const struct sfi_base *base, const struct sfi_degrees *d, 
                              .dp = shared / d->cp,
                              .pp = 1,
                              .vpp = 1,
+                             .etp = d->etp,
+                             .slices = d->slices,
+                             .cp_gather = d->gather,
+                             .whole_rows = d->whole_rows,
                              .micro_batch = d->micro_batch,
                              .microbatches = MINI_MICROBATCHES,
                              .schedule = kind->schedule,
@@ -234,14 +290,16 @@ static uint32_t comm_named(const struct sf_prog *prog, const char *name) {
     return SF_NONE;
 }
 
-/* Where groups of tp x `members` ranks fall over domains repeats after ranks_per_domain groups at the latest. The tier
+/* Where groups of `members` ranks fall over domains repeats after ranks_per_domain groups at the latest. The tier
  * that each crosses does not repeat, so the least is priced on the lowest. */
-static void find_spans(const struct sfi_base *base, const struct sfi_degrees *d, uint32_t members, struct spans *out) {
+static void find_spans(const struct sfi_base *base, const struct sfi_degrees *d, uint32_t members, uint32_t stride,
+                       struct spans *out) {
     const struct sf_topo *topo = base->scenario->topo;
-    uint32_t gpus = base->scenario->job.gpus, used = sfi_ranks_per_domain(topo, gpus, d->tp, sfi_shared(d->cp, d->ep));
-    uint32_t groups = gpus / (d->tp * members);
+    uint32_t gpus = base->scenario->job.gpus;
+    uint32_t used = sfi_ranks_per_domain(topo, gpus, d->tp, sfi_shared(d->cp, experts_beside(d)));
+    uint32_t groups = gpus / (stride * members);
     struct sfi_groups g = {
-        .members = members, .stride = d->tp, .repeat = d->tp * members, .groups = groups < used ? groups : used};
+        .members = members, .stride = stride, .repeat = stride * members, .groups = groups < used ? groups : used};
     out->n = 0;
     sfi_span(topo, used, &g, &out->worst);
     groups = g.groups;
@@ -264,7 +322,7 @@ static int price_mini(struct pricing *p, const struct sfi_degrees *d, const stru
     p->prog = prog;
     p->ep_comm = comm_named(prog, "ep");
     p->cp_comm = comm_named(prog, "cp");
-    read_mini(p, out);
+    read_mini(p, sf_plan_slices(&plan), out);
     sf_prog_free(prog);
     return 0;
 }
@@ -293,6 +351,7 @@ static int price_passes(struct pricing *p, const struct sfi_degrees *d, bool rou
     for (int t = halves ? SFI_TIMED_B : SFI_TIMED_F; t <= (halves ? SFI_TIMED_W : SFI_TIMED_BW); t++) {
         take_parts(routed, one.time[t], two.time[t], &out->time[t]);
         take_parts(routed, one.least[t], two.least[t], &out->least[t]);
+        take_parts(routed, one.chain[t], two.chain[t], &out->chain[t]);
     }
     out->work = fmax(out->work, two.work);
     return 0;
@@ -321,6 +380,7 @@ static void take_means(const struct sf_model *m, struct sfi_price *out) {
     for (int t = 0; t < SFI_TIMED; t++) {
         out->time[t].layer = sfi_layers_sum(m, out->time[t].of, 0, m->layers) / m->layers;
         out->least[t].layer = sfi_layers_sum(m, out->least[t].of, 0, m->layers) / m->layers;
+        out->chain[t].layer = sfi_layers_sum(m, out->chain[t].of, 0, m->layers) / m->layers;
     }
     out->kept_layer = sfi_layers_sum(m, out->kept_of, 0, m->layers) / m->layers;
 }
@@ -329,9 +389,9 @@ int sfi_price_init(const struct sfi_base *base, const struct sfi_degrees *d, str
                    struct sf_err *err) {
     const struct sf_model *m = &base->scenario->model;
     struct pricing p = {.base = base};
-    *out = (struct sfi_price){.halves = sfi_can_split(d->recompute)};
-    find_spans(base, d, d->ep, &p.ep);
-    find_spans(base, d, d->cp, &p.cp);
+    *out = (struct sfi_price){.halves = sfi_can_split(d->recompute) && d->slices <= 1};
+    find_spans(base, d, d->ep, experts_beside(d) < d->ep ? 1 : d->tp, &p.ep);
+    find_spans(base, d, d->cp, d->tp, &p.cp);
     if (m->experts == 0 || m->dense_ffn > 0) {
         SF_TRY(price_kind(&p, d, false, out, err));
     }

@@ -29,6 +29,10 @@ static void clear(struct costs *c) {
     sf_free(c->kept);
 }
 
+uint32_t sfi_plan_units(const struct sf_plan *plan) {
+    return sfi_units_of(plan);
+}
+
 struct kinds {
     bool whole, split;
 };
@@ -83,6 +87,15 @@ static void fill_stage(const struct sfi_pass_time times[SFI_TIMED], struct kinds
     out[W] = ps_of(w);
 }
 
+/* A part of a split head: the least that is known of a smaller product is nothing. */
+static void fill_part(const struct sfi_pass_time times[SFI_TIMED], uint32_t parts, double dispatch_s, uint32_t s,
+                      struct costs *c) {
+    bool least = !(dispatch_s > 0);
+    c->of[F][s] = 1 + (least ? 0 : ps_of(times[SFI_TIMED_F].last / parts + dispatch_s));
+    c->of[B][s] = least ? 0 : ps_of(times[SFI_TIMED_BW].last / parts + dispatch_s);
+    c->of[W][s] = 0;
+}
+
 static void fill(const struct sfi_base *base, const struct sfi_pass_time times[SFI_TIMED], const struct sf_plan *plan,
                  const struct sf_pipe *t, double dispatch_s, struct costs *c) {
     struct kinds kinds = kinds_of(t);
@@ -90,12 +103,16 @@ static void fill(const struct sfi_base *base, const struct sfi_pass_time times[S
     for (uint32_t v = 0; v < copy; v++) {
         struct stage st = stage_of(&base->scenario->model, plan, v);
         sf_time_ps times_of[KINDS];
+        st.last = st.last && !plan->split_head;
         fill_stage(times, kinds, &st, dispatch_s, times_of);
         for (uint32_t s = v; s < t->stages; s += copy) {
             for (int k = 0; k < KINDS; k++) {
                 c->of[k][s] = times_of[k];
             }
         }
+    }
+    for (uint32_t s = copy; s < t->stages && plan->split_head; s++) {
+        fill_part(times, plan->pp, dispatch_s, s, c);
     }
 }
 
@@ -104,6 +121,11 @@ static void fill_kept(const struct sfi_base *base, const struct sfi_price *price
     uint32_t copy = plan->pp * plan->vpp;
     for (uint32_t s = 0; s < t->stages; s++) {
         struct stage st = stage_of(&base->scenario->model, plan, s % copy);
+        if (plan->split_head && s >= copy) {
+            c->kept[s] = price->kept_chunk + price->kept_last / plan->pp;
+            continue;
+        }
+        st.last = st.last && !plan->split_head;
         c->kept[s] = sfi_layers_sum(st.model, price->kept_of, st.first_layer, st.layers) + price->kept_chunk +
                      (st.last ? price->kept_last : 0);
     }
@@ -162,7 +184,7 @@ static int make_table(const struct sfi_base *base, const struct sf_plan *plan, s
     }
     const struct sf_pass_weights weights = {flops, flops + stages, flops + 2 * (size_t)stages};
     sfi_pass_flops(base->scenario, plan, flops, flops + stages, flops + 2 * (size_t)stages);
-    int rc = sf_schedule_make(plan, &weights, out, NULL);
+    int rc = sfi_memo_table(base->memo, plan, &weights, out);
     sf_free(flops);
     return rc;
 }
@@ -173,7 +195,7 @@ static int replay_both(const struct sfi_base *base, const struct sfi_layout *lay
     struct costs c = {.kept = NULL};
     int rc = kinds_of(t).split && !price->halves ? SF_E_NOPLAN : allocate(&c, t->stages);
     if (rc == 0) {
-        fill(base, price->least, plan, t, 0, &c);
+        fill(base, price->chain, plan, t, 0, &c);
         rc = replay_least(t, &c, layout->least_s_per_byte * price->p2p_bytes, out);
     }
     if (rc == 0) {

@@ -18,6 +18,7 @@
  *     vocab_multiple: 128           # embedding and head get rows that are no tokens, up to a multiple of it
  *     loss_rows: 4096               # tokens whose logits there are at a time; 0 or absent: as many as take 256 MiB,
  *                                   # and where that is all of a microbatch, from its forward to its backward
+ *     upkeep: { failures_per_1000_gpu_days: 0.474, restart: 10min, storage_rate: 122MB/s, gpu_hour_price: 2 }
  *   plan: { tp: 8, pp: [5, 10, 20], schedule: 1f1b }   # each optional: one value or a list of allowed ones;
  *                                                      # schedule: families, or the path of one table;
  *                                                      # layout: Megatron's string; offload: one value
@@ -30,6 +31,14 @@
 #include "planner/plan.h"
 #include "planner/plan_layout.h"
 #include "topo/topo.h"
+
+/* What weeks of training cost beside steps; reaches no program. */
+struct sf_upkeep {
+    double failures_per_1000_gpu_days; /* that stop the job; 0: nothing fails */
+    double restart_s;                  /* from a failure until state is read again */
+    uint64_t storage_bytes_per_s;      /* of each GPU, reading or writing checkpoints */
+    double gpu_hour_price;
+};
 
 struct sf_job {
     uint32_t seq_len_tokens;
@@ -44,6 +53,7 @@ struct sf_job {
     double clip_norm;  /* the gradient's global norm is cut to it; 0: never */
     bool lean_moments; /* in bf16, rounded stochastically */
     uint32_t warmup_steps;
+    struct sf_upkeep upkeep;
     uint32_t loss_rows;  /* tokens whose logits there are at a time; 0: as many as take 256 MiB */
     char data_path[512]; /* "" when absent; resolved against the scenario file */
 };
@@ -54,11 +64,13 @@ struct sf_pin {
     uint32_t value[16];
 };
 struct sf_pins {
-    struct sf_pin tp, cp, ep, pp, dp, vpp, micro_batch, schedule, recompute, zero;
-    struct sf_layout layout; /* layers of the virtual stages; no stages: any */
-    uint32_t offload;        /* of every plan */
-    char schedule_file[512]; /* of SF_SCHEDULE_TABLE, as plans will name it; else "" */
-    struct sf_pipe *table;   /* owned by the scenario */
+    struct sf_pin tp, cp, ep, pp, dp, vpp, micro_batch, schedule, recompute, zero, order;
+    struct sf_pin etp, cp_exchange, whole_rows, split_head; /* 0: tp, ring, false, false; 1: 1, gather, true, true */
+    struct sf_pin slices, zero_group;                       /* zero_group 0: all of dp */
+    struct sf_layout layout;                                /* layers of the virtual stages; no stages: any */
+    uint32_t offload;                                       /* of every plan */
+    char schedule_file[512];                                /* of SF_SCHEDULE_TABLE, as plans will name it; else "" */
+    struct sf_pipe *table;                                  /* owned by the scenario */
 };
 
 struct sf_scenario {

@@ -12,6 +12,16 @@
 #define PLAN_VERSION 1
 #define TABLE_MAX_BYTES ((size_t)256 << 20)
 
+static const char *const order_words[] = {
+#define X(NAME, name) name,
+    SF_ORDERS(X)
+#undef X
+        NULL};
+
+const char *sf_order_name(int order) {
+    return order >= 0 && order < SF_ORDERS_N ? order_words[order] : "?";
+}
+
 static const char *const recompute_words[] = {
 #define X(NAME, name) name,
     SF_RECOMPUTES(X)
@@ -130,6 +140,9 @@ int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, stru
     }
     sf_buf_printf(out, "canonical: %s # sums in one fixed order, the same for every layout\n",
                   plan->canonical ? "true" : "false");
+    if (plan->order != SF_ORDER_PP_LAST) {
+        sf_buf_printf(out, "order: %s # of the ranks, innermost first\n", sf_order_name(plan->order));
+    }
     sf_buf_printf(out, "ranks_per_domain: %u # seats used of each scale-up domain\n", plan->ranks_per_domain);
     print_layers(plan, out);
     return out->failed ? SF_E_INTERNAL : 0;
@@ -348,39 +361,18 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
     if (rows != NULL) {
         SF_TRY(sf_node_bool(rows, &p->whole_rows, err));
     }
+    SF_TRY(sf_map_find(map, "order") == NULL ? 0 : need_word(map, "order", order_words, &p->order, err));
     SF_TRY(need_u32(map, "ranks_per_domain", 1, 1u << 24, &p->ranks_per_domain, err));
     return read_layers(map, p, err);
 }
 
 static int read_plan(const struct sf_node *map, struct sf_plan *out, struct sf_hash *hash, struct sf_err *err) {
-    static const char *const keys[] = {"plan_version",
-                                       "scenario",
-                                       "scenario_hash",
-                                       "tp",
-                                       "ep",
-                                       "dp",
-                                       "pp",
-                                       "vpp",
-                                       "micro_batch",
-                                       "microbatches",
-                                       "schedule",
-                                       "recompute",
-                                       "zero",
-                                       "canonical",
-                                       "ranks_per_domain",
-                                       "layers",
-                                       "cluster",
-                                       "overlay",
-                                       "whole_rows",
-                                       "cp",
-                                       "cp_exchange",
-                                       "etp",
-                                       "layout",
-                                       "split_head",
-                                       "slices",
-                                       "offload",
-                                       "zero_group",
-                                       NULL};
+    static const char *const keys[] = {"plan_version", "scenario",   "scenario_hash", "tp",          "ep",
+                                       "dp",           "pp",         "vpp",           "micro_batch", "microbatches",
+                                       "schedule",     "recompute",  "zero",          "canonical",   "ranks_per_domain",
+                                       "layers",       "cluster",    "overlay",       "whole_rows",  "cp",
+                                       "cp_exchange",  "etp",        "layout",        "split_head",  "slices",
+                                       "offload",      "zero_group", "order",         NULL};
     uint32_t version;
     if (!sf_node_is_map(map)) {
         return sf_node_fail(map, err, "expected a plan: a mapping written by staticfire plan");

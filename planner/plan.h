@@ -37,6 +37,20 @@ enum sf_recompute {
         SF_RECOMPUTES_N
 };
 
+/* X(NAME, "name") - mesh axes, innermost first: ranks that differ in the first are neighbours. tp comes first and ep
+ * stays beside cp, so that groups that talk in every layer stay together. */
+#define SF_ORDERS(X)                                                                                                   \
+    X(PP_LAST, "tp-cp-ep-dp-pp")   /* a stage's replicas side by side */                                               \
+    X(PP_MIDDLE, "tp-cp-ep-pp-dp") /* a pipeline's stages side by side, each with its experts and sequences */         \
+    X(PP_FIRST, "tp-pp-cp-ep-dp")  /* stages as near as can be */
+enum sf_order {
+#define X(NAME, name) SF_ORDER_##NAME,
+    SF_ORDERS(X)
+#undef X
+        SF_ORDERS_N
+};
+const char *sf_order_name(int order);
+
 struct sf_plan {
     char scenario[512]; /* path of the scenario it plans, relative to the plan file or absolute */
     char cluster[512];  /* the cluster it was planned for, when that is not the scenario's; else "" */
@@ -58,6 +72,7 @@ struct sf_plan {
     bool canonical;
     bool split_head; /* every rank of the pipeline has an equal part of the vocabulary's head */
     bool whole_rows; /* every tensor-parallel rank keeps all rows between the matrices: no sequence parallelism */
+    int order;       /* of the mesh axes, enum sf_order */
     uint32_t ranks_per_domain;      /* seats used of each scale-up domain */
     uint32_t layers[SF_MAX_STAGES]; /* layers of virtual stage s, in data order, s < pp * vpp */
 };
@@ -79,6 +94,15 @@ static inline uint32_t sf_plan_etp(const struct sf_plan *plan) {
 static inline uint64_t sf_plan_sharers(const struct sf_plan *plan) {
     uint64_t all = (uint64_t)plan->dp * sf_plan_cp(plan);
     return plan->zero_group > 0 && plan->zero_group < all ? plan->zero_group : all;
+}
+
+/* The lowest rank of a pipeline stage is that many times its number. */
+static inline uint32_t sf_plan_stage_stride(const struct sf_plan *plan) {
+    uint32_t cp = sf_plan_cp(plan), etp = sf_plan_etp(plan), ep = etp < plan->tp ? plan->ep / plan->tp : plan->ep;
+    uint32_t shares = plan->order == SF_ORDER_PP_LAST     ? plan->dp * cp
+                      : plan->order == SF_ORDER_PP_MIDDLE ? (ep > cp ? ep : cp)
+                                                          : 1;
+    return plan->tp * shares;
 }
 
 /* Ranks that share the experts, of those that share the batch. */

@@ -30,6 +30,9 @@ static int check_degrees(const struct sf_plan *p, struct sf_err *err) {
     if (p->recompute < 0 || p->recompute >= SF_RECOMPUTES_N) {
         return sf_fail(err, SF_E_INPUT, "plan: recompute %d is unknown", p->recompute);
     }
+    if (p->order < 0 || p->order >= SF_ORDERS_N) {
+        return sf_fail(err, SF_E_INPUT, "plan: order %d is unknown", p->order);
+    }
     if (p->zero > 3) {
         return sf_fail(err, SF_E_INPUT, "plan: zero must be from 0 to 3, found %u", p->zero);
     }
@@ -198,13 +201,20 @@ static int check_rows(const struct sf_scenario *s, const struct sf_plan *p, stru
     return 0;
 }
 
+/* As the compiled program will have them. */
+static void blocks_of(const struct sf_scenario *s, const struct sf_plan *p, struct sf_blocks *out) {
+    uint32_t cp = sf_plan_cp(p), ep = p->ep, inner = cp < ep ? cp : ep, outer = cp < ep ? ep : cp;
+    sf_blocks_init(out, s->job.gpus, p->ranks_per_domain, (uint32_t[]){p->tp, inner, outer / inner}, 3);
+}
+
 /* Not on the seats in use alone: perhaps with spare ones. */
-static int check_spares(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
+static int check_spares(const struct sf_scenario *s, const struct sf_plan *p, const struct sf_blocks *blocks,
+                        struct sf_err *err) {
     uint32_t *gpu = sf_calloc(s->job.gpus, sizeof *gpu);
     if (gpu == NULL) {
         return sf_fail_memory(err, "seats");
     }
-    int rc = sf_seats_fill(s->topo, s->job.gpus, p->ranks_per_domain, gpu, NULL, err);
+    int rc = sf_seats_fill(s->topo, blocks, gpu, NULL, err);
     sf_free(gpu);
     return rc == 0 ? 0 : sf_err_wrap(err, "plan: ranks_per_domain %u", p->ranks_per_domain);
 }
@@ -220,7 +230,9 @@ static int check_placement(const struct sf_scenario *s, const struct sf_plan *p,
         return sf_fail(err, SF_E_INPUT, "plan: tp must divide ranks_per_domain, found %u and %u", p->tp,
                        p->ranks_per_domain);
     }
-    return sf_seats_fit(s->topo, s->job.gpus, p->ranks_per_domain) ? 0 : check_spares(s, p, err);
+    struct sf_blocks blocks;
+    blocks_of(s, p, &blocks);
+    return sf_seats_fit(s->topo, &blocks) ? 0 : check_spares(s, p, &blocks, err);
 }
 
 #define MAX_SHARED_PASSES 8192 /* placing their buffers is quadratic */

@@ -139,18 +139,24 @@ static sf_time_ps average(const uint64_t *weight, uint32_t stages, uint32_t rank
     return share < SF_MAX_STAGES ? SF_MAX_STAGES : share; /* every chunk gets some of it */
 }
 
-static int generate(const struct sf_plan *plan, const struct sf_pass_weights *w, struct sf_pipe **out,
-                    struct sf_err *err) {
+void sf_schedule_spec(const struct sf_plan *plan, const struct sf_pass_weights *weights, struct sf_pipe_spec *out) {
+    const struct sf_pass_weights *w = weights;
     uint32_t stages = plan->pp * plan->vpp;
     double total = sum(w, stages);
-    const struct sf_pipe_spec spec = {.family = plan->schedule,
-                                      .devices = plan->pp,
-                                      .microbatches = plan->microbatches,
-                                      .chunks = sf_schedule_chunks(plan),
-                                      .slices = sf_plan_slices(plan),
-                                      .f = average(w->f, stages, plan->pp, total),
-                                      .b = average(w->b, stages, plan->pp, total),
-                                      .w = average(w->w, stages, plan->pp, total)};
+    *out = (struct sf_pipe_spec){.family = plan->schedule,
+                                 .devices = plan->pp,
+                                 .microbatches = plan->microbatches,
+                                 .chunks = sf_schedule_chunks(plan),
+                                 .slices = sf_plan_slices(plan),
+                                 .f = average(w->f, stages, plan->pp, total),
+                                 .b = average(w->b, stages, plan->pp, total),
+                                 .w = average(w->w, stages, plan->pp, total)};
+}
+
+static int generate(const struct sf_plan *plan, const struct sf_pass_weights *w, struct sf_pipe **out,
+                    struct sf_err *err) {
+    struct sf_pipe_spec spec;
+    sf_schedule_spec(plan, w, &spec);
     return sf_pipe_generate(&spec, out, err);
 }
 

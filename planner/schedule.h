@@ -23,6 +23,9 @@ int sf_schedule_check(const struct sf_plan *plan, struct sf_err *err);
 int sf_schedule_make(const struct sf_plan *plan, const struct sf_pass_weights *weights, struct sf_pipe **out,
                      struct sf_err *err);
 
+/* What it follows from where the schedule is a family's and the head is whole. */
+void sf_schedule_spec(const struct sf_plan *plan, const struct sf_pass_weights *weights, struct sf_pipe_spec *out);
+
 /* Costs for replaying such a table by weights: times scaled so that no sum overflows. Free with sf_pipe_costs_clear. */
 int sf_schedule_costs(const struct sf_pipe *table, const struct sf_pass_weights *weights, struct sf_pipe_costs *out,
                       struct sf_err *err);

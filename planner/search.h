@@ -7,6 +7,7 @@
 
 #include "planner/compile.h"
 #include "planner/job.h"
+#include "planner/objective.h"
 #include "planner/plan.h"
 #include "sim/interval.h"
 #include "sim/sim.h"
@@ -15,18 +16,26 @@ struct sf_plan_result {
     struct sf_plan plan;
     struct sf_sim_result sim; /* folded simulation of the compiled program */
     struct sf_interval interval;
+    struct sf_merit merit;
     uint64_t unfused_memory_bytes; /* peak where the framework's attention keeps its scores */
     double estimate_s;             /* closed form that ranked it before simulation */
     double mfu, tokens_per_s_per_gpu, model_tflops_per_gpu;
     double lower_bound_s; /* no schedule of this plan's work can be faster: busiest stage + exposed optimizer */
-    double gap;           /* a search's: no plan in its space is faster by more than this share of that plan's time */
+    double gap; /* a search's: no plan in its space is worth more by more than this share of that plan's worth */
     uint64_t memory_bytes[SF_MAX_STAGES]; /* arena per pipeline stage, pp of them */
+    uint64_t device_bytes;                /* the most that a device must have: arena and work areas of kernels */
     char lost[256];                       /* one line: why it lost to the plan above; "" for the first */
 };
 
 struct sf_search_options {
     uint32_t top;                    /* results wanted */
+    bool explain;                    /* look at what would win with more memory, too */
+    int objective;                   /* enum sf_objective; p95 with: */
+    double jitter;                   /* of kernel times, as in sf_sim_options; 0: 5 % */
+    uint32_t seeds;                  /* simulated for each finalist; 0: 8 */
     uint32_t simulate;               /* how many of the best estimates are simulated; 0: 200 */
+    bool quick;                      /* a few simulations, on the seats that come first */
+    bool no_advice;                  /* where nothing fits, do not look into why the pins are at fault */
     uint64_t auto_seed, auto_budget; /* of each table that is synthesised; budget in passes placed, 0: the default */
     bool (*stop)(void *self);        /* polled; true = return the best so far (Ctrl-C). May be NULL */
     void (*progress)(void *self, double fraction);
@@ -39,18 +48,26 @@ struct sf_search_stats {
     uint64_t replayed;  /* tables made and timed */
     uint64_t evaluated; /* priced, with every value of zero */
     uint64_t simulated;
-    double bound_s;       /* no plan in the space takes a shorter step */
+    uint64_t placements;  /* of those simulated again on other seats */
+    double bound_s;       /* no plan in the space takes a shorter step, or is worth more than one of that time */
     double first_plan_s;  /* when the first plan had been simulated */
     uint64_t too_large;   /* refused for memory */
     uint64_t least_bytes; /* smallest peak memory seen among those: how far the nearest misses */
     double search_time_s;
     bool stopped;
+    struct sf_plan_result *large; /* the most promising of those; with memory enough for it, and its peak says how much.
+                                     Only where asked for, and NULL when none would win; sf_search_stats_clear */
 };
+void sf_search_stats_clear(struct sf_search_stats *stats);
 
 /* results has room for options->top; *results_n is how many plans were found; free what they own with
  * sf_plan_results_clear. SF_E_NOPLAN says which constraint excluded everything, and by how much. */
 int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats, struct sf_err *err);
+
+/* Narrows the scenario, whose cluster has lost something, to what is left of `old`: as many replicas as still find
+ * seats, everything else but the schedule kept. For a search with `quick`. SF_E_NOPLAN when not one is left. */
+int sf_replan(struct sf_scenario *s, const struct sf_plan *old, struct sf_err *err);
 
 void sf_plan_results_clear(struct sf_plan_result *results, uint32_t results_n);
 

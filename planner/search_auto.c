@@ -59,7 +59,7 @@ static double weight_bytes(const struct sfi_search *s, const struct sfi_at *at) 
     double layers = ceil((double)s->scenario->model.layers / l->pp) + 1;
     double dense = layers * l->layer_dense + (1 + l->head_tables) * l->table, expert = layers * l->layer_expert;
     double owned =
-        s->space.zero.value[s->space.zero.n - 1] >= 1 ? (dense + expert * l->ep) / l->sharers : dense + expert;
+        s->space.zero.value[s->space.zero.n - 1] >= 1 ? (dense + expert * l->experts) / l->group : dense + expert;
     return 2 * (dense + expert) * s->base.weight_bytes + owned * s->base.optimizer_bytes + price->work +
            6 * price->p2p_bytes;
 }
@@ -112,7 +112,7 @@ int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struc
             rc = keep_table(s, s->plan.table, err);
         }
         if (rc == 0) {
-            sfi_refine_plan(s, g, at, s->tables_n);
+            rc = sfi_refine_plan(s, g, at, s->tables_n, err);
         }
     }
     clear(&st);

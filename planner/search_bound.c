@@ -18,7 +18,7 @@
 #include "planner/search_internal.h"
 
 struct sfi_freedom sfi_freedom_of(uint32_t schedule, uint32_t vpp) {
-    struct sfi_freedom f = {.ways = 1, .chunks = vpp};
+    struct sfi_freedom f = {.ways = 1, .chunks = vpp, .chunks_least = schedule == SF_SCHEDULE_TABLE ? 1 : vpp};
     switch (schedule) {
     case SF_SCHEDULE_GPIPE:
     case SF_SCHEDULE_1F1B:
@@ -44,11 +44,13 @@ struct least {
 };
 
 struct pipe {
-    struct least layer, first, last;
-    double m; /* microbatches of one way */
+    struct least layer, first, last; /* of the mean slice, where sequences are cut */
+    struct least fill, fill_first;   /* of the quickest one */
+    double m;                        /* slices of microbatches of one way */
     /* Of each layer: collectives that nothing of the last chunk runs beside; its work with those that wait for
      * gradients, as far as chunks cannot hide them; and all that run beside passes. */
     double tail_of_one, with_tail, beside;
+    struct sfi_line buckets; /* of all that run beside passes: fixed parts of each, and of each layer */
     uint32_t ways, ranks;
     bool split;
 };
@@ -59,15 +61,15 @@ static struct least least_of(double f, double whole, double b, double w, bool sp
     return (struct least){f, input, all - input};
 }
 
-static double part(const struct sfi_price *price, int timed, int which) {
-    const struct sfi_pass_time *t = &price->least[timed];
+static double part(const struct sfi_pass_time *times, int timed, int which) {
+    const struct sfi_pass_time *t = &times[timed];
     double layer = t->of[0] > 0 && t->of[1] > 0 ? fmin(t->of[0], t->of[1]) : fmax(t->of[0], t->of[1]);
     return which == 0 ? layer : which == 1 ? t->first : t->last;
 }
 
-static struct least least_part(const struct sfi_price *price, int which, bool split) {
-    return least_of(part(price, SFI_TIMED_F, which), part(price, SFI_TIMED_BW, which), part(price, SFI_TIMED_B, which),
-                    part(price, SFI_TIMED_W, which), split);
+static struct least least_part(const struct sfi_pass_time *times, int which, bool split) {
+    return least_of(part(times, SFI_TIMED_F, which), part(times, SFI_TIMED_BW, which), part(times, SFI_TIMED_B, which),
+                    part(times, SFI_TIMED_W, which), split);
 }
 
 static double whole_layers(double time, double each) {
@@ -79,13 +81,14 @@ static double room(const struct pipe *p, uint32_t k, double t, bool head) {
     double before = k / p->ways, ends = before > 0 ? 1 : 0, in = p->layer.f + p->layer.b,
            work = p->m * (in + p->layer.w);
     double fb = head ? p->last.f + p->last.b : 0, w = head ? p->last.w : 0;
-    double start = before * p->layer.f + ends * p->first.f;
-    double after = before * p->layer.b + ends * p->first.b;
+    double start = before * p->fill.f + ends * p->fill_first.f;
+    double after = before * p->fill.b + ends * p->fill_first.b;
     double left = t - start - p->m * (fb + w);
     double n = whole_layers(left - p->tail_of_one, work);
     n = fmin(n, whole_layers(t - start, p->with_tail));
     n = fmin(n, p->split ? whole_layers(t - start - after - p->m * fb, p->m * in) : whole_layers(left - after, work));
-    return p->beside > 0 ? fmin(n, whole_layers(t, p->beside)) : n;
+    n = p->beside > 0 ? fmin(n, whole_layers(t, p->beside)) : n;
+    return p->buckets.s_per_unit > 0 ? fmin(n, whole_layers(t - p->buckets.fixed_s, p->buckets.s_per_unit)) : n;
 }
 
 static bool possible(const struct pipe *p, uint32_t layers, double t) {
@@ -110,22 +113,33 @@ static double in_chunks(double a, double t, double chunks) {
     return isfinite(spread) ? t + a * spread * (1 - 1e-6) : t;
 }
 
-static void add_collectives(const struct sfi_layout *l, uint32_t zero, double chunks, struct pipe *p) {
+/* `scatters` and `gathers` of everything. */
+static struct sfi_line in_buckets(const struct sfi_layout *l, double scatters, double gathers, double buckets) {
+    const struct sfi_line *s = &l->scatter_line, *g = &l->gather_line;
+    return (struct sfi_line){.fixed_s = buckets * (scatters * s->fixed_s + gathers * g->fixed_s),
+                             .s_per_unit = scatters * s->s_per_unit + gathers * g->s_per_unit};
+}
+
+static void add_collectives(const struct sfi_bounded *b, const struct sfi_freedom *f, struct pipe *p) {
+    const struct sfi_layout *l = b->layout;
+    double chunks = f->chunks, buckets = (double)f->chunks_least * b->units;
     double m = p->m, last = p->layer.b + p->layer.w, work = m * (p->layer.f + last);
     double scatter = l->least_scatter_flow, gather = l->least_gather_flow;
-    switch (zero) {
+    switch (b->zero) {
     case 0:
         p->tail_of_one = l->least_all_reduce;
         break;
     case 1:
-        p->tail_of_one = l->least_scatter + l->least_gather;
+        p->tail_of_one = l->least_scatter + l->least_gather + l->least_across;
         break;
     case 2:
         p->beside = m * scatter + gather;
+        p->buckets = in_buckets(l, m, 1, buckets);
         p->with_tail = in_chunks(work - last, scatter + gather, chunks);
         return;
     default:
         p->beside = m * (scatter + 2 * gather);
+        p->buckets = in_buckets(l, m, 2 * m, buckets);
         p->with_tail = in_chunks(work - last, scatter, chunks);
         return;
     }
@@ -141,30 +155,34 @@ static double least_kept(const struct sfi_price *price) {
 static double work_bound_s(const struct sfi_bounded *b, const struct pipe *p, bool split) {
     const struct sfi_pass_time *t = b->price->least;
     double whole = t[SFI_TIMED_BW].layer, halves = t[SFI_TIMED_B].layer + t[SFI_TIMED_W].layer;
-    return b->microbatches * b->layers * (t[SFI_TIMED_F].layer + (split ? fmin(whole, halves) : whole)) / p->ranks;
+    return (double)b->microbatches * b->slices * b->layers *
+           (t[SFI_TIMED_F].layer + (split ? fmin(whole, halves) : whole)) / p->ranks;
 }
 
 /* The i-th layer from the end keeps a microbatch for at least i forwards and i backwards. All that is kept, times how
  * long, is no more than the memory that weights leave, times the step. */
 static double memory_bound_s(const struct sfi_bounded *b, const struct pipe *p) {
     double n = b->layers, kept = least_kept(b->price),
-           held = b->microbatches * kept * (p->layer.f + p->layer.b) * n * (n + 1) / 2;
+           held = (double)b->microbatches * b->slices * kept * (p->fill.f + p->fill.b) * n * (n + 1) / 2;
     return b->free_bytes > 0 ? held / b->free_bytes : INFINITY;
 }
 
 double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom) {
     bool split = freedom->split && b->price->halves;
-    struct pipe p = {.layer = least_part(b->price, 0, split),
-                     .first = least_part(b->price, 1, split),
-                     .last = least_part(b->price, 2, split),
-                     .m = (double)b->microbatches / freedom->ways,
+    struct pipe p = {.layer = least_part(b->price->least, 0, split),
+                     .first = least_part(b->price->least, 1, split),
+                     .last = least_part(b->price->least, 2, split),
+                     .fill = least_part(b->price->chain, 0, split),
+                     .fill_first = least_part(b->price->chain, 1, split),
+                     .m = (double)b->microbatches * b->slices / freedom->ways,
                      .ways = freedom->ways,
                      .ranks = b->layout->pp,
                      .split = split};
-    add_collectives(b->layout, b->zero, freedom->chunks, &p);
+    p.last = b->split_head ? (struct least){0, 0, 0} : p.last; /* parts of it are known to take no time at all */
+    add_collectives(b, freedom, &p);
     double low = 0, layer = p.layer.f + p.layer.b + p.layer.w + p.tail_of_one + p.with_tail + p.beside;
-    double high =
-        (layer * b->layers + p.last.f + p.last.b + p.last.w + p.first.f + p.first.b) * (b->microbatches + 1.0);
+    double high = (layer * b->layers + p.last.f + p.last.b + p.last.w + p.first.f + p.first.b) * (p.m * p.ways + 1.0) +
+                  p.buckets.fixed_s;
     if (!(p.layer.f + p.layer.b > 0) || !possible(&p, b->layers, high)) {
         return 0;
     }

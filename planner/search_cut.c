@@ -18,10 +18,17 @@ void sfi_group_plan(const struct sfi_search *s, const struct sfi_group *g, struc
         .micro_batch = g->micro_batch,
         .schedule = g->schedule,
         .recompute = g->recompute,
-        .offload = scenario->pins.offload,
+        .etp = g->etp > 0 ? 1 : 0,
+        .slices = g->slices > 1 ? g->slices : 0,
+        .cp_gather = g->gather,
+        .whole_rows = g->whole_rows,
+        .split_head = g->split_head,
+        .offload = g->offload && scenario->pins.offload == 0 ? 1 : scenario->pins.offload,
         .canonical = scenario->job.canonical,
-        .ranks_per_domain = sfi_ranks_per_domain(scenario->topo, scenario->job.gpus, g->tp, sfi_shared(g->cp, g->ep)),
+        .order = scenario->pins.order.n > 0 ? (int)scenario->pins.order.value[0] : SF_ORDER_PP_LAST,
     };
+    out->ranks_per_domain =
+        sfi_ranks_per_domain(scenario->topo, scenario->job.gpus, g->tp, sfi_shared(g->cp, sf_plan_ep_beside_tp(out)));
     out->microbatches = (uint32_t)(scenario->job.global_batch_sequences / out->dp / g->micro_batch);
     out->table = g->schedule == SF_SCHEDULE_TABLE ? scenario->pins.table : NULL;
 }
@@ -57,7 +64,7 @@ static uint32_t in_flight(const struct sf_plan *p, uint32_t v) {
 static double unit_bytes(const struct sfi_search *s, const struct sfi_layout *l, const struct sf_plan *p,
                          double tables) {
     double dense = l->layer_dense + tables * l->table;
-    double owned = p->zero >= 1 ? dense / l->sharers + l->layer_expert * l->ep / l->sharers : dense + l->layer_expert;
+    double owned = p->zero >= 1 ? (dense + l->layer_expert * l->experts) / l->group : dense + l->layer_expert;
     double held = p->zero >= 3   ? 2 * owned
                   : p->zero == 2 ? dense + l->layer_expert + owned
                                  : 2 * (dense + l->layer_expert);
@@ -71,12 +78,13 @@ static void fill_units(const struct sfi_search *s, const struct sfi_price *price
         bool first = i == 0, last = i + 1 == n;
         bool routed = sf_model_routes(&s->scenario->model, i);
         double layer = price->time[SFI_TIMED_F].of[routed] + price->time[SFI_TIMED_BW].of[routed];
-        double ends = (first ? sfi_price_first(price) : 0) + (last ? sfi_price_last(price) : 0);
-        double tables = (first ? 1 : 0) + (last ? l->head_tables : 0);
+        bool head = last && !plan->split_head;
+        double ends = (first ? sfi_price_first(price) : 0) + (head ? sfi_price_last(price) : 0);
+        double tables = (first ? 1 : 0) + (head ? l->head_tables : 0);
         memset(&units[i], 0, sizeof units[i]);
         units[i].time[0] = (sf_time_ps)(fmin(layer + ends, 1e4) * 1e12);
         units[i].fixed_bytes[0] = (uint64_t)unit_bytes(s, l, plan, tables);
-        units[i].activation_bytes[0] = (uint64_t)(price->kept_of[routed] + (last ? price->kept_last : 0));
+        units[i].activation_bytes[0] = (uint64_t)(price->kept_of[routed] + (head ? price->kept_last : 0));
     }
 }
 
@@ -116,7 +124,8 @@ static bool cut_by_rule(const struct sfi_search *s, const struct sfi_at *at, enu
     uint32_t routed = sf_model_routed(&s->scenario->model, layers);
     bool mixed = routed > 0 && routed < layers;
     if (!mixed || !cut_exactly(s, at, false, &by_time)) {
-        sfi_plan_layers(&by_time, layers, sfi_price_layer(price), sfi_price_first(price), sfi_price_last(price));
+        sfi_plan_layers(&by_time, layers, sfi_price_layer(price), sfi_price_first(price),
+                        plan->split_head ? 0 : sfi_price_last(price));
     }
     switch (rule) {
     case SFI_CUT_TIME:
@@ -132,6 +141,42 @@ static bool cut_by_rule(const struct sfi_search *s, const struct sfi_at *at, enu
         break;
     }
     return memcmp(plan->layers, by_time.layers, sizeof plan->layers) != 0;
+}
+
+uint32_t sfi_cut_zero(const struct sfi_search *s, enum sfi_cut_rule rule) {
+    const struct sfi_values *zero = &s->space.zero;
+    uint32_t most = zero->value[zero->n - 1];
+    return rule == SFI_CUT_MEMORY && zero->value[0] <= 1 && most > 1 ? 1 : most;
+}
+
+static uint32_t fewest(const uint32_t *layers, uint32_t n) {
+    uint32_t least = layers[0];
+    for (uint32_t i = 1; i < n; i++) {
+        least = layers[i] < least ? layers[i] : least;
+    }
+    return least;
+}
+
+/* The rules for layers that are alike, with chunks shared out rank by rank or one by one. */
+uint32_t sfi_least_units(const struct sfi_search *s, const struct sfi_price *price) {
+    const struct sf_model *m = &s->scenario->model;
+    const struct sfi_values *zero = &s->space.zero;
+    uint32_t pp = s->plan.pp, vpp = s->plan.vpp, stages = pp * vpp, routed = sf_model_routed(m, m->layers);
+    uint32_t cut[SF_MAX_STAGES], least = m->layers / stages;
+    bool alike = routed == 0 || routed == m->layers;
+    if (s->scenario->pins.layout.stages > 0) {
+        return fewest(s->scenario->pins.layout.layers, s->scenario->pins.layout.stages);
+    }
+    if (!alike || zero->value[0] > 1) {
+        return 1; /* the rule of memory cuts for them too */
+    }
+    for (int apart = 0; apart < 2; apart++) {
+        sfi_partition(m->layers, apart ? stages : pp, apart ? 1 : vpp, sfi_price_layer(price), sfi_price_first(price),
+                      sfi_price_last(price), cut);
+        uint32_t found = fewest(cut, stages);
+        least = found < least ? found : least;
+    }
+    return least;
 }
 
 /* Every stage has the layers whose activations are to leave it. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/arena.h"
+#include "core/scratch.h"
 #include "planner/score_memory.h"
 #include "planner/search_internal.h"
 #include "sim/seats.h"
@@ -36,7 +37,7 @@ static int lower_bound(const struct sf_prog *prog, const struct sf_cost *cost, c
     }
     *out = 0;
     for (uint32_t stage = 0; stage < plan->pp; stage++) {
-        *out = fmax(*out, compute_s(prog, cost, stage * plan->tp * sf_plan_cp(plan) * plan->dp, recipe_s));
+        *out = fmax(*out, compute_s(prog, cost, stage * sf_plan_stage_stride(plan), recipe_s));
     }
     sf_free(recipe_s);
     return 0;
@@ -52,6 +53,7 @@ static void fill_figures(const struct sf_scenario *s, const struct sf_prog *prog
         out->model_tflops_per_gpu = prog->job.model_flops_per_step / step_s / job->gpus / 1e12;
         out->mfu = out->model_tflops_per_gpu * 1e12 / peak;
     }
+    out->device_bytes = sf_prog_device_bytes(prog);
     for (uint32_t i = 0; i < prog->classes_n; i++) {
         const struct sf_class *cls = &prog->classes[i];
         uint64_t *memory = &out->memory_bytes[cls->stage];
@@ -72,6 +74,8 @@ int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const 
     out->unfused_memory_bytes = sfi_unfused_peak_bytes(prog);
     SF_TRY_GOTO(rc, lower_bound(prog, cost, plan, &out->lower_bound_s, err), done);
     fill_figures(s, prog, out);
+    sfi_merit_init(s, plan, prog, sf_ps_to_s(out->sim.step_time), &out->merit);
+    out->merit.worth_s = sf_ps_to_s(out->sim.step_time);
 done:
     sf_prog_free(prog);
     return rc;
@@ -85,7 +89,7 @@ int sf_plan_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, co
     SF_TRY(sfi_evaluate(s, cost, plan, out, err));
     sfi_base_init(s, cost, &base);
     sfi_layout_init(&base, plan, &layout);
-    const struct sfi_degrees degrees = {plan->tp, sf_plan_cp(plan), plan->ep, plan->micro_batch, plan->recompute};
+    const struct sfi_degrees degrees = sfi_degrees_of(plan);
     SF_TRY(sfi_price_init(&base, &degrees, &price, err));
     out->estimate_s = sfi_estimate_plan(&base, &layout, &price, plan).step_s;
     return 0;

@@ -10,7 +10,8 @@ struct family {
 };
 
 static struct family family_of(const struct sf_plan *p) {
-    double n = p->pp - 1.0, v = p->vpp, pp = p->pp, m = p->microbatches;
+    double n = p->pp - 1.0, v = p->vpp, slices = sf_plan_slices(p), pp = p->pp + slices - 1,
+           m = p->microbatches * slices;
     switch (p->schedule) {
     case SF_SCHEDULE_GPIPE:
         return (struct family){n, n, n, m};
@@ -45,7 +46,7 @@ static struct family family_of(const struct sf_plan *p) {
 
 static double state_bytes(const struct sfi_search *s, const struct sfi_layout *l, double layers, uint32_t most) {
     double all = layers * (l->layer_dense + l->layer_expert);
-    double owned = most >= 1 ? layers * (l->layer_dense + l->layer_expert * l->ep) / l->sharers : all;
+    double owned = most >= 1 ? layers * (l->layer_dense + l->layer_expert * l->experts) / l->group : all;
     double held = most >= 3 ? 2 * owned : most >= 2 ? all + owned : 2 * all;
     return held * s->base.weight_bytes + owned * s->base.optimizer_bytes;
 }
@@ -56,16 +57,23 @@ static uint32_t most_zero(const struct sfi_search *s) {
 
 struct sfi_bounded sfi_bounded_of(const struct sfi_search *s, const struct sfi_at *at, uint32_t zero) {
     uint32_t layers = s->scenario->model.layers;
-    return (struct sfi_bounded){
-        at->price, at->layout,
-        layers,    s->plan.microbatches,
-        zero,      at->layout->pp * sfi_device_bytes(s) - state_bytes(s, at->layout, layers, zero)};
+    return (struct sfi_bounded){.price = at->price,
+                                .layout = at->layout,
+                                .layers = layers,
+                                .microbatches = s->plan.microbatches,
+                                .zero = zero,
+                                .slices = sf_plan_slices(&s->plan),
+                                .units = 1,
+                                .split_head = s->plan.split_head,
+                                .free_bytes =
+                                    at->layout->pp * sfi_reach_bytes(s) - state_bytes(s, at->layout, layers, zero)};
 }
 
 static double least_bytes(const struct sfi_search *s, const struct sfi_at *at) {
     const struct sf_plan *p = &s->plan;
     bool all = p->schedule == SF_SCHEDULE_GPIPE || p->schedule == SF_SCHEDULE_BREADTH_FIRST;
-    double layers = floor((double)s->scenario->model.layers / p->pp), alive = all ? p->microbatches : 1;
+    double layers = floor((double)s->scenario->model.layers / p->pp),
+           alive = all ? (double)p->microbatches * sf_plan_slices(p) : 1;
     return state_bytes(s, at->layout, layers, most_zero(s)) + layers * alive * at->price->kept_layer;
 }
 
@@ -83,7 +91,8 @@ struct sfi_guess sfi_guess(const struct sfi_search *s, const struct sfi_at *at) 
     const struct sf_plan *p = &s->plan;
     const struct sfi_price *price = at->price;
     const struct family family = family_of(p);
-    double layers = s->scenario->model.layers, n = ceil(layers / p->pp), m = p->microbatches;
+    double layers = s->scenario->model.layers, n = ceil(layers / p->pp),
+           m = (double)p->microbatches * sf_plan_slices(p);
     double chunk = ceil(layers / p->pp / p->vpp) * p->vpp;
     double f = price->time[SFI_TIMED_F].layer, all = sfi_price_layer(price), back = all - f;
     double w = price->halves ? price->time[SFI_TIMED_W].layer : back / 2, b = fmax(back - w, 0);
@@ -93,6 +102,7 @@ struct sfi_guess sfi_guess(const struct sfi_search *s, const struct sfi_at *at) 
     g.step_s = m * stage + chunk * (family.f * f + family.b * b + family.w * w) + tail_s(s, at->layout, n) +
                2 * (p->pp * p->vpp - 1.0) * transfer;
     double bytes = state_bytes(s, at->layout, n, most_zero(s)) + family.kept * n * price->kept_layer + price->kept_last;
+    g.bytes = bytes;
     g.step_s += bytes > 1.1 * sfi_device_bytes(s) ? 10 * g.step_s : 0;
     return g;
 }

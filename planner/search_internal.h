@@ -8,7 +8,8 @@
 #include "planner/estimate.h"
 #include "planner/search.h"
 
-#define SFI_MAX_VALUES 2048 /* no number below 2^32 has more than 1,536 divisors */
+#define SFI_LAYOUTS (1u << 16) /* places for layouts; half of them are used at most */
+#define SFI_MAX_VALUES 2048    /* no number below 2^32 has more than 1,536 divisors */
 
 struct sfi_values {
     uint32_t n;
@@ -19,13 +20,16 @@ struct sfi_values {
 enum sfi_cut_rule {
     SFI_CUT_TIME,   /* the slowest stage is as fast as can be */
     SFI_CUT_EVEN,   /* equal numbers */
-    SFI_CUT_MEMORY, /* like time, among the cuts that fit the device; only where that of time does not */
+    SFI_CUT_MEMORY, /* like time, among those that fit the device; only where that of time does not, for zero 0 and 1 */
     SFI_CUTS_N
 };
 
 /* The lists whose product is the search space; dp follows from the others. */
 struct sfi_space {
     struct sfi_values tp, cp, ep, pp, vpp, micro_batch, schedule, recompute, zero;
+    struct sfi_values etp, slices, gather, whole_rows, split_head; /* etp: 1 whole experts, 0 as tp */
+    struct sfi_values zero_group; /* 0: all that have the same weights; else inside a domain */
+    struct sfi_values offload;    /* layers; what is visited is whether any */
 };
 /* SF_E_NOPLAN when a pin leaves nothing to try. */
 int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf_err *err);
@@ -37,6 +41,8 @@ struct sfi_group {
     double guess_s, bound_s;
     uint32_t tp, cp, ep, pp, vpp, micro_batch;
     uint8_t schedule, recompute; /* SF_SCHEDULE_AUTO for one that is still to be made */
+    uint8_t etp, slices;         /* etp: 0 or 1 */
+    bool gather, whole_rows, split_head, offload;
 };
 int sfi_group_compare(const void *a, const void *b);
 
@@ -45,6 +51,7 @@ struct sfi_candidate {
     struct sfi_group group;
     double estimate_s, least_s, memory_bytes;
     uint8_t zero, cut;
+    uint32_t zero_group, offload;
     uint16_t table; /* 1 + place among the tables that the search made; 0: none of them */
 };
 int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candidate *b);
@@ -56,9 +63,11 @@ int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candid
     X(EP, "ep must divide the experts (1 without experts), and of ep and cp one the other")                            \
     X(PP, "tp * cp * pp must divide the GPUs, and pp may not exceed the layers")                                       \
     X(DP, "dp = gpus / (tp * cp * pp) must be allowed, and cp * dp a multiple of ep (canonical: a power of two)")      \
-    X(SEATS, "whole tp groups must find seats in the scale-up domains")                                                \
+    X(SEATS, "whole tp groups must find seats, as many in every scale-up domain")                                      \
     X(BATCH,                                                                                                           \
       "dp * micro_batch must divide the global batch into microbatches (learned positions: into multiples of tp)")     \
+    X(VARIANT, "slices need pp above 1, micro_batch 1 and no cp; whole_rows needs tp, cp_exchange gather cp above 1; " \
+               "split_head needs 1f1b, pp above 1 that divides the vocabulary, and tp, cp and slices of 1")            \
     X(SCHEDULE, "every chunk needs a layer; interleaved and breadth-first need pp and vpp of at least 2, interleaved " \
                 "microbatches a multiple of pp, dualpipe and dualpipev 2 pp microbatches; zb-v, v-half, v-min, "       \
                 "1f1b-v and dualpipev need vpp 2, a table what it has, auto 1 to 4 and pp of 2, the others vpp 1; "    \
@@ -82,8 +91,9 @@ struct sfi_priced {
 /* How much of the work is done; counted, never timed, so that a search can be repeated. */
 struct sfi_effort {
     uint32_t replays, tables, simulations, answers;
-    uint64_t events; /* simulated */
-    uint64_t passes; /* in all tables that are made and replayed, those of costly families several times */
+    uint64_t events;  /* simulated */
+    uint64_t placing; /* simulated of plans on other seats */
+    uint64_t passes;  /* in all tables that are made and replayed, those of costly families several times */
 };
 
 struct sfi_search {
@@ -104,12 +114,15 @@ struct sfi_search {
     struct sf_pipe **tables; /* made by the synthesiser; owned */
     uint32_t tables_n;
     double open_s; /* no point that is left out is faster */
+    bool unseen;   /* points that were not even visited */
+    uint32_t room; /* results kept on the way: finalists of p95, else as many as are wanted */
     uint64_t refused[SFI_RULES_N];
     struct sfi_candidate least; /* the smallest plan that was too large */
+    struct sfi_candidate large; /* the quickest, by its estimate */
     struct sf_err program_err;  /* what the check of the first program that failed it said */
     struct sf_plan least_mini;  /* the most divided miniature that was, and what compile said about it */
     struct sf_err mini_err;
-    struct sfi_layout **layouts; /* every one that was asked for, owned */
+    struct sfi_layout **layouts; /* hash table of every one that was asked for, owned */
     size_t layouts_n;
     struct sf_plan plan; /* the point being looked at */
 };
@@ -117,13 +130,18 @@ struct sfi_search {
 static inline void sfi_refuse(struct sfi_search *s, enum sfi_rule rule) {
     s->refused[rule]++;
 }
-/* Memory of the smallest device. */
+/* Memory of the smallest device; with what it may use of the host's where s->plan offloads. */
 double sfi_device_bytes(const struct sfi_search *s);
+double sfi_reach_bytes(const struct sfi_search *s);
+
+/* Groups that can share what zero says, 0 for all ranks first: whole parts of a domain. Returns how many. */
+#define SFI_MOST_GROUPS 16
+uint32_t sfi_zero_groups(const struct sfi_search *s, const struct sfi_layout *l, uint32_t out[SFI_MOST_GROUPS]);
 
 /* The price of the degrees of s->plan, made on first use; NULL when their miniatures do not fit a device. */
 int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf_err *err);
 
-/* The layout of the degrees of s->plan, made on first use. */
+/* The layout of the degrees of s->plan and its zero_group, made on first use. */
 int sfi_find_layout(struct sfi_search *s, const struct sfi_layout **out, struct sf_err *err);
 
 /* Visit the space and keep its groups, best bound first. */
@@ -136,9 +154,10 @@ struct sfi_at { /* what a group's plan is priced with */
 
 /* Which order of passes a bound allows. */
 struct sfi_freedom {
-    uint32_t ways;   /* copies of the model in the pipeline */
-    uint32_t chunks; /* of each rank, all copies counted; 0: any number */
-    bool split;      /* weight gradients may wait */
+    uint32_t ways;         /* copies of the model in the pipeline */
+    uint32_t chunks;       /* of each rank, all copies counted; 0: any number */
+    uint32_t chunks_least; /* of one copy */
+    bool split;            /* weight gradients may wait */
 };
 struct sfi_freedom sfi_freedom_of(uint32_t schedule, uint32_t vpp);
 
@@ -146,18 +165,24 @@ struct sfi_freedom sfi_freedom_of(uint32_t schedule, uint32_t vpp);
 struct sfi_bounded {
     const struct sfi_price *price;
     const struct sfi_layout *layout; /* of its pp ranks */
-    uint32_t layers, microbatches, zero;
+    uint32_t layers, microbatches, zero, slices;
+    uint32_t units; /* that every virtual stage is cut into with zero 2 and 3, at least */
+    bool split_head;
     double free_bytes; /* of all ranks of a pipeline, beside weights and their kin */
 };
 struct sfi_bounded sfi_bounded_of(const struct sfi_search *s, const struct sfi_at *at, uint32_t zero);
+/* Units of s->plan's virtual stages, whatever rule cuts its layers with zero 2 and 3. */
+uint32_t sfi_least_units(const struct sfi_search *s, const struct sfi_price *price);
 double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom);
 
 /* What s->plan should take, roughly, to know what to look at first; and memory that it needs at least, surely. */
 struct sfi_guess {
-    double step_s, least_bytes;
+    double step_s, least_bytes, bytes;
 };
 struct sfi_guess sfi_guess(const struct sfi_search *s, const struct sfi_at *at);
 
+/* Zero that a plan is cut with by this rule: its weights decide what fits. */
+uint32_t sfi_cut_zero(const struct sfi_search *s, enum sfi_cut_rule rule);
 /* Plan of a group, without layers; then its layers. False: this rule has nothing of its own to offer. */
 void sfi_group_plan(const struct sfi_search *s, const struct sfi_group *g, struct sf_plan *out);
 bool sfi_cut_layers(const struct sfi_search *s, const struct sfi_at *at, enum sfi_cut_rule rule, struct sf_plan *plan);
@@ -166,7 +191,8 @@ bool sfi_cut_layers(const struct sfi_search *s, const struct sfi_at *at, enum sf
 int sfi_search_refine(struct sfi_search *s, struct sf_err *err);
 /* The same for groups whose table is to be synthesised first. */
 int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, struct sf_err *err);
-void sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, uint32_t table);
+int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, uint32_t table,
+                    struct sf_err *err);
 void sfi_too_large(struct sfi_search *s, const struct sfi_candidate *c);
 void sfi_leave_out(struct sfi_search *s, double bound_s);
 /* The candidate's plan; its table, if it has one, is the search's or the scenario's. */
@@ -178,9 +204,16 @@ void sfi_search_clear(struct sfi_search *s);
 /* SF_E_NOPLAN with the last rule that anything reached. */
 int sfi_search_explain(const struct sfi_search *s, struct sf_err *err);
 
+/* Adds to such an error which pins are at fault, alone or two together; returns what the search fails with. */
+int sfi_search_pins(struct sfi_search *s, struct sf_err *err);
+
 /* sf_plan_evaluate without the closed form. */
 int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
                  struct sf_plan_result *out, struct sf_err *err);
+/* Simulates the most promising plan that is too large, with more memory; keeps it in the stats if it beats `best`. */
+int sfi_search_large(struct sfi_search *s, const struct sf_plan_result *best, struct sf_err *err);
+/* Orders p95's finalists by what they take under noise, as many of them as there is time for. */
+int sfi_search_robust(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err);
 /* One line: where `r` loses time against `best`, and in what they differ. */
 void sfi_lost(const struct sf_plan_result *r, const struct sf_plan_result *best, char *out, size_t size);
 

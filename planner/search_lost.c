@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "planner/search_internal.h"
 
@@ -70,7 +71,7 @@ static void append_number(struct text *t, const char *name, uint32_t a, uint32_t
 }
 
 static void append_word(struct text *t, const char *name, const char *a, const char *b, int *n) {
-    if (a != b) {
+    if (strcmp(a, b) != 0) {
         append(t, "%s%s %s vs %s", (*n)++ == 0 ? "; " : ", ", name, a, b);
     }
 }
@@ -79,7 +80,11 @@ void sfi_lost(const struct sf_plan_result *r, const struct sf_plan_result *best,
     const struct sf_plan *a = &r->plan, *b = &best->plan;
     struct text t = {out, size, 0};
     double ratio = (double)r->sim.step_time / (double)best->sim.step_time - 1;
+    double worth = best->merit.worth_s > 0 ? r->merit.worth_s / best->merit.worth_s - 1 : ratio;
     int n = 0;
+    if (worth > ratio + 1e-9 || worth < ratio - 1e-9) {
+        append(&t, "%+.2f %% worth, ", 100 * worth);
+    }
     append(&t, "%+.1f %% step: ", 100 * ratio);
     if (r->sim.step_time == best->sim.step_time) {
         double gb = ((double)r->sim.peak_memory_bytes - (double)best->sim.peak_memory_bytes) / 1e9;
@@ -98,4 +103,14 @@ void sfi_lost(const struct sf_plan_result *r, const struct sf_plan_result *best,
     append_word(&t, "schedule", sf_plan_schedule_text(a), sf_plan_schedule_text(b), &n);
     append_word(&t, "recompute", sf_recompute_name(a->recompute), sf_recompute_name(b->recompute), &n);
     append_number(&t, "zero", a->zero, b->zero, &n);
+    append_number(&t, "zero_group", a->zero_group, b->zero_group, &n);
+    append_word(&t, "experts", sf_plan_etp(a) < a->tp ? "whole" : "in parts",
+                sf_plan_etp(b) < b->tp ? "whole" : "in parts", &n);
+    append_number(&t, "slices", sf_plan_slices(a), sf_plan_slices(b), &n);
+    append_number(&t, "offload", a->offload, b->offload, &n);
+    append_number(&t, "split_head", a->split_head, b->split_head, &n);
+    append_number(&t, "whole_rows", a->whole_rows, b->whole_rows, &n);
+    append_word(&t, "cp_exchange", a->cp_gather ? "gather" : "ring", b->cp_gather ? "gather" : "ring", &n);
+    append_word(&t, "order", sf_order_name(a->order), sf_order_name(b->order), &n);
+    append_number(&t, "ranks_per_domain", a->ranks_per_domain, b->ranks_per_domain, &n);
 }

@@ -37,6 +37,10 @@ void sfi_too_large(struct sfi_search *s, const struct sfi_candidate *c) {
     if (!(s->least.memory_bytes > 0) || c->memory_bytes < s->least.memory_bytes) {
         s->least = *c;
     }
+    bool plain = c->table == 0 && c->group.schedule < SF_SCHEDULE_TABLE && c->estimate_s > 0;
+    if (plain && (!(s->large.estimate_s > 0) || c->estimate_s < s->large.estimate_s)) {
+        s->large = *c;
+    }
 }
 
 /* With a rank alone there is nothing to share: the same plan as zero 0. */
@@ -47,50 +51,90 @@ static bool pointless_zero(const struct sfi_search *s, const struct sfi_at *at) 
 /* That of the group holds for any zero; with this one the plan can be worse. */
 static double bound_of(const struct sfi_search *s, const struct sfi_at *at, const struct sfi_candidate *c) {
     const struct sfi_freedom freedom = sfi_freedom_of(c->group.schedule, c->group.vpp);
-    const struct sfi_bounded b = sfi_bounded_of(s, at, s->plan.zero);
+    struct sfi_bounded b = sfi_bounded_of(s, at, s->plan.zero);
+    b.units = sfi_plan_units(&s->plan);
     return sfi_bound_s(&b, &freedom);
+}
+
+/* Every virtual stage has another layer that can go. */
+static bool can_offload_more(const struct sfi_search *s) {
+    const struct sf_plan *p = &s->plan;
+    uint32_t least = p->layers[0];
+    for (uint32_t v = 1; v < p->pp * p->vpp; v++) {
+        least = p->layers[v] < least ? p->layers[v] : least;
+    }
+    return s->scenario->pins.offload == 0 && p->offload < least;
 }
 
 static void price_zero(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
                        const struct sfi_replayed *r) {
+    const double device = sfi_device_bytes(s);
     struct sfi_estimate e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
+    while (c->group.offload && e.memory_bytes > device && can_offload_more(s)) {
+        s->plan.offload++;
+        e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
+    }
     c->zero = (uint8_t)s->plan.zero;
+    c->zero_group = s->plan.zero_group;
+    c->offload = s->plan.offload;
     c->estimate_s = e.step_s;
     c->least_s = fmax(e.least_s, bound_of(s, at, c));
     c->memory_bytes = e.memory_bytes;
     s->stats->evaluated++;
-    if (e.memory_bytes > sfi_device_bytes(s) * MEMORY_SLACK) {
+    if (e.memory_bytes > device * MEMORY_SLACK) {
         sfi_too_large(s, c);
-        if (e.memory_bytes < sfi_device_bytes(s) * MEMORY_PROOF) {
+        if (e.memory_bytes < device * MEMORY_PROOF) {
             sfi_leave_out(s, c->least_s);
         }
     } else {
         keep(s, c);
     }
+    s->plan.offload = c->group.offload && s->scenario->pins.offload == 0 ? 1 : s->scenario->pins.offload;
+}
+
+static bool zero_fits(const struct sfi_search *s) {
+    const struct sf_plan *p = &s->plan;
+    return (p->zero < 2 || (sf_plan_slices(p) == 1 && !p->split_head)) && sf_zero_check(s->scenario, p, NULL) == 0;
+}
+
+/* One value of zero in all groups that share it. */
+static int price_groups(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
+                        const struct sfi_replayed *r, struct sf_err *err) {
+    uint32_t groups[SFI_MOST_GROUPS], n = s->plan.zero > 0 ? sfi_zero_groups(s, at->layout, groups) : 1;
+    int rc = 0;
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        struct sfi_at in = *at;
+        s->plan.zero_group = s->plan.zero > 0 ? groups[i] : 0;
+        rc = sfi_find_layout(s, &in.layout, err);
+        if (rc == 0 && zero_fits(s)) {
+            price_zero(s, c, &in, r);
+        } else {
+            sfi_refuse(s, SFI_RULE_ZERO);
+        }
+    }
+    s->plan.zero_group = 0;
+    return rc;
 }
 
 /* All values of zero for one table and cut. */
-static void price_cut(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at) {
+static int price_cut(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at, struct sf_err *err) {
     struct sfi_replayed r;
     s->stats->replayed++;
     if (!sfi_replay_plan(&s->base, at->layout, at->price, &s->plan, &r)) {
         sfi_refuse(s, SFI_RULE_SCHEDULE);
-        return;
+        return 0;
     }
     for (uint32_t i = 0; i < s->space.zero.n; i++) {
         s->plan.zero = s->space.zero.value[i];
-        if (pointless_zero(s, at)) {
-            continue;
+        if (!pointless_zero(s, at) && (s->plan.zero <= sfi_cut_zero(s, (enum sfi_cut_rule)c->cut))) {
+            SF_TRY(price_groups(s, c, at, &r, err));
         }
-        if (sf_zero_check(s->scenario, &s->plan, NULL) != 0) {
-            sfi_refuse(s, SFI_RULE_ZERO);
-            continue;
-        }
-        price_zero(s, c, at, &r);
     }
+    return 0;
 }
 
-void sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, uint32_t table) {
+int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, uint32_t table,
+                    struct sf_err *err) {
     uint64_t before = s->stats->too_large;
     for (int rule = 0; rule < SFI_CUTS_N; rule++) {
         struct sfi_candidate c = {.group = *g, .cut = (uint8_t)rule, .table = (uint16_t)table};
@@ -100,11 +144,12 @@ void sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const stru
         if (table > 0 && rule != SFI_CUT_TIME) {
             continue; /* the table was made for that cut */
         }
-        s->plan.zero = s->space.zero.value[s->space.zero.n - 1];
+        s->plan.zero = sfi_cut_zero(s, (enum sfi_cut_rule)rule);
         if (sfi_cut_layers(s, at, (enum sfi_cut_rule)rule, &s->plan)) {
-            price_cut(s, &c, at);
+            SF_TRY(price_cut(s, &c, at, err));
         }
     }
+    return 0;
 }
 
 static int stand_at(struct sfi_search *s, const struct sfi_group *g, struct sfi_at *at, struct sf_err *err) {
@@ -119,8 +164,7 @@ static int refine(struct sfi_search *s, const struct sfi_group *g, struct sf_err
     if (g->schedule == SF_SCHEDULE_AUTO) {
         return sfi_refine_auto(s, g, &at, err);
     }
-    sfi_refine_plan(s, g, &at, 0);
-    return 0;
+    return sfi_refine_plan(s, g, &at, 0, err);
 }
 
 /* Families that try many orders before they settle for one. */
@@ -142,6 +186,7 @@ static uint64_t tries_of(uint32_t schedule) {
 static uint64_t passes_of(const struct sfi_search *s, const struct sfi_group *g) {
     uint64_t microbatches =
         s->scenario->job.global_batch_sequences * g->tp * g->cp * g->pp / s->scenario->job.gpus / g->micro_batch;
+    microbatches *= g->slices;
     return microbatches * g->pp * g->vpp * 3 * SFI_CUTS_N * tries_of(g->schedule);
 }
 
@@ -184,9 +229,11 @@ int sfi_candidate_plan(struct sfi_search *s, const struct sfi_candidate *c, stru
         s->plan.schedule = SF_SCHEDULE_TABLE;
         s->plan.table = s->tables[c->table - 1];
     }
-    s->plan.zero = s->space.zero.value[s->space.zero.n - 1];
+    s->plan.zero = sfi_cut_zero(s, (enum sfi_cut_rule)c->cut);
     sfi_cut_layers(s, &at, (enum sfi_cut_rule)c->cut, &s->plan);
     *out = s->plan;
     out->zero = c->zero;
+    out->zero_group = c->zero_group;
+    out->offload = c->offload;
     return 0;
 }

@@ -3,6 +3,8 @@
 
 #include "planner/search_internal.h"
 
+#define MOST_SLICES 16
+
 bool sfi_pin_allows(const struct sf_pin *pin, uint32_t value) {
     for (uint32_t i = 0; i < pin->n; i++) {
         if (pin->value[i] == value) {
@@ -56,6 +58,39 @@ static void add_schedules(struct sfi_values *values, const struct sf_pin *pin) {
     }
 }
 
+static void add_flag(struct sfi_values *values, const struct sf_pin *pin, bool both) {
+    add_range(values, pin, 0, both ? 1 : 0);
+}
+
+/* Every stock has a way to its host. */
+static bool has_hosts(const struct sf_topo *topo) {
+    for (uint32_t i = 0; i < sf_topo_stocks(topo); i++) {
+        struct sf_stock stock;
+        sf_topo_stock(topo, i, &stock);
+        if (stock.cpu == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What the plans of today's trainers choose beside the degrees. */
+static void add_variants(struct sfi_space *out, const struct sf_scenario *s) {
+    const struct sf_model *m = &s->model;
+    const struct sf_pins *pins = &s->pins;
+    static const struct sf_pin any = {.n = 0};
+    add_flag(&out->etp, &pins->etp, m->experts > 0);
+    add_flag(&out->gather, &pins->cp_exchange, s->job.precision != SF_F32);
+    add_flag(&out->whole_rows, &pins->whole_rows, m->experts == 0);
+    add_flag(&out->split_head, &pins->split_head, !m->tied && m->vocab_padding == 0 && !(s->job.clip_norm > 0));
+    add_divisors(&out->slices, &pins->slices, m->kv_rank > 0 ? 1 : s->job.seq_len_tokens,
+                 pins->slices.n > 0 ? SF_MAX_SLICES - 1 : MOST_SLICES);
+    add(&out->zero_group, &pins->zero_group, 0, 0);
+    add_divisors(&out->zero_group, &pins->zero_group, s->job.gpus, sf_topo_domain_gpus(s->topo));
+    bool away = pins->offload == 0 && has_hosts(s->topo);
+    add_range(&out->offload, &any, pins->offload, away ? m->layers : pins->offload);
+}
+
 static int need_some(const struct sfi_values *values, const char *name, const char *of, uint64_t n,
                      struct sf_err *err) {
     if (values->n > 0) {
@@ -63,6 +98,23 @@ static int need_some(const struct sfi_values *values, const char *name, const ch
     }
     return sf_fail(err, SF_E_NOPLAN, "no plan fits: none of the allowed values of %s is %s %llu; change plan.%s", name,
                    of, (unsigned long long)n, name);
+}
+
+static int need_choices(const struct sfi_space *space, struct sf_err *err) {
+    const struct {
+        const struct sfi_values *values;
+        const char *name, *needs;
+    } all[] = {{&space->etp, "etp", "1 needs experts"},
+               {&space->gather, "cp_exchange", "gather needs precision bf16 or lower"},
+               {&space->whole_rows, "whole_rows", "true needs a model without experts"},
+               {&space->split_head, "split_head",
+                "true needs a head of its own (not tied), an unpadded vocabulary and no clip_norm"}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (all[i].values->n == 0) {
+            return sf_fail(err, SF_E_NOPLAN, "no plan fits: plan.%s: %s", all[i].name, all[i].needs);
+        }
+    }
+    return 0;
 }
 
 static int check_layout(const struct sf_scenario *s, struct sf_err *err) {
@@ -94,6 +146,7 @@ int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf
     bool latent = s->model.kv_rank > 0;
     add_range(&out->recompute, &pins->recompute, 0, latent ? SF_RECOMPUTES_N - 1 : SF_RECOMPUTE_SELECTIVE);
     add_zero(&out->zero, s);
+    add_variants(out, s);
     SF_TRY(need_some(&out->tp, "tp", "a divisor of the GPUs", gpus, err));
     SF_TRY(need_some(&out->cp, "cp", "a divisor of the GPUs", gpus, err));
     SF_TRY(need_some(&out->ep, "ep", "a divisor of the GPUs", gpus, err));
@@ -101,12 +154,20 @@ int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf
     SF_TRY(need_some(&out->vpp, "vpp", "at most the layers", layers, err));
     SF_TRY(need_some(&out->recompute, "recompute", "possible without latent attention, or in number", 0, err));
     SF_TRY(need_some(&out->zero, "zero", "possible with canonical sums, which need at most", 1, err));
+    SF_TRY(need_some(&out->slices, "slices", "a divisor of the tokens",
+                     s->model.kv_rank > 0 ? 1 : s->job.seq_len_tokens, err));
+    SF_TRY(need_some(&out->zero_group, "zero_group", "0, or a divisor of the GPUs and within a domain of",
+                     sf_topo_domain_gpus(s->topo), err));
+    SF_TRY(need_choices(out, err));
     return need_some(&out->micro_batch, "micro_batch", "a divisor of the global batch", batch, err);
 }
 
 uint64_t sfi_space_points(const struct sfi_space *space) {
-    const uint32_t n[] = {space->tp.n,          space->cp.n,       space->ep.n,        space->pp.n,   space->vpp.n,
-                          space->micro_batch.n, space->schedule.n, space->recompute.n, space->zero.n, SFI_CUTS_N};
+    const uint32_t n[] = {space->tp.n,         space->cp.n,         space->ep.n,          space->pp.n,
+                          space->vpp.n,        space->schedule.n,   space->micro_batch.n, space->recompute.n,
+                          space->zero.n,       space->etp.n,        space->slices.n,      space->gather.n,
+                          space->whole_rows.n, space->split_head.n, space->zero_group.n,  space->offload.n,
+                          SFI_CUTS_N};
     uint64_t points = 1;
     for (size_t i = 0; i < sizeof n / sizeof n[0]; i++) {
         if (__builtin_mul_overflow(points, (uint64_t)n[i], &points)) {

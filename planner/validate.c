@@ -169,13 +169,15 @@ static int price_row(const struct run *r, const struct sf_scenario *s, struct sf
     bool found;
     SF_TRY(find_framework(&r->frameworks, &out->row, sf_topo_device(s->topo)->name, &found, &framework, err));
     SF_TRY(sf_cost_create(s->topo, r->io, NULL, &cost, err));
+    sfi_case_plan(&out->row, s, &plan);
     if (found) {
-        sf_cost_set_framework(cost, &framework);
+        struct sf_framework own = framework;
+        own.resume_ps = sfi_case_waits(&plan, &framework) ? framework.resume_ps : 0;
+        sf_cost_set_framework(cost, &own);
         snprintf(out->framework, sizeof out->framework, "%s", framework.name);
         out->calibration = lists(framework.calibration, out->row.case_id);
     }
-    sfi_case_plan(&out->row, s, &plan);
-    int rc = sfi_evaluate(s, cost, &plan, r->result, err);
+    int rc = sfi_case_run(s, cost, &framework, &plan, r->result, err);
     if (rc == 0) {
         read_figures(r->result, &framework, out);
         snprintf(out->device, sizeof out->device, "%s", sf_topo_device(s->topo)->name);

@@ -43,6 +43,12 @@ int sfi_case_files(const struct sf_io *under, const struct sf_case *c, struct sf
 void sfi_case_files_clear(struct sfi_case_files *f);
 void sfi_case_plan(const struct sf_case *c, const struct sf_scenario *s, struct sf_plan *out);
 
+/* Compiled and simulated as `f` runs it. */
+int sfi_case_run(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_framework *f,
+                 const struct sf_plan *plan, struct sf_plan_result *out, struct sf_err *err);
+/* Whether its passes wait for transfers. */
+bool sfi_case_waits(const struct sf_plan *plan, const struct sf_framework *f);
+
 /* Statistics. Spearman with ties; 0 for fewer than 2 rows. */
 double sfi_spearman(const double *a, const double *b, size_t n, double *scratch);
 int sfi_validate_summarise(struct sf_validate *v, struct sf_err *err);

@@ -42,7 +42,9 @@ static const char help[] =
     "  --stall TIME          give up when a rank makes no progress for so long (30s); 0s waits for ever\n"
     "  --reference-kernels   use the plain C kernels\n"
     "  --measure             time the program's kernels and this machine's transport instead of training: that\n"
-    "                        between threads, or under mpirun that of MPI\n"
+    "                        between threads, or under mpirun that of MPI; with --backend cuda the GPU's kernels,\n"
+    "                        and under mpirun what NCCL takes (record: made-up times, for tests)\n"
+    "  --describe            cuda, record: one JSON object that names the device and its libraries; no program\n"
     "  -o, --output FILE     where --measure writes its table\n"
     "  --quiet               no line per step\n"
     "  --json                one JSON object at the end instead of a line per step\n"
@@ -54,13 +56,14 @@ static const char help[] =
     "Examples:\n"
     "  staticfire-run tiny.prog --data text.txt --steps 50 --trace real.trace\n"
     "  mpirun -n 4 staticfire-run tiny.prog --data text.txt --json\n"
+    "  mpirun -n 8 staticfire-run step.prog --data text.txt --backend cuda\n"
     "  staticfire-run --measure tiny.prog -o kernels.yaml\n";
 
 struct settings {
     const char *program, *trace, *log, *output;
     struct sf_rt_options run;
     struct sf_rt_gpu gpu;
-    bool measure, quiet, json, mpi, transport_given, on_gpu, no_cache;
+    bool measure, describe, quiet, json, mpi, transport_given, on_gpu, no_cache;
     char cache[4096]; /* the usual folder; "" when it is not used */
     char part[4096];  /* where this rank's trace goes when nothing gathers them; else "" */
 };
@@ -129,7 +132,7 @@ static int parse_stall(const char *text, sf_time_ps *out, struct sf_err *err) {
 }
 
 enum { DATA = 256, STEPS, TRANSPORT, TRACE, DUMP, LOG, STALL, REFERENCE, MEASURE, QUIET, JSON, HELP };
-enum { BACKEND = 512, VIRTUAL_RANKS, DEVICE, DETERMINISTIC, CACHE, NO_CACHE, ESTIMATES };
+enum { BACKEND = 512, VIRTUAL_RANKS, DEVICE, DETERMINISTIC, CACHE, NO_CACHE, ESTIMATES, DESCRIBE };
 
 static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"steps", required_argument, NULL, STEPS},
@@ -147,6 +150,7 @@ static const struct option options[] = {{"data", required_argument, NULL, DATA},
                                         {"stall", required_argument, NULL, STALL},
                                         {"reference-kernels", no_argument, NULL, REFERENCE},
                                         {"measure", no_argument, NULL, MEASURE},
+                                        {"describe", no_argument, NULL, DESCRIBE},
                                         {"output", required_argument, NULL, 'o'},
                                         {"quiet", no_argument, NULL, QUIET},
                                         {"json", no_argument, NULL, JSON},
@@ -170,6 +174,9 @@ static int apply_gpu(int option, struct settings *s, struct sf_err *err) {
         return SF_OK;
     case NO_CACHE:
         s->no_cache = true;
+        return SF_OK;
+    case DESCRIBE:
+        s->describe = true;
         return SF_OK;
     default:
         s->gpu.estimates_path = optarg;
@@ -223,8 +230,11 @@ static int apply(int option, struct settings *s, struct sf_err *err) {
 /* Options that would change nothing are refused. */
 static int check_gpu_settings(const struct settings *s, struct sf_err *err) {
     bool cuda = s->on_gpu && !s->gpu.record;
-    if (s->on_gpu && (s->measure || s->transport_given || s->run.reference_kernels)) {
-        return sf_fail(err, SF_E_USAGE, "--measure, --transport and --reference-kernels belong to --backend cpu");
+    if (s->on_gpu && (s->transport_given || s->run.reference_kernels)) {
+        return sf_fail(err, SF_E_USAGE, "--transport and --reference-kernels belong to --backend cpu");
+    }
+    if (s->measure && s->gpu.estimates_path) {
+        return sf_fail(err, SF_E_USAGE, "--estimates belongs to training, not to --measure");
     }
     if (s->gpu.estimates_path && s->gpu.virtual_ranks) {
         return sf_fail(err, SF_E_USAGE, "--estimates asks NCCL, which virtual ranks do not use");
@@ -246,7 +256,10 @@ static int check_gpu_settings(const struct settings *s, struct sf_err *err) {
 
 /* Options that would change nothing are refused. */
 static int check_settings(const struct settings *s, struct sf_err *err) {
-    if (!s->program) {
+    if (s->describe && (!s->on_gpu || s->program || s->measure)) {
+        return sf_fail(err, SF_E_USAGE, "--describe goes with --backend cuda or record, --device and nothing else");
+    }
+    if (!s->program && !s->describe) {
         return sf_fail(err, SF_E_USAGE, "no program named: see staticfire-run --help");
     }
     if (s->measure != (s->output != NULL)) {
@@ -416,6 +429,7 @@ static int say_not_dumped(const struct settings *s, int rc, struct sf_err *err) 
 static int check_outputs(const struct settings *s, const struct sf_prog *prog, struct sf_err *err) {
     SF_TRY(check_trace(s, prog, err));
     SF_TRY(sf_output_check(s->run.dump_path, err));
+    SF_TRY(sf_output_check(s->gpu.estimates_path, err));
     return sf_output_check(s->log, err);
 }
 
@@ -458,12 +472,17 @@ static int finish(const struct output *o, const struct sf_prog *prog, bool first
     return rc;
 }
 
-/* Ranks that torchrun started are connected by NCCL alone: each writes what it knows, and compare joins the files. */
+/* Without MPI each rank writes what it knows, and compare joins the files. */
 static int name_part(struct settings *s, uint32_t rank, struct sf_err *err) {
     int n = snprintf(s->part, sizeof s->part, "%s.rank%u", s->trace, rank);
     return (size_t)n < sizeof s->part
                ? sf_output_check(s->part, err)
                : sf_fail(err, SF_E_USAGE, "--trace: the path is longer than %zu bytes", sizeof s->part);
+}
+
+/* Go on together, or fail together. */
+static int agree(const struct settings *s, int rc, struct sf_err *err) {
+    return s->mpi ? sf_rt_mpi_agree(rc, err) : sf_rt_peers_agree(s->gpu.peers, rc, err);
 }
 
 static int train(struct settings *s, const struct sf_prog *prog, bool first, struct sf_err *err) {
@@ -474,7 +493,7 @@ static int train(struct settings *s, const struct sf_prog *prog, bool first, str
     s->run.on_step = on_step;
     s->run.self = &o;
     int rc = open_output(&o, prog, first, err);
-    rc = s->mpi ? sf_rt_mpi_agree(rc, err) : rc;
+    rc = agree(s, rc, err);
     if (rc == SF_OK) {
         rc = s->on_gpu ? sf_rt_run_gpu(prog, &s->run, &s->gpu, err)
              : s->mpi  ? sf_rt_run_mpi(prog, &s->run, err)
@@ -499,16 +518,27 @@ static int measure(const struct settings *s, const struct sf_prog *prog, uint32_
                                               .reference_kernels = s->run.reference_kernels,
                                               .seconds = 4.0,
                                               .mpi = s->mpi,
-                                              .rank = rank};
+                                              .rank = rank,
+                                              .gpu = s->on_gpu ? &s->gpu : NULL};
     struct sf_buf text = {0};
     int rc = rank == 0 ? sf_output_check(s->output, err) : SF_OK;
-    SF_TRY(s->mpi ? sf_rt_mpi_agree(rc, err) : rc);
+    SF_TRY(agree(s, rc, err));
     rc = sf_rt_measure(prog, &how, &text, err);
     if (rc == SF_OK && rank == 0) {
         rc = sf_io_posix.write_all(sf_io_posix.self, s->output, text.data, text.bytes, err);
     }
     sf_buf_free(&text);
     return rc;
+}
+
+static int describe(const struct settings *s, struct sf_err *err) {
+    struct sf_rt_device d;
+    SF_TRY(sf_rt_describe(&s->gpu, &d, err));
+    json_t *root = json_pack("{s:s, s:i, s:I, s:s}", "device", d.name, "arch", d.arch, "free_memory_bytes",
+                             (json_int_t)d.memory_bytes, "libraries", d.libraries);
+    int failed = !root || json_dumpf(root, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0;
+    json_decref(root);
+    return failed ? sf_fail(err, SF_E_IO, "cannot write JSON to standard output") : SF_OK;
 }
 
 static bool make_folder(const char *path) {
@@ -548,28 +578,34 @@ static int run(struct settings *s, struct sf_err *err) {
     struct sf_prog *prog = NULL;
     bool first = true;
     uint32_t rank = 0, ranks = 1;
+    if (s->describe) {
+        return describe(s, err);
+    }
     if (s->mpi) {
         SF_TRY(sf_rt_mpi_begin(&rank, &ranks, err));
     } else if (s->on_gpu) {
         SF_TRY(sf_rt_gpu_place(&s->gpu, &rank, &ranks, &s->mpi, err));
     }
     first = rank == 0;
-    SF_TRY(s->on_gpu && s->trace && ranks > 1 && !s->mpi ? name_part(s, rank, err) : SF_OK);
-    int rc = sf_prog_read(&sf_io_posix, s->program, &prog, err);
-    rc = s->mpi ? sf_rt_mpi_agree(rc, err) : rc;
+    bool parts = s->on_gpu && ranks > 1 && !s->mpi;
+    int rc = parts ? sf_rt_peers_open(rank, ranks, &s->gpu.peers, err) : SF_OK;
+    rc = rc == SF_OK && parts && s->trace ? name_part(s, rank, err) : rc;
+    rc = rc == SF_OK ? sf_prog_read(&sf_io_posix, s->program, &prog, err) : rc;
+    rc = agree(s, rc, err);
     if (rc == SF_OK) {
         choose_cache(s);
         catch_signals();
         rc = s->measure ? measure(s, prog, rank, err) : train(s, prog, first, err);
     }
     sf_prog_free(prog);
+    sf_rt_peers_close(s->gpu.peers, rc, err);
     if (s->mpi) { /* said before the end: as soon as one process has left with an error, mpirun kills the others */
         if (rc != SF_OK && first) {
             sf_err_print(err);
         }
         *err = (struct sf_err){0};
-        sf_rt_mpi_end();
     }
+    sf_rt_mpi_end(); /* which may also have been asked in vain */
     return rc;
 }
 

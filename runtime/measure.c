@@ -48,7 +48,10 @@ struct measurement {
     size_t sites_n;
     uint32_t ranks_n, steps;
     int64_t clock_ns; /* what reading the CPU clock adds to each sample */
+    double stamp_s;   /* what a GPU's stamp adds to each op and call */
     double dispatch_s;
+    bool gpu;
+    char device[256]; /* as its module describes it */
     struct sfi_links links;
 };
 
@@ -176,6 +179,10 @@ static int median_busy(const struct measurement *m, const struct sf_trace *trace
     return SF_OK;
 }
 
+static double without_stamp(const struct measurement *m, double seconds) {
+    return seconds > m->stamp_s ? seconds - m->stamp_s : m->gpu ? 1e-9 : seconds;
+}
+
 static void add_ops(struct measurement *m, const double *busy_s, const size_t *first) {
     for (uint32_t r = 0; r < m->ranks_n; r++) {
         const struct sf_class *c = &m->prog->classes[sf_prog_class(m->prog, r)];
@@ -183,7 +190,7 @@ static void add_ops(struct measurement *m, const double *busy_s, const size_t *f
             if (c->ops[i].recipe != SF_NONE) {
                 struct recipe_time *t = &m->recipes[c->ops[i].recipe];
                 t->runs += 1.0;
-                t->op_s += busy_s[first[r] + i];
+                t->op_s += without_stamp(m, busy_s[first[r] + i]);
             }
         }
     }
@@ -203,30 +210,50 @@ static int read_gaps(struct measurement *m, struct sf_err *err) {
             all[n++] = m->ranks[r].gap_s[i];
         }
     }
+    if (m->gpu && n == 0) {
+        sf_free(all);
+        return sf_fail(err, SF_E_FAULT,
+                       "no time passed between any two ops of a stream: the device's clock stands still, or every op "
+                       "waits for another stream: measure a plan of one stage");
+    }
     m->dispatch_s = sfi_median(all, n);
+    if (m->gpu && n > 0) { /* sorted by now: the shortest gaps are a stamp behind a stamp */
+        m->stamp_s = all[n / 10];
+        m->dispatch_s = without_stamp(m, m->dispatch_s);
+    }
     sf_free(all);
     return SF_OK;
 }
 
-static int read_sites(struct measurement *m, struct sf_err *err) {
-    double *all = sf_calloc((size_t)m->ranks_n * KEEP, sizeof *all);
-    if (!all) {
-        return sf_fail_memory(err, "samples");
-    }
-    for (size_t s = 0; s < m->sites_n; s++) {
-        size_t n = 0;
-        for (uint32_t r = 0; r < m->ranks_n; r++) {
-            const struct rank_samples *from = &m->ranks[r];
-            m->sites[s].samples += from->n[s];
-            for (uint32_t i = 0; i < from->n[s] && i < KEEP; i++) {
-                all[n++] = from->ns[s * KEEP + i] * 1e-9;
-            }
+/* `room` is for all samples of a site. */
+static int read_site(struct measurement *m, size_t index, double *room, struct sf_err *err) {
+    struct site *s = &m->sites[index];
+    size_t n = 0;
+    for (uint32_t r = 0; r < m->ranks_n; r++) {
+        const struct rank_samples *from = &m->ranks[r];
+        s->samples += from->n[index];
+        for (uint32_t i = 0; i < from->n[index] && i < KEEP; i++) {
+            room[n++] = from->ns[index * KEEP + i] * 1e-9;
         }
-        m->sites[s].time_s = sfi_median(all, n);
-        m->recipes[m->sites[s].recipe].calls_s += m->sites[s].time_s;
     }
-    sf_free(all);
+    double median = sfi_median(room, n);
+    if (m->gpu && n > 0 && median <= m->stamp_s) { /* a call holds a stamp */
+        return sf_fail(err, SF_E_FAULT, "%s took no time: the device's clock stands still or is too coarse",
+                       sf_call_name(s->call->kind));
+    }
+    s->time_s = without_stamp(m, median);
+    m->recipes[s->recipe].calls_s += s->time_s;
     return SF_OK;
+}
+
+static int read_sites(struct measurement *m, struct sf_err *err) {
+    double *room = sf_calloc((size_t)m->ranks_n * KEEP, sizeof *room);
+    int rc = room ? SF_OK : sf_fail_memory(err, "samples");
+    for (size_t s = 0; s < m->sites_n && rc == SF_OK; s++) {
+        rc = read_site(m, s, room, err);
+    }
+    sf_free(room);
+    return rc;
 }
 
 static double scaled(const struct measurement *m, const struct site *s) {
@@ -263,9 +290,13 @@ static int run(struct measurement *m, const struct sf_rt_measure_options *o, str
                                     .call = on_call,
                                     .gap = on_gap,
                                     .min_steps = MIN_STEPS,
-                                    .deadline_ns = sfi_now_ns() + (int64_t)(o->seconds * 1e9)};
-    int rc = o->mpi ? sfi_run_mpi(m->prog, &options, &probe, err) : sfi_run_threads(m->prog, &options, &probe, err);
-    rc = rc == SF_E_INTERRUPTED && sfi_now_ns() > probe.deadline_ns ? SF_OK : rc;
+                                    .deadline_ns = sfi_now_ns() + (int64_t)(o->seconds * 1e9),
+                                    .lasts_ns = (int64_t)(o->seconds * 1e9)};
+    int rc = o->gpu   ? sfi_run_gpu(m->prog, &options, &probe, o->gpu, err)
+             : o->mpi ? sfi_run_mpi(m->prog, &options, &probe, err)
+                      : sfi_run_threads(m->prog, &options, &probe, err);
+    bool enough = o->gpu ? o->rank != 0 || trace->meta.iterations >= MIN_STEPS : sfi_now_ns() > probe.deadline_ns;
+    rc = rc == SF_E_INTERRUPTED && enough ? SF_OK : rc;
     return rc == SF_OK && o->mpi ? collect_samples(m, err) : rc;
 }
 
@@ -273,17 +304,19 @@ static int read_trace(struct measurement *m, const struct sf_trace *trace, struc
     double *busy_s = NULL;
     size_t *first = NULL;
     int rc = median_busy(m, trace, &busy_s, &first, err);
+    rc = rc == SF_OK ? read_gaps(m, err) : rc;
     if (rc == SF_OK) {
         m->steps = trace->meta.iterations;
+        snprintf(m->device, sizeof m->device, "%s", trace->meta.note);
         add_ops(m, busy_s, first);
         rc = read_sites(m, err);
     }
-    if (rc == SF_OK) {
+    if (rc == SF_OK && !m->gpu) {
         rc = fit_links(m, busy_s, first, err);
     }
     sf_free(first);
     sf_free(busy_s);
-    return rc == SF_OK ? read_gaps(m, err) : rc;
+    return rc;
 }
 
 static int time_program(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_err *err) {
@@ -364,8 +397,53 @@ static void cpu_model(char *buf, size_t size) {
     sf_free(text);
 }
 
+static void print_transport(const struct measurement *m, struct sf_buf *out) {
+    sf_buf_printf(out, "transport:\n");
+    if (!m->links.one_device) {
+        sf_buf_printf(out,
+                      "  message_latency: %.3fus\n  message_rate: %.3fMB/s\n  collective_latency: %.3fus\n"
+                      "  collective_rate: %.3fMB/s\n",
+                      m->links.message_latency_s * 1e6, m->links.message_rate * 1e-6,
+                      m->links.collective_latency_s * 1e6, m->links.collective_rate * 1e-6);
+    }
+    sf_buf_printf(out, "  dispatch: %.3fus\n", m->dispatch_s * 1e6);
+}
+
+/* Text of a library between quotes. */
+static void print_text(const char *text, struct sf_buf *out) {
+    for (const char *c = text; *c; c++) {
+        sf_buf_printf(out, "%c", *c < ' ' || *c > '~' || *c == '"' || *c == '\\' ? '?' : *c);
+    }
+}
+
+/* "NVIDIA H200, driver for CUDA 13.0, ...": the device, then libraries. */
+static void print_device(const struct measurement *m, struct sf_buf *out) {
+    char name[sizeof m->device];
+    size_t n = strcspn(m->device, ",");
+    snprintf(name, sizeof name, "%.*s", (int)n, m->device);
+    sf_buf_printf(out, "device: \"");
+    print_text(name, out);
+    sf_buf_printf(out, "\", libraries: \"");
+    print_text(m->device + n + (m->device[n] == ',' ? strspn(m->device + n, ", ") : 0), out);
+    sf_buf_printf(out, "\", ");
+}
+
+static void print_note(const struct measurement *m, struct sf_buf *out) {
+    char hash[SF_HASH_TEXT];
+    sf_buf_printf(out, "note: \"program %s, %u ranks, %u steps", sf_hash_format(sf_prog_hash(m->prog), hash),
+                  m->ranks_n, m->steps);
+    if (m->gpu) {
+        sf_buf_printf(out, "; %.3f us from a kernel to the next", m->stamp_s * 1e6);
+    }
+    if (m->links.one_device) {
+        sf_buf_printf(out, "; copies inside the device: %.3f us, %.3f GB/s", m->links.message_latency_s * 1e6,
+                      m->links.message_rate * 1e-9);
+    }
+    sf_buf_printf(out, "\"\n");
+}
+
 static void print_head(const struct measurement *m, struct sf_buf *out) {
-    char cpu[128], date[32] = "", hash[SF_HASH_TEXT];
+    char cpu[128], date[32] = "";
     struct timespec now;
     struct tm utc;
     clock_gettime(CLOCK_REALTIME, &now); /* when this was measured: provenance, nothing is computed from it */
@@ -373,24 +451,22 @@ static void print_head(const struct measurement *m, struct sf_buf *out) {
     if (gmtime_r(&now.tv_sec, &utc)) {
         strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
     }
-    sf_buf_printf(
-        out,
-        "# Kernel and transport times of one machine, measured by staticfire-run --measure while %u ranks of\n"
-        "# the program below trained side by side. CPU time per call, median; see runtime/measure.h.\n",
-        m->ranks_n);
-    sf_buf_printf(out, "host: { cpu: \"%s\", cores: %ld, date: \"%s\" }\n", cpu, sysconf(_SC_NPROCESSORS_ONLN), date);
-    sf_buf_printf(out, "note: \"program %s, %u ranks, %u steps\"\n", sf_hash_format(sf_prog_hash(m->prog), hash),
-                  m->ranks_n, m->steps);
     sf_buf_printf(out,
-                  "transport:\n  message_latency: %.3fus\n  message_rate: %.3fMB/s\n  collective_latency: %.3fus\n"
-                  "  collective_rate: %.3fMB/s\n  dispatch: %.3fus\n",
-                  m->links.message_latency_s * 1e6, m->links.message_rate * 1e-6, m->links.collective_latency_s * 1e6,
-                  m->links.collective_rate * 1e-6, m->dispatch_s * 1e6);
+                  "# Kernel and transport times of one machine, measured by staticfire-run --measure while %u rank%s\n"
+                  "# the program below trained. %s per call, median; see runtime/measure.h.\n",
+                  m->ranks_n, m->ranks_n == 1 ? " of" : "s of", m->gpu ? "Time on the GPU" : "CPU time");
+    sf_buf_printf(out, "host: { ");
+    if (m->gpu) {
+        print_device(m, out);
+    }
+    sf_buf_printf(out, "cpu: \"%s\", cores: %ld, date: \"%s\" }\n", cpu, sysconf(_SC_NPROCESSORS_ONLN), date);
+    print_note(m, out);
+    print_transport(m, out);
 }
 
 static int measure(struct measurement *m, const struct sf_rt_measure_options *o, struct sf_buf *out,
                    struct sf_err *err) {
-    m->clock_ns = clock_cost_ns();
+    m->clock_ns = m->gpu ? 0 : clock_cost_ns();
     SF_TRY(create_sites(m, err));
     SF_TRY(sfi_measure_links(o, m->ranks_n, &m->links, err));
     SF_TRY(time_program(m, o, err));
@@ -404,7 +480,8 @@ static int measure(struct measurement *m, const struct sf_rt_measure_options *o,
 
 int sf_rt_measure(const struct sf_prog *prog, const struct sf_rt_measure_options *options, struct sf_buf *out,
                   struct sf_err *err) {
-    struct measurement m = {.prog = prog, .ranks_n = sf_prog_ranks(prog), .arena = sf_arena_create()};
+    struct measurement m = {
+        .prog = prog, .ranks_n = sf_prog_ranks(prog), .arena = sf_arena_create(), .gpu = options->gpu != NULL};
     int rc = m.arena ? measure(&m, options, out, err) : sf_fail_memory(err, "measurement");
     sf_arena_free(m.arena);
     return rc;

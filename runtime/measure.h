@@ -4,12 +4,18 @@
  * Every second step times whole ops, undisturbed, the others every kernel call inside them. A call's time is its
  * median, scaled so that the calls of a recipe add up to the median of its ops: what a forecast sums is then what a
  * measurement will find. Collectives inside recipes are timed like calls, without the waiting; they make the latency
- * and the rate of the table, not rows of it. */
+ * and the rate of the table, not rows of it.
+ *
+ * On a GPU times come from stamps of its clock: a call's reaches from its begin to that of the next one, launch gap
+ * included, so the sum of a recipe's calls is the time that its op holds the stream for. What one stamp takes is found
+ * where two follow each other, and is taken off. Transfers wait for each other there, which a stamp cannot tell from
+ * moving bytes; so latencies and rates come from ranks that do nothing but talk. */
 #ifndef SF_RUNTIME_MEASURE_H
 #define SF_RUNTIME_MEASURE_H
 
 #include "core/io.h"
 #include "core/prog.h"
+#include "runtime/rt.h"
 
 struct sf_rt_measure_options {
     const char *data_path; /* NULL: random bytes */
@@ -17,6 +23,7 @@ struct sf_rt_measure_options {
     double seconds; /* aim of the whole measurement; a slow program takes longer */
     bool mpi;       /* ranks are MPI processes, of which this is `rank`; else threads */
     uint32_t rank;
+    const struct sf_rt_gpu *gpu; /* NULL: CPUs */
 };
 
 /* Appends the YAML that sf_cost_create reads; over MPI on the process that is rank 0. */
@@ -27,9 +34,11 @@ int sf_rt_measure(const struct sf_prog *prog, const struct sf_rt_measure_options
 struct sfi_links {
     double message_latency_s, message_rate;
     double collective_latency_s, collective_rate;
+    bool one_device; /* between virtual ranks: bytes moved inside a GPU, by nothing that joins two */
 };
 
-/* measure_links.c: two threads that only talk; over MPI all `ranks` processes, of which 0 learns the figures. */
+/* measure_links.c: two threads, or virtual ranks of a GPU, that only talk; over MPI all `ranks` processes, of which 0
+ * learns the figures. */
 int sfi_measure_links(const struct sf_rt_measure_options *o, uint32_t ranks, struct sfi_links *out, struct sf_err *err);
 
 double sfi_median(double *values, size_t n); /* sorts; 0 when there are none */

@@ -10,6 +10,7 @@
 
 #define SMALL_BYTES 64
 #define LARGE_BYTES (UINT64_C(1) << 20)
+#define LARGE_GPU_BYTES (UINT64_C(64) << 20)
 #define SMALL_N 16 /* of each kind, per step */
 #define LARGE_N 4
 #define STEPS 12
@@ -18,23 +19,28 @@
 enum part { SMALL_MESSAGES, LARGE_MESSAGES, SMALL_SUMS, LARGE_SUMS, PARTS };
 
 static const struct {
-    uint64_t bytes;
+    bool large;
     uint32_t n;
     bool sum;
 } parts[PARTS] = {
-    [SMALL_MESSAGES] = {SMALL_BYTES, SMALL_N, false},
-    [LARGE_MESSAGES] = {LARGE_BYTES, LARGE_N, false},
-    [SMALL_SUMS] = {SMALL_BYTES, SMALL_N, true},
-    [LARGE_SUMS] = {LARGE_BYTES, LARGE_N, true},
+    [SMALL_MESSAGES] = {false, SMALL_N, false},
+    [LARGE_MESSAGES] = {true, LARGE_N, false},
+    [SMALL_SUMS] = {false, SMALL_N, true},
+    [LARGE_SUMS] = {true, LARGE_N, true},
 };
 
-static void build_class(struct sf_build *b, uint32_t rank, uint32_t comm) {
+static uint64_t large_bytes(const struct sf_rt_measure_options *o) {
+    return o->gpu ? LARGE_GPU_BYTES : LARGE_BYTES;
+}
+
+static void build_class(struct sf_build *b, uint32_t rank, uint32_t comm, uint64_t large) {
     sf_build_class_begin(b, rank == 0 ? "first" : rank == 1 ? "second" : "other", rank);
-    uint32_t buf = sf_build_buffer(b, "bytes", SF_BUF_COMM, LARGE_BYTES, true);
+    uint32_t buf = sf_build_buffer(b, "bytes", SF_BUF_COMM, large, true);
     for (int p = 0; p < PARTS; p++) {
         for (uint32_t i = 0; i < parts[p].n && (rank < 2 || parts[p].sum); i++) {
             bool sends = i % 2 == rank; /* there and back */
-            struct sf_op op = {.bytes = parts[p].bytes, .recipe = SF_NONE, .comm = comm};
+            uint64_t bytes = parts[p].large ? large : SMALL_BYTES;
+            struct sf_op op = {.bytes = bytes, .recipe = SF_NONE, .comm = comm};
             op.kind = parts[p].sum ? SF_OP_ALL_REDUCE : sends ? SF_OP_SEND : SF_OP_RECV;
             op.peer_delta = parts[p].sum ? 0 : rank == 0 ? 1 : -1;
             op.flags = parts[p].sum ? SF_OP_SUM_F32 : 0;
@@ -42,14 +48,14 @@ static void build_class(struct sf_build *b, uint32_t rank, uint32_t comm) {
                                        .access = op.kind == SF_OP_SEND   ? SF_READ
                                                  : op.kind == SF_OP_RECV ? SF_WRITE
                                                                          : SF_READ_WRITE,
-                                       .bytes = parts[p].bytes};
+                                       .bytes = bytes};
             sf_build_op(b, &op, &arg, 1, NULL, 0);
         }
     }
     sf_build_class_end(b);
 }
 
-static int build_program(uint32_t ranks, struct sf_prog **out, struct sf_err *err) {
+static int build_program(uint32_t ranks, uint64_t large, struct sf_prog **out, struct sf_err *err) {
     struct sf_build *b = sf_build_create();
     uint32_t *class_of = sf_calloc(ranks, sizeof *class_of);
     if (!b || !class_of) {
@@ -66,7 +72,7 @@ static int build_program(uint32_t ranks, struct sf_prog **out, struct sf_err *er
     for (uint32_t r = 0; r < ranks; r++) {
         class_of[r] = r < 2 ? r : 2;
         if (r < 3) {
-            build_class(b, r, comm);
+            build_class(b, r, comm, large);
         }
     }
     int rc = sf_build_finish(b, class_of, ranks, out, err);
@@ -111,8 +117,25 @@ static double rate_of(double bytes, double seconds) {
     return seconds > bytes * 1e-12 ? bytes / seconds : 1e12;
 }
 
-static int read_links(const struct sf_trace *t, double ranks, struct sfi_links *out, struct sf_err *err) {
-    double elapsed[PARTS], busy[PARTS];
+/* A device's ops hold a stamp each: what is between two of them, where nothing else is. */
+static int read_stamp(const struct sf_trace *t, uint32_t ops_n, double *stamp_s, struct sf_err *err) {
+    size_t per_step = t->recs_n / STEPS;
+    double *gaps = sf_calloc(ops_n, sizeof *gaps);
+    if (!gaps) {
+        return sf_fail_memory(err, "transport measurement");
+    }
+    const struct sf_trace_rec *rec = t->recs + (STEPS - 1) * per_step;
+    for (uint32_t i = 0; i + 1 < ops_n; i++) {
+        gaps[i] = sf_ps_to_s(rec[i + 1].start - rec[i].end);
+    }
+    *stamp_s = sfi_median(gaps, ops_n - 1);
+    sf_free(gaps);
+    return SF_OK;
+}
+
+static int read_links(const struct sf_trace *t, const struct sf_rt_measure_options *o, double ranks,
+                      struct sfi_links *out, struct sf_err *err) {
+    double elapsed[PARTS], busy[PARTS], stamp_s = 0.0, large = (double)large_bytes(o);
     uint32_t ops_n = 0;
     for (int p = 0; p < PARTS; p++) {
         ops_n += parts[p].n;
@@ -120,11 +143,15 @@ static int read_links(const struct sf_trace *t, double ranks, struct sfi_links *
     for (int p = 0; p < PARTS; p++) {
         SF_TRY(read_part(t, p, ops_n, &elapsed[p], &busy[p], err));
     }
+    SF_TRY(o->gpu ? read_stamp(t, ops_n, &stamp_s, err) : SF_OK);
+    for (int p = 0; p < PARTS && o->gpu; p++) {
+        elapsed[p] = busy[p] = elapsed[p] > stamp_s ? elapsed[p] - stamp_s : 1e-9;
+    }
     out->message_latency_s = elapsed[SMALL_MESSAGES];
-    out->message_rate = rate_of(LARGE_BYTES, busy[LARGE_MESSAGES]);
+    out->message_rate = rate_of(large, busy[LARGE_MESSAGES]);
     double steps = 2.0 * (ranks - 1.0); /* of a ring, twice around */
     out->collective_latency_s = elapsed[SMALL_SUMS] / steps;
-    out->collective_rate = rate_of(steps / ranks * LARGE_BYTES, busy[LARGE_SUMS]);
+    out->collective_rate = rate_of(steps / ranks * large, busy[LARGE_SUMS]);
     return SF_OK;
 }
 
@@ -135,13 +162,23 @@ int sfi_measure_links(const struct sf_rt_measure_options *o, uint32_t ranks, str
     bool mpi = o->mpi && ranks > 1;
     uint32_t n = mpi ? ranks : 2;
     sf_trace_init(&trace);
-    const struct sf_rt_options options = {.steps = STEPS, .trace = &trace, .stall_limit = 10 * SF_PS_PER_S};
-    int rc = build_program(n, &prog, err);
-    if (rc == SF_OK) {
+    /* the watchdog of a GPU marks every transfer, which would be measured with it */
+    const struct sf_rt_options options = {
+        .steps = STEPS, .trace = &trace, .stall_limit = o->gpu ? 0 : 10 * SF_PS_PER_S};
+    struct sf_rt_gpu gpu = {0};
+    if (o->gpu) { /* a GPU alone copies inside itself; the recording device has as many ranks as it is asked for */
+        gpu = *o->gpu;
+        gpu.virtual_ranks = !mpi && (gpu.virtual_ranks || !gpu.record);
+    }
+    out->one_device = gpu.virtual_ranks;
+    int rc = build_program(n, large_bytes(o), &prog, err);
+    if (rc == SF_OK && o->gpu) {
+        rc = sf_rt_run_gpu(prog, &options, &gpu, err);
+    } else if (rc == SF_OK) {
         rc = mpi ? sf_rt_run_mpi(prog, &options, err) : sf_rt_run_threads(prog, &options, err);
     }
     if (rc == SF_OK && (!mpi || o->rank == 0)) {
-        rc = read_links(&trace, n, out, err);
+        rc = read_links(&trace, o, n, out, err);
     }
     sf_trace_clear(&trace);
     sf_prog_free(prog);

@@ -18,6 +18,7 @@ struct sfi_probe {
                 int64_t wall_ns); /* from the end of an op to the next issue */
     uint32_t min_steps;
     int64_t deadline_ns; /* stop after the step in which it passes, but not before min_steps */
+    int64_t lasts_ns;    /* likewise on a GPU, from its first step on: getting ready may take longer */
 };
 
 /* What all ranks of a process share. */
@@ -26,6 +27,7 @@ struct sfi_run {
     const struct sfi_data *data; /* NULL when the program loads nothing */
     const struct sf_rt_options *options;
     const struct sfi_probe *probe; /* NULL: not measuring */
+    const struct sfi_watch *watch; /* of a GPU run's other processes (cuda/gpu.h); NULL: there are none */
 };
 
 /* How far the op in flight on a stream has come in its recipe. */

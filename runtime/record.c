@@ -24,7 +24,7 @@ int sfi_record_violation(const struct sfi_record *rec, struct sf_err *err, const
 }
 
 /* An array that grows by one. */
-static int grow(void **array, size_t n, size_t size, struct sf_err *err) {
+int sfi_record_grow(void **array, size_t n, size_t size, struct sf_err *err) {
     if ((n & (n - 1)) != 0 && n != 0) {
         return SF_OK;
     }
@@ -40,10 +40,23 @@ static int forbid_in_capture(const struct sfi_record *rec, const char *what, str
     return rec->capture ? sfi_record_violation(rec, err, "%s during a capture", what) : SF_OK;
 }
 
+/* What costs the host or the device time that a running step would feel. */
+int sfi_record_forbid_in_run(const struct sfi_record *rec, const char *what, struct sf_err *err) {
+    SF_TRY(forbid_in_capture(rec, what, err));
+    return sfi_record_runs(rec) ? sfi_record_violation(rec, err, "%s after the first step was launched", what) : SF_OK;
+}
+
+/* Results may be fetched after the last step, and who knows which one is the last? The next launch tells. */
+static int wait_for_device(struct sfi_record *rec, const char *what, struct sf_err *err) {
+    SF_TRY(forbid_in_capture(rec, what, err));
+    rec->waited = sfi_record_runs(rec) ? what : NULL;
+    return SF_OK;
+}
+
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
 
 static int map(struct sfi_record *rec, uint32_t owner, uint64_t bytes, void **out, struct sf_err *err) {
-    SF_TRY(grow((void **)&rec->memory, rec->memory_n, sizeof *rec->memory, err));
+    SF_TRY(sfi_record_grow((void **)&rec->memory, rec->memory_n, sizeof *rec->memory, err));
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) {
         return sf_fail_memory(err, "memory of the recording device");
@@ -54,12 +67,12 @@ static int map(struct sfi_record *rec, uint32_t owner, uint64_t bytes, void **ou
 }
 
 static int record_alloc(void *self, uint32_t owner, uint64_t bytes, void **out, struct sf_err *err) {
-    SF_TRY(forbid_in_capture(self, "device memory is allocated", err));
+    SF_TRY(sfi_record_forbid_in_run(self, "device memory is allocated", err));
     return map(self, owner, bytes, out, err);
 }
 
 static int record_pin(void *self, uint64_t bytes, void **host, void **device, struct sf_err *err) {
-    SF_TRY(forbid_in_capture(self, "host memory is pinned", err));
+    SF_TRY(sfi_record_forbid_in_run(self, "host memory is pinned", err));
     SF_TRY(map(self, SF_NONE, bytes, host, err));
     *device = *host;
     return SF_OK;
@@ -88,7 +101,7 @@ bool sfi_record_inside(const struct sfi_record *rec, const void *at, uint64_t by
 }
 
 static int record_upload(void *self, void *to, const void *from, uint64_t bytes, struct sf_err *err) {
-    SF_TRY(forbid_in_capture(self, "a synchronous copy", err));
+    SF_TRY(wait_for_device(self, "a synchronous copy", err));
     memcpy(to, from, bytes);
     return SF_OK;
 }
@@ -98,7 +111,7 @@ static int record_download(void *self, void *to, const void *from, uint64_t byte
 }
 
 static int record_finish(void *self, struct sf_err *err) {
-    return forbid_in_capture(self, "the host waits for the device", err);
+    return wait_for_device(self, "the host waits for the device", err);
 }
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
@@ -166,7 +179,7 @@ static uint64_t record_work_bytes(void *self, const struct sf_call *call) {
 static int record_context_create(void *self, uint32_t owner, void **out, struct sf_err *err) {
     (void)owner;
     *out = self;
-    return forbid_in_capture(self, "a kernel context is made", err);
+    return sfi_record_forbid_in_run(self, "a kernel context is made", err);
 }
 
 static void record_context_destroy(void *self, void *context) {
@@ -177,7 +190,7 @@ static void record_context_destroy(void *self, void *context) {
 static int record_prepare(void *self, void *context, const struct sf_call *call, struct sf_err *err) {
     (void)context;
     (void)call;
-    return forbid_in_capture(self, "a kernel is prepared", err);
+    return sfi_record_forbid_in_run(self, "a kernel is prepared", err);
 }
 
 static int record_fault(void *self, struct sf_err *err) {
@@ -190,8 +203,8 @@ static int record_fault(void *self, struct sf_err *err) {
 
 static int record_stream_create(void *self, const char *name, void **out, struct sf_err *err) {
     struct sfi_record *rec = self;
-    SF_TRY(forbid_in_capture(rec, "a stream is made", err));
-    SF_TRY(grow((void **)&rec->streams, rec->streams_n, sizeof(struct sfi_record_stream *), err));
+    SF_TRY(sfi_record_forbid_in_run(rec, "a stream is made", err));
+    SF_TRY(sfi_record_grow((void **)&rec->streams, rec->streams_n, sizeof(struct sfi_record_stream *), err));
     struct sfi_record_stream *s = sf_calloc(1, sizeof *s);
     if (!s) {
         return sf_fail_memory(err, "a stream of the recording device");
@@ -286,7 +299,7 @@ static int record_stream_wait(void *self, void *stream, void *event, struct sf_e
 
 static int record_capture_begin(void *self, void *stream, struct sf_err *err) {
     struct sfi_record *rec = self;
-    SF_TRY(forbid_in_capture(rec, "another capture begins", err));
+    SF_TRY(sfi_record_forbid_in_run(rec, "another capture begins", err));
     struct sfi_graph *g = sf_calloc(1, sizeof *g);
     struct sf_arena *arena = sf_arena_create();
     if (!g || !arena) {
@@ -336,7 +349,7 @@ static int record_capture_end(void *self, void *stream, void **graph, uint64_t *
     }
     rec->capture = NULL;
     if (rc == SF_OK) {
-        rc = grow((void **)&rec->graphs, rec->graphs_n, sizeof(struct sfi_graph *), err);
+        rc = sfi_record_grow((void **)&rec->graphs, rec->graphs_n, sizeof(struct sfi_graph *), err);
     }
     if (rc != SF_OK) {
         free_graph(g);
@@ -364,13 +377,17 @@ static int record_launch(void *self, void *graph, void *stream, struct sf_err *e
     struct sfi_record *rec = self;
     (void)stream;
     SF_TRY(forbid_in_capture(rec, "a graph is launched", err));
-    SF_TRY(grow((void **)&rec->pending, rec->pending_n, sizeof(struct sfi_graph *), err));
+    SF_TRY(sfi_record_begin_launch(rec, graph, err));
+    SF_TRY(sfi_record_grow((void **)&rec->pending, rec->pending_n, sizeof(struct sfi_graph *), err));
     rec->pending[rec->pending_n++] = graph;
     if (rec->pending_n < rec->world) {
         return SF_OK;
     }
     size_t n = rec->pending_n;
     rec->pending_n = 0;
+    if (sfi_record_is_down(rec)) {
+        return SF_OK; /* what is launched never ends */
+    }
     return sfi_record_run(rec, rec->pending, n, true, err);
 }
 
@@ -382,7 +399,7 @@ static int add_node(struct sfi_record *rec, void *stream, const struct sfi_node 
     if (!g || !s->captured) {
         return sfi_record_violation(rec, err, "work is put on stream \"%s\", which is not part of a capture", s->name);
     }
-    SF_TRY(grow((void **)&g->nodes, g->nodes_n, sizeof *g->nodes, err));
+    SF_TRY(sfi_record_grow((void **)&g->nodes, g->nodes_n, sizeof *g->nodes, err));
     struct sfi_node *node = &g->nodes[g->nodes_n];
     *node = *payload;
     node->chain = s->chain;
@@ -498,7 +515,7 @@ static void record_op_begin(void *self, uint32_t rank, uint32_t op, void *stream
     (void)label;
     rec->rank = s->rank = rank;
     rec->op = s->op = op;
-    if (g && s->captured && grow((void **)&g->marks, g->marks_n, sizeof *g->marks, NULL) == SF_OK) {
+    if (g && s->captured && sfi_record_grow((void **)&g->marks, g->marks_n, sizeof *g->marks, NULL) == SF_OK) {
         g->marks[g->marks_n++] = (struct sfi_op_mark){.rank = rank, .op = op, .begin = copy_moment(g, s->now, NULL)};
     }
 }
@@ -516,76 +533,7 @@ static void record_op_end(void *self, uint32_t rank, uint32_t op, void *stream) 
     rec->op = s->op = SF_NONE;
 }
 
-/* ---- communicators ---------------------------------------------------------------------------------------------- */
-
-static int record_comm_id(void *self, unsigned char id[SFI_NCCL_ID_BYTES], struct sf_err *err) {
-    (void)self;
-    (void)err;
-    memset(id, 0, SFI_NCCL_ID_BYTES);
-    return SF_OK;
-}
-
-static int new_comm(struct sfi_record *rec, struct sfi_record_comm init, const char *name, void **out,
-                    struct sf_err *err) {
-    SF_TRY(forbid_in_capture(rec, "a communicator is made", err));
-    struct sfi_record_comm *c = sf_calloc(1, sizeof *c);
-    if (!c) {
-        return sf_fail_memory(err, "a communicator of the recording device");
-    }
-    *c = init;
-    c->rec = rec;
-    snprintf(c->name, sizeof c->name, "%s", name);
-    *out = c;
-    return SF_OK;
-}
-
-static int record_comm_world(void *self, const unsigned char id[SFI_NCCL_ID_BYTES], uint32_t ranks, uint32_t rank,
-                             void **out, struct sf_err *err) {
-    struct sfi_record *rec = self;
-    (void)id;
-    if (ranks > sizeof rec->splits / sizeof *rec->splits || rank >= ranks) {
-        return sfi_record_violation(rec, err, "rank %u of %u ranks", rank, ranks);
-    }
-    rec->world = ranks;
-    return new_comm(rec, (struct sfi_record_comm){.key = rank, .rank = rank}, "world", out, err);
-}
-
-static int record_comm_split(void *self, void *comm, uint32_t color, uint32_t key, const char *name, void **out,
-                             struct sf_err *err) {
-    struct sfi_record *rec = self;
-    const struct sfi_record_comm *parent = comm;
-    return new_comm(rec,
-                    (struct sfi_record_comm){
-                        .split = ++rec->splits[parent->rank], .color = color, .key = key, .rank = parent->rank},
-                    name, out, err);
-}
-
-static int record_comm_register(void *self, void *comm, void *base, uint64_t bytes, void **handle, struct sf_err *err) {
-    const struct sfi_record_comm *c = comm;
-    *handle = base;
-    SF_TRY(forbid_in_capture(self, "memory is registered", err));
-    return sfi_record_inside(self, base, bytes, c->rank)
-               ? SF_OK
-               : sfi_record_violation(self, err, "memory is registered that the rank does not have");
-}
-
-static void record_comm_deregister(void *self, void *comm, void *handle) {
-    (void)self;
-    (void)comm;
-    (void)handle;
-}
-
-static int record_comm_fault(void *self, void *comm, struct sf_err *err) {
-    (void)self;
-    (void)comm;
-    (void)err;
-    return SF_OK;
-}
-
-static void record_comm_destroy(void *self, void *comm) {
-    (void)self;
-    sf_free(comm);
-}
+/* ---- transfers -------------------------------------------------------------------------------------------------- */
 
 /* A group is one node that waits for all its streams and that all of them wait for. */
 static int flush_group(struct sfi_record *rec, struct sf_err *err) {
@@ -697,14 +645,6 @@ static const struct sfi_gpu_api functions = {
     .clock = record_clock,
     .op_begin = record_op_begin,
     .op_end = record_op_end,
-    .comm_id = record_comm_id,
-    .comm_world = record_comm_world,
-    .comm_split = record_comm_split,
-    .comm_register = record_comm_register,
-    .comm_deregister = record_comm_deregister,
-    .comm_fault = record_comm_fault,
-    .comm_abort = record_comm_destroy,
-    .comm_destroy = record_comm_destroy,
     .group_begin = record_group_begin,
     .group_end = record_group_end,
     .message = record_message,
@@ -718,6 +658,7 @@ int sfi_record_create(const struct sfi_record_options *options, struct sfi_recor
     }
     rec->options = *options;
     rec->api = functions;
+    sfi_record_fill_comms(&rec->api);
     rec->api.self = rec;
     rec->op = SF_NONE;
     *out = rec;
@@ -737,6 +678,7 @@ void sfi_record_destroy(struct sfi_record *rec) {
     while (rec->streams_n > 0) {
         sf_free(rec->streams[--rec->streams_n]);
     }
+    sfi_record_free_comms(rec);
     sf_free(rec->graphs);
     sf_free(rec->pending);
     sf_free(rec->memory);

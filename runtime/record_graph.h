@@ -22,7 +22,8 @@ struct sfi_record_comm {
     struct sfi_record *rec;
     uint32_t split, color, key; /* split 0: the world; else which one of its rank's splits */
     uint32_t rank;              /* in the world */
-    char name[SF_NAME];
+    bool ended, aborted;
+    char name[SF_NAME + 16];
 };
 
 /* One message of one rank. */
@@ -88,6 +89,7 @@ struct sfi_graph {
     size_t nodes_n, nodes_room, marks_n, marks_room;
     uint32_t chains_n, chains_room;
     uint32_t *chain_n; /* [chains_room] nodes of each */
+    bool launched;
 };
 
 struct sfi_record_stream {
@@ -125,11 +127,30 @@ struct sfi_record {
     uint32_t world, splits[4096]; /* ranks; splits made by each */
     struct sfi_talk group[256];
     uint32_t group_n, group_depth;
-    uint64_t ticks; /* the device's clock */
+    uint64_t ticks;                 /* the device's clock */
+    struct sfi_record_comm **comms; /* all that were made */
+    size_t comms_n, comms_live;     /* made; not ended */
+    unsigned char *ids;             /* where the world meets */
+    uint32_t ids_made;
+    struct sf_err ending; /* the first communicator that was ended in a wrong way */
+    struct sfi_record_fault fault;
+    uint32_t steps; /* launched on all ranks and executed */
+    bool hangs;
+    const char *waited; /* what made the host wait for the device since the last launch; NULL: nothing */
 };
 
 int sfi_record_violation(const struct sfi_record *rec, struct sf_err *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* An array that grows by one. */
+int sfi_record_grow(void **array, size_t n, size_t size, struct sf_err *err);
+int sfi_record_forbid_in_run(const struct sfi_record *rec, const char *what, struct sf_err *err);
+
+/* record_comm.c */
+void sfi_record_fill_comms(struct sfi_gpu_api *api);
+void sfi_record_free_comms(struct sfi_record *rec);
+bool sfi_record_is_down(const struct sfi_record *rec); /* by an ordered failure: no launch comes to anything */
+bool sfi_record_hangs_at(const struct sfi_record *rec, const struct sfi_node *node);
+
 /* Does [at, at + bytes) lie in memory of this owner? SF_NONE: of anybody. */
 bool sfi_record_inside(const struct sfi_record *rec, const void *at, uint64_t bytes, uint32_t owner);
 
@@ -142,7 +163,12 @@ static inline bool sfi_moment_before(const sfi_moment a, const sfi_moment b, uin
     return true;
 }
 
-/* record_run.c: execute graphs that were launched together. Without `move` nothing but time passes. */
+/* record_run.c: from the first launch on, as long as a graph that was launched is there, nothing allocates, prepares or
+ * makes anything, and between two launches nothing waits for the device. */
+bool sfi_record_runs(const struct sfi_record *rec);
+int sfi_record_begin_launch(struct sfi_record *rec, struct sfi_graph *graph, struct sf_err *err);
+
+/* Execute graphs that were launched together. Without `move` nothing but time passes. */
 int sfi_record_run(struct sfi_record *rec, struct sfi_graph *const graphs[], size_t n, bool move, struct sf_err *err);
 
 /* record_node.c */

@@ -82,16 +82,17 @@ static bool held_up(const struct device *d, const struct sfi_node *node) {
     return false;
 }
 
-static bool startable(const struct device *d, uint32_t chain) {
+static bool startable(const struct runner *r, const struct device *d, uint32_t chain) {
     const struct sfi_node *node = head(d, chain);
-    if (!node || d->talking[chain] != NOT_YET || !sfi_moment_before(node->before, d->done, d->g->chains_n)) {
+    if (!node || sfi_record_hangs_at(r->rec, node) || d->talking[chain] != NOT_YET ||
+        !sfi_moment_before(node->before, d->done, d->g->chains_n)) {
         return false;
     }
     return node->kind != SFI_NODE_TALK || (d->talks[d->talks_started] == node && !held_up(d, node));
 }
 
 static void complete(struct runner *r, struct device *d, uint32_t chain) {
-    r->rec->ticks++;
+    r->rec->ticks += SFI_RECORD_NODE_NS;
     d->talking[chain] = NOT_YET;
     d->done[chain]++;
 }
@@ -139,7 +140,7 @@ static struct sfi_node *draw(struct runner *r, struct device **device) {
     uint64_t seen = 0;
     for (size_t i = 0; i < r->devices_n; i++) {
         for (uint32_t c = 0; c < r->devices[i].g->chains_n; c++) {
-            if (startable(&r->devices[i], c) && sf_rng_u64(&r->rng) % ++seen == 0) {
+            if (startable(r, &r->devices[i], c) && sf_rng_u64(&r->rng) % ++seen == 0) {
                 drawn = head(&r->devices[i], c);
                 *device = &r->devices[i];
             }
@@ -183,7 +184,8 @@ static int run_all(struct runner *r, struct sf_err *err) {
         struct sfi_node *node = draw(r, &d);
         if (!node) {
             if (!end_talks(r)) {
-                return fail_stuck(r, err);
+                r->rec->hangs = r->rec->fault.kind == SFI_RECORD_STALL && r->move;
+                return r->rec->hangs ? SF_OK : fail_stuck(r, err);
             }
             continue;
         }
@@ -201,6 +203,25 @@ static int run_all(struct runner *r, struct sf_err *err) {
     return SF_OK;
 }
 
+bool sfi_record_runs(const struct sfi_record *rec) {
+    for (size_t i = 0; i < rec->graphs_n; i++) {
+        if (rec->graphs[i]->launched) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* `waited` of a run whose graphs are gone concerns nobody. */
+int sfi_record_begin_launch(struct sfi_record *rec, struct sfi_graph *graph, struct sf_err *err) {
+    if (rec->waited && sfi_record_runs(rec)) {
+        return sfi_record_violation(rec, err, "%s between two steps", rec->waited);
+    }
+    rec->waited = NULL;
+    graph->launched = true;
+    return SF_OK;
+}
+
 int sfi_record_run(struct sfi_record *rec, struct sfi_graph *const graphs[], size_t n, bool move, struct sf_err *err) {
     const struct sf_rng root = sf_rng_seed(rec->options.seed);
     struct runner r = {.rec = rec, .arena = sf_arena_create(), .devices_n = n, .move = move};
@@ -215,6 +236,7 @@ int sfi_record_run(struct sfi_record *rec, struct sfi_graph *const graphs[], siz
     }
     if (rc == SF_OK) {
         rc = run_all(&r, err);
+        rec->steps += move;
     }
     sf_arena_free(r.transfers.arena);
     sf_arena_free(r.arena);

@@ -51,6 +51,8 @@ int sf_rt_run_threads(const struct sf_prog *prog, const struct sf_rt_options *op
  */
 int sf_rt_run_mpi(const struct sf_prog *prog, const struct sf_rt_options *options, struct sf_err *err);
 
+struct sf_rt_peers; /* see below */
+
 /* On GPUs; see docs/gpu.md. The device is opened from a shared module, so nothing here needs CUDA. */
 struct sf_rt_gpu {
     bool record;                /* no GPU: check the captured step against every rule and execute it on the host */
@@ -59,12 +61,30 @@ struct sf_rt_gpu {
     int device;                 /* -1: the local rank's */
     const char *cache_dir;      /* chosen algorithms, between runs; NULL: not kept */
     const char *estimates_path; /* NULL, or where NCCL's own estimate of every transfer goes (JSON) */
+    struct sf_rt_peers *peers;  /* where sf_rt_gpu_place finds several processes without MPI; else NULL */
 };
 /* Without virtual ranks this process is one rank: of a single-rank program, or under mpirun, srun or torchrun. */
 int sf_rt_run_gpu(const struct sf_prog *prog, const struct sf_rt_options *options, const struct sf_rt_gpu *gpu,
                   struct sf_err *err);
-/* What this process is among those of a launcher: rank and ranks from MPI's or torchrun's variables; 0 of 1. */
+/* What this process is among those of a launcher: rank and ranks from MPI, or from the variables of torchrun or of an
+ * srun that has no PMIx; 0 of 1. */
 int sf_rt_gpu_place(const struct sf_rt_gpu *gpu, uint32_t *rank, uint32_t *ranks, bool *mpi, struct sf_err *err);
+
+/* The processes of a run that no MPI connects: whoever fails is heard by the others; see runtime/cuda/run_peers.h. To
+ * be opened before anything that can fail. */
+int sf_rt_peers_open(uint32_t rank, uint32_t ranks, struct sf_rt_peers **out, struct sf_err *err);
+/* As sf_rt_mpi_agree, with the error that came first. With p NULL there is nobody to ask: rc. */
+int sf_rt_peers_agree(struct sf_rt_peers *p, int rc, struct sf_err *err);
+/* Good-bye, or, with a code of failure, why this rank leaves. NULL is legal. */
+void sf_rt_peers_close(struct sf_rt_peers *p, int rc, const struct sf_err *err);
+
+/* What a device is, without a program. */
+struct sf_rt_device {
+    char name[128], libraries[256];
+    int arch;              /* compute capability times 10; 0: none */
+    uint64_t memory_bytes; /* free; 0: no limit */
+};
+int sf_rt_describe(const struct sf_rt_gpu *gpu, struct sf_rt_device *out, struct sf_err *err);
 
 /* MPI is started by the first of these or by sf_rt_run_mpi, and can be finished only once. */
 int sf_rt_mpi_begin(uint32_t *rank, uint32_t *ranks, struct sf_err *err);

@@ -31,8 +31,13 @@ static int open_data(struct sfi_run *run, struct sf_err *err) {
 
 int sfi_run_open_on(struct sfi_run *run, const struct sf_prog *prog, const struct sf_rt_options *options,
                     const struct sfi_target *target, struct sf_err *err) {
+    return sfi_run_open_probed(run, prog, options, target, NULL, err);
+}
+
+int sfi_run_open_probed(struct sfi_run *run, const struct sf_prog *prog, const struct sf_rt_options *options,
+                        const struct sfi_target *target, const struct sfi_probe *probe, struct sf_err *err) {
     struct sfi_image *image = NULL;
-    *run = (struct sfi_run){.options = options};
+    *run = (struct sfi_run){.options = options, .probe = probe};
     SF_TRY(check_options(options, err));
     SF_TRY(sfi_image_create(prog, target, false, &image, err));
     run->image = image;

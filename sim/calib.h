@@ -44,7 +44,8 @@ struct sf_calib_data {
     size_t rows_n, rows_room, points_n, points_room;
     struct sf_calib_source source[SF_CALIB_SOURCES];
     uint32_t sources_n;
-    char cpu[128], date[32]; /* of the first kernel table that says so */
+    char cpu[128], date[32];          /* of the first kernel table that says so */
+    char device[128], libraries[128]; /* likewise, of a GPU; tables of another one are refused */
     double dispatch_s[SF_CALIB_SOURCES], message_s[SF_CALIB_SOURCES], message_rate[SF_CALIB_SOURCES],
         collective_s[SF_CALIB_SOURCES], collective_rate[SF_CALIB_SOURCES]; /* by source; 0: not stated */
 };

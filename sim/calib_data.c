@@ -87,6 +87,19 @@ static int read_fact(const struct sf_node *host, const char *key, char *out, siz
     return SF_OK;
 }
 
+/* One file prices one device. */
+static int read_device(struct sf_calib_data *d, const struct sf_node *host, struct sf_err *err) {
+    char found[sizeof d->device] = "";
+    SF_TRY(read_fact(host, "device", found, sizeof found, err));
+    if (d->device[0] != '\0' && found[0] != '\0' && strcmp(d->device, found) != 0) {
+        return sf_node_fail(sf_map_find(host, "device"), err,
+                            "expected times of %s, as in the tables before, found those of %s: calibrate each alone",
+                            d->device, found);
+    }
+    SF_TRY(read_fact(host, "device", d->device, sizeof d->device, err));
+    return read_fact(host, "libraries", d->libraries, sizeof d->libraries, err);
+}
+
 static void read_transport(struct sf_calib_data *d, const struct sf_cost *c, const struct sf_node *root) {
     uint32_t s = d->sources_n - 1;
     const struct sf_node *map = sf_map_find(root, "transport");
@@ -103,6 +116,7 @@ static void read_transport(struct sf_calib_data *d, const struct sf_cost *c, con
 
 static int read_table(struct sf_calib_data *d, struct sf_cost *c, const struct sf_node *root, struct sf_err *err) {
     SF_TRY(sfi_cost_load(c, root, err));
+    SF_TRY(read_device(d, sf_map_find(root, "host"), err));
     SF_TRY(read_fact(sf_map_find(root, "host"), "cpu", d->cpu, sizeof d->cpu, err));
     SF_TRY(read_fact(sf_map_find(root, "host"), "date", d->date, sizeof d->date, err));
     for (size_t i = 0; i < c->kernels_n; i++) {

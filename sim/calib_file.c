@@ -56,7 +56,11 @@ static void print_head(const struct sf_calib_data *d, const struct sf_calib *c, 
                   "# --kernels: rows price the calls that they list, models every other shape.\n");
     print_sources(d, c, out);
     if (d->cpu[0] != '\0' || d->date[0] != '\0') {
-        sf_buf_printf(out, "host: { cpu: \"%s\", date: \"%s\" }\n", d->cpu, d->date);
+        sf_buf_printf(out, "host: { ");
+        if (d->device[0] != '\0') {
+            sf_buf_printf(out, "device: \"%s\", libraries: \"%s\", ", d->device, d->libraries);
+        }
+        sf_buf_printf(out, "cpu: \"%s\", date: \"%s\" }\n", d->cpu, d->date);
     }
 }
 

@@ -76,6 +76,10 @@ static void see_grades(struct sf_coll *c, const struct sf_topo *topo, const stru
         enum sf_grade rate = rate_grade(topo, link[i]);
         c->grade[i] = c->k.compared_grade[i] > rate ? c->k.compared_grade[i] : rate;
     }
+    double measured = c->k.nvls_link_peak * stock->up->links_share;
+    if (c->k.nvls_rate > 0 && measured != (double)stock->up->peak_bytes_per_s) {
+        c->grade[0] = SF_GRADE_EXTRAPOLATED; /* no point was measured on such links */
+    }
 }
 
 static int search(struct sf_coll *c, struct sf_err *err) {
@@ -128,7 +132,9 @@ int sfi_coll_create_of(const struct sf_topo *topo, const struct sf_stock *stock,
     wishes(c, sf_topo_collectives(topo));
     SF_TRY_GOTO(rc, sfi_coll_load(c, io, stock->coll_model, err), out);
     c->k.nvlink_gbps *= stock->up->links_share; /* the file speaks of GPUs with all their links */
-    c->k.nvls_rate *= stock->up->links_share;
+    if (c->k.nvls_rate > 0) {
+        c->k.nvls_rate *= (double)stock->up->peak_bytes_per_s / c->k.nvls_link_peak;
+    }
     see_grades(c, topo, stock);
     SF_TRY_GOTO(rc, search(c, err), out);
     c->hash = hash_of(c);

@@ -56,6 +56,7 @@ struct sfi_kernels {
     uint32_t channels_max;
     double nvls_rate, nvls_base, nvls_turn, nvls_turn_least, nvls_fill,
         nvls_network_step; /* nvls_rate 0: switches that only switch */
+    double nvls_link_peak; /* of the GPU's links that nvls_rate was measured on */
     double nvls_nics;      /* of a domain that its tree keeps busy */
     double nvls_relay;     /* of a turn, lost at every domain that passes chunks on: their buffers are finite */
     uint32_t nvls_channels, nvls_heads, nvls_large_turns, nvls_middle_turns;

@@ -199,7 +199,7 @@ static int read_value(const struct field *f, const struct sf_node *n, struct sf_
     case RATE:
         SF_TRY(sf_node_rate(n, &units, err));
         *real = (double)units;
-        return SF_OK;
+        return units > 0 ? SF_OK : sf_node_fail(n, err, "expected a rate above 0");
     case BYTES:
         SF_TRY(sf_node_bytes(n, &units, err));
         *real = (double)units;
@@ -281,11 +281,12 @@ static int read_kernels(struct sfi_kernels *k, const struct sf_node *root, struc
 }
 
 static int read_nvls(struct sfi_kernels *k, const struct sf_node *root, struct sf_err *err) {
-    static const char *const keys[] = {"rate",         "base",     "turn",  "turn_least",  "fill",
-                                       "network_step", "channels", "heads", "large_turns", "middle_turns",
-                                       "nics",         "relay",    NULL};
+    static const char *const keys[] = {"rate",         "link_peak",    "base",     "turn",  "turn_least",
+                                       "fill",         "network_step", "channels", "heads", "large_turns",
+                                       "middle_turns", "nics",         "relay",    NULL};
     const struct field fields[] = {
         {"rate", RATE, &k->nvls_rate, NULL},
+        {"link_peak", RATE, &k->nvls_link_peak, NULL},
         {"base", TIME, &k->nvls_base, NULL},
         {"turn", TIME, &k->nvls_turn, NULL},
         {"turn_least", TIME, &k->nvls_turn_least, NULL},

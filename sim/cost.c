@@ -193,26 +193,13 @@ out:
     return rc;
 }
 
-static bool same_link(const struct sf_link_class *a, const struct sf_link_class *b) {
-    return a == b || (a && b && strcmp(a->name, b->name) == 0);
-}
-
 uint32_t sf_kinds_of(const struct sf_topo *topo, uint8_t kind_of_stock[SF_KINDS_MAX]) {
-    struct sf_stock first[SF_KINDS_MAX], s;
     uint32_t stocks = sf_topo_stocks(topo), n = 0;
     assert(stocks <= SF_KINDS_MAX);
     for (uint32_t i = 0; i < stocks; i++) {
-        uint8_t kind = 0;
+        struct sf_stock s;
         sf_topo_stock(topo, i, &s);
-        while (kind < n && (strcmp(first[kind].device->name, s.device->name) != 0 ||
-                            strcmp(first[kind].coll_model, s.coll_model) != 0 || !same_link(first[kind].up, s.up) ||
-                            !same_link(first[kind].out, s.out))) {
-            kind++;
-        }
-        if (kind == n) {
-            first[n++] = s;
-        }
-        kind_of_stock[i] = kind;
+        kind_of_stock[i] = s.alike == i ? (uint8_t)n++ : kind_of_stock[s.alike];
     }
     return n;
 }
@@ -320,9 +307,9 @@ void sf_cost_set_framework(struct sf_cost *c, const struct sf_framework *f) {
                               f->gemm_share_fp8, f->gather_hidden, f->gather_slow, f->attention_share, f->tp_hidden,
                               f->kernels,        f->spread};
     char text[512];
-    int n = snprintf(text, sizeof text, "%016llx %016llx %s %d %lld %lld", (unsigned long long)c->hash.hi,
+    int n = snprintf(text, sizeof text, "%016llx %016llx %s %d %lld %lld %lld %d", (unsigned long long)c->hash.hi,
                      (unsigned long long)c->hash.lo, f->name, f->unfused_attention, (long long)f->host_call_ps,
-                     (long long)f->step_ps);
+                     (long long)f->step_ps, (long long)f->resume_ps, f->rolling);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", numbers[i]);
     }
@@ -339,6 +326,10 @@ sf_time_ps sf_cost_host(const struct sf_cost *c) {
 
 sf_time_ps sf_cost_step(const struct sf_cost *c) {
     return c->framework.step_ps;
+}
+
+sf_time_ps sf_cost_resume(const struct sf_cost *c) {
+    return c->framework.resume_ps;
 }
 
 double sf_cost_tp_share(const struct sf_cost *c) {

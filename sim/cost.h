@@ -38,6 +38,8 @@ struct sf_framework {
     double gather_slow;      /* how many times what the network needs a gathering of weights takes; 0: once */
     double spread;           /* of the speeds of devices, one standard deviation; the slowest of a job sets its pace */
     sf_time_ps host_call_ps; /* host time to issue one kernel call and everything it stands for */
+    sf_time_ps resume_ps;    /* from the end of a transfer to the next call; 0: the host waits for none */
+    bool rolling;            /* split backwards: steps follow one another without a barrier */
     sf_time_ps step_ps;      /* once per step: loss scale, clipping, logging, data */
     enum sf_grade grade;
     char calibration[4096]; /* ids of the measured rows that the numbers were fitted to, separated by spaces */
@@ -121,6 +123,7 @@ sf_time_ps sf_cost_host_copy(const struct sf_cost *c, uint64_t bytes);
  * per step; 0 and false without a framework. */
 sf_time_ps sf_cost_host(const struct sf_cost *c);
 sf_time_ps sf_cost_step(const struct sf_cost *c);
+sf_time_ps sf_cost_resume(const struct sf_cost *c); /* before the first call of a pass */
 /* Share of a gathering of updated weights that this step has to wait for; 1 without a framework. */
 double sf_cost_gather_share(const struct sf_cost *c);
 /* Share of a tensor parallel collective inside a recipe that nothing hides; 1 without a framework. */

@@ -6,6 +6,7 @@
 
 #include "sim/expand.h"
 #include "sim/flow.h"
+#include "sim/steady.h"
 
 enum { GRAB = 64 }; /* cells taken at once: neighbours share cache lines */
 
@@ -195,6 +196,7 @@ static int outcome(const struct yard *y, struct sf_err *err) {
         const struct sfi_worker *w = &y->workers[i];
         y->run->events += w->events;
         y->run->chunks += w->chunks;
+        y->run->skipped += w->skipped;
         failed = w->rc && (!failed || w->err_cell < failed->err_cell) ? w : failed;
     }
     if (failed) {
@@ -220,6 +222,7 @@ static int equip(struct sfi_run *run, const struct sfi_worker *first, struct sfi
     w->sharing = sfi_sharing_create(t, arena);
     w->audit = run->audit ? sfi_audit_create(t, first ? first->audit : NULL, arena) : NULL;
     w->expand = run->expand ? sfi_expand_create() : NULL;
+    w->steady = run->skip ? sfi_steady_create(t, arena) : NULL;
     if (t->islands_n == 1 && t->cells_n == 1 && !run->expand) {
         w->parked = sf_arena_alloc(arena, t->groups_n + 1, sizeof *w->parked);
         w->parked_next = sf_arena_alloc(arena, (size_t)t->n * t->streams_n, sizeof *w->parked_next);
@@ -227,7 +230,7 @@ static int equip(struct sfi_run *run, const struct sfi_worker *first, struct sfi
             return sf_fail_memory(err, "threads");
         }
     }
-    bool all = w->sharing && (w->audit || !run->audit) && (w->expand || !run->expand);
+    bool all = w->sharing && (w->audit || !run->audit) && (w->expand || !run->expand) && (w->steady || !run->skip);
     return all ? SF_OK : sf_fail_memory(err, "threads");
 }
 
@@ -257,6 +260,7 @@ int sfi_run(struct sfi_run *run, struct sf_arena *arena, struct sf_err *err) {
     if (!y.workers) {
         return sf_fail_memory(err, "threads");
     }
+    SF_TRY(sfi_pack(run->variants, arena, err));
     SF_TRY(run->follow && n == 1 ? sfi_follow_find(run->table, run->variants, arena, err) : SF_OK);
     int rc = work_through(&y, n, arena, err);
     for (uint32_t i = 0; i < n && run->audit && rc == SF_OK; i++) {

@@ -6,6 +6,7 @@
 
 struct sfi_sharing; /* scratch of flow_share.c */
 struct sfi_audit;   /* flow_audit.c; NULL: nobody looks */
+struct sfi_steady;  /* steady.h; NULL: every period is simulated */
 struct sfi_expand;  /* expand.h; NULL: collectives as a whole */
 
 struct sfi_worker { /* one thread's view */
@@ -20,12 +21,14 @@ struct sfi_worker { /* one thread's view */
     struct sfi_sharing *sharing;
     struct sfi_audit *audit;
     struct sfi_expand *expand;
+    struct sfi_steady *steady;
     sf_time_ps limit; /* what comes later has to wait */
     sf_time_ps now;
     sf_time_ps floor; /* in no cell anything is left to complete before */
     sf_time_ps next;  /* the same for the next round, over this worker's cells */
     uint64_t events;
-    uint64_t chunks; /* transfers of expanded collectives */
+    uint64_t chunks;  /* transfers of expanded collectives */
+    uint64_t skipped; /* of the events */
     uint32_t streams_n;
     bool closed;    /* in this visit a collective got ready, or came to its end, here */
     uint32_t moved; /* cells that got on in this round */

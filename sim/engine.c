@@ -3,6 +3,7 @@
 
 #include "sim/expander.h"
 #include "sim/flow.h"
+#include "sim/steady.h"
 
 enum { SOON = 4 }; /* events of a cell that will probably happen in its next visit */
 
@@ -10,7 +11,7 @@ enum { SOON = 4 }; /* events of a cell that will probably happen in its next vis
 static void settle_op(const struct sfi_worker *w, struct sfi_inst *in, uint32_t class_i, uint32_t op,
                       sf_time_ps start) {
     uint32_t order = class_i << SFI_OP_BITS | op;
-    in->digest += sf_mix64(sf_mix64(order, (uint64_t)start), (uint64_t)w->now);
+    in->digest += sfi_digest_of(order, start, w->now);
     *sfi_end_at(w->table, in, op) = w->now;
 }
 
@@ -34,7 +35,7 @@ static void issue_local(struct sfi_worker *w, uint32_t i, uint32_t op, const str
     struct sfi_inst *in = &w->inst[i];
     struct sfi_act *a = sfi_act_at(w, i, f->stream);
     const struct sfi_load *l = &w->loads[f->load];
-    sf_time_ps start = w->now + w->run->dispatch, time = sfi_local_time(w->table, in, f), end = start + time;
+    sf_time_ps start = w->now + w->run->dispatch, time = sfi_local_time(in, f), end = start + time;
     sfi_act_begin(a, f->load, SFI_FULL, start, time);
     a->began = start;
     in->stretched -= time;
@@ -61,10 +62,11 @@ static void issue_p2p(struct sfi_worker *w, uint32_t i, uint32_t op, const struc
     }
     uint32_t src = f->kind == SFI_SEND ? i : peer, send = f->kind == SFI_SEND ? op : f->partner;
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[src]);
-    struct sfi_act *a = sfi_act_at(w, src, v->ops[send].stream);
+    const struct sfi_vop sending = src == i ? *f : sfi_vop_of(v, send);
+    struct sfi_act *a = sfi_act_at(w, src, sending.stream);
     a->began = w->now + w->run->dispatch;
-    sfi_queue_act(w, a, a->began + v->ops[send].latency,
-                  sfi_key(SFI_START, SFI_TRANSFER_ENDS, sfi_order_of(v, send), src, v->ops[send].stream));
+    sfi_queue_act(w, a, a->began + sending.latency,
+                  sfi_key(SFI_START, SFI_TRANSFER_ENDS, sfi_order_of(v, send), src, sending.stream));
 }
 
 /* A collective of which members are still to come starts after this. Like the next, to be asked before one looks
@@ -107,12 +109,12 @@ static void begin_part(struct sfi_worker *w, const struct sfi_wait *wait) {
     w->table->lanes[wait->lane] &= ~SFI_QUIET;
     const struct sfi_group *g = &w->table->groups[wait->group];
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
-    struct sfi_act *a = sfi_act_at(w, wait->instance, v->ops[wait->op].stream);
+    struct sfi_act *a = sfi_act_at(w, wait->instance, v->slim[wait->op].stream);
     a->began = g->expansion ? sfi_expansion_begin(g)
                             : sfi_time_add(atomic_load_explicit(&g->ready, memory_order_relaxed), w->run->dispatch);
     sfi_queue_act(
         w, a, a->began,
-        sfi_key(SFI_START, SFI_PART_ENDS, sfi_order_of(v, wait->op), wait->instance, v->ops[wait->op].stream));
+        sfi_key(SFI_START, SFI_PART_ENDS, sfi_order_of(v, wait->op), wait->instance, v->slim[wait->op].stream));
 }
 
 /* Everybody has moved its part: the collective is over. */
@@ -120,9 +122,9 @@ static void end_collective(struct sfi_worker *w, const struct sfi_wait *wait) {
     w->table->lanes[wait->lane] &= ~SFI_QUIET;
     const struct sfi_group *g = &w->table->groups[wait->group];
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
-    struct sfi_act *a = sfi_act_at(w, wait->instance, v->ops[wait->op].stream);
+    struct sfi_act *a = sfi_act_at(w, wait->instance, v->slim[wait->op].stream);
     sfi_queue_act(w, a, atomic_load_explicit(&g->until, memory_order_relaxed),
-                  sfi_key(0, SFI_COLLECTIVE_ENDS, sfi_order_of(v, wait->op), wait->instance, v->ops[wait->op].stream));
+                  sfi_key(0, SFI_COLLECTIVE_ENDS, sfi_order_of(v, wait->op), wait->instance, v->slim[wait->op].stream));
 }
 
 /* Expanded, all that is certain of a member's part is that it takes time. */
@@ -143,7 +145,8 @@ static void unpark(struct sfi_worker *w, uint32_t group, void (*go_on)(struct sf
         uint32_t i = (place - 1) / w->streams_n, stream = (place - 1) % w->streams_n;
         const struct sfi_variant *v = sfi_variant_of(w, &w->inst[i]);
         uint32_t op = sf_interp_in_flight(v->cls->code, &w->inst[i].st, stream);
-        const struct sfi_wait wait = wait_of(w, i, op, &v->ops[op]);
+        const struct sfi_vop f = sfi_vop_of(v, op);
+        const struct sfi_wait wait = wait_of(w, i, op, &f);
         next = w->parked_next[place - 1];
         go_on(w, &wait);
     }
@@ -183,7 +186,7 @@ static void issue_collective(struct sfi_worker *w, uint32_t i, uint32_t op, cons
 }
 
 void sfi_issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
-    const struct sfi_vop *f = &sfi_variant_of(w, &w->inst[i])->ops[op];
+    const struct sfi_vop vop = sfi_vop_of(sfi_variant_of(w, &w->inst[i]), op), *f = &vop;
     if (w->audit) {
         sfi_audit_issue(w, i, op);
     }
@@ -204,9 +207,9 @@ void sfi_issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
 /* Issue what may start on a set of streams. */
 static void advance(struct sfi_worker *w, uint32_t i, uint32_t streams) {
     struct sfi_inst *in = &w->inst[i];
-    const struct sf_iclass *code = sfi_variant_of(w, in)->cls->code;
+    const struct sfi_variant *v = sfi_variant_of(w, in);
     for (; streams; streams &= streams - 1) {
-        uint32_t op = sf_interp_begin(code, &in->st, (uint32_t)__builtin_ctz(streams));
+        uint32_t op = sfi_begin(v, &in->st, (uint32_t)__builtin_ctz(streams));
         if (op != SF_NONE) {
             sfi_issue(w, i, op);
         }
@@ -232,7 +235,7 @@ static void complete(struct sfi_worker *w, uint32_t i, uint32_t op, uint32_t str
         come_to_rest(w, in, v->cls);
         return;
     }
-    advance(w, i, v->cls->code->wakes[op]);
+    advance(w, i, v->slim[op].wakes);
 }
 
 static void end_local(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f, struct sfi_act *a) {
@@ -328,11 +331,11 @@ static sf_time_ps time_of_flow(const struct sfi_worker *w, uint32_t i, const str
 
 static int happen(struct sfi_worker *w, struct sfi_event e) {
     uint32_t i = sfi_key_instance(e.key);
-    const struct sfi_vop *f = &sfi_variant_of(w, &w->inst[i])->ops[sfi_key_op(e.key)];
     struct sfi_act *a = sfi_act_of_key(w, e.key);
     if (a->queued != e.time || a->key != e.key) {
         return SF_OK;
     }
+    const struct sfi_vop vop = sfi_vop_of(sfi_variant_of(w, &w->inst[i]), sfi_key_op(e.key)), *f = &vop;
     w->now = e.time;
     if (e.time >= SFI_TIME_MAX) {
         return sf_fail(&w->err, SF_E_INPUT, "the step takes more than 26 days of virtual time: check sizes and rates");
@@ -437,10 +440,66 @@ void sfi_prepare_members(const struct sfi_worker *w, const struct sfi_cell *cell
             prepare_member(w, wait->instance, g->stream);
         }
     }
-    uint32_t n = cell->queue.n < SOON ? cell->queue.n : SOON;
-    for (uint32_t k = cell->queue.n - n; k < cell->queue.n; k++) {
-        uint64_t key = cell->queue.event[k].key;
+    for (uint32_t k = 0; k < SOON && k < cell->queue.n; k++) {
+        uint64_t key = sfi_queue_ahead(&cell->queue, k).key;
         prepare_member(w, sfi_key_instance(key), sfi_key_stream(key));
+    }
+}
+
+/* A cell larger than the caches: step by step what an event leads to, each step loaded by the one before. */
+enum { FIRST_STEP = 12, SECOND_STEP = 8, THIRD_STEP = 4, LAST_STEP = 2 };
+
+static void prepare_ways(const struct sfi_worker *w, uint64_t key) {
+    uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
+    const struct sfi_inst *in = &w->inst[i];
+    const struct sfi_slim *f = &sfi_variant_of(w, in)->slim[op];
+    const struct sfi_fabric_links *l = w->table->fabric;
+    __builtin_prefetch(sfi_end_at(w->table, in, op), 1);
+    __builtin_prefetch(&w->ways[in->ways]);
+    if (f->kind == SFI_SEND && l) {
+        __builtin_prefetch(&l->list_first[in->ways + f->way]);
+    }
+}
+
+static void prepare_peers(const struct sfi_worker *w, uint64_t key) {
+    uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
+    const struct sfi_inst *in = &w->inst[i];
+    const struct sfi_variant *v = sfi_variant_of(w, in);
+    const struct sfi_slim *f = &v->slim[op];
+    const struct sfi_fabric_links *l = w->table->fabric;
+    if (f->kind == SFI_LOCAL) { /* what it wakes may send or receive */
+        for (uint32_t k = 0; k < v->cls->ways_n; k++) {
+            __builtin_prefetch(&w->inst[sfi_peer_of(w->inst, w->ways, i, k)]);
+        }
+    } else if (f->kind == SFI_SEND) {
+        uint32_t peer = sfi_peer_of(w->inst, w->ways, i, f->way);
+        prepare_member(w, peer, f->partner_stream);
+        if (l) {
+            __builtin_prefetch(&l->list[l->list_first[in->ways + f->way]]);
+        }
+    }
+}
+
+static void prepare_links(const struct sfi_worker *w, uint64_t key) {
+    const struct sfi_inst *in = &w->inst[sfi_key_instance(key)];
+    const struct sfi_slim *f = &sfi_variant_of(w, in)->slim[sfi_key_op(key)];
+    const struct sfi_fabric_links *l = w->table->fabric;
+    uint32_t way = in->ways + f->way;
+    for (uint32_t k = l->list_first[way]; k < l->list_first[way + 1]; k++) {
+        __builtin_prefetch(&l->demand[l->list[k]], 1);
+        __builtin_prefetch(&l->capacity[l->list[k]]);
+        __builtin_prefetch(&l->user_first[l->list[k]]);
+    }
+}
+
+static void prepare_far(const struct sfi_worker *w, const struct sfi_queue *q) {
+    uint64_t key = sfi_queue_ahead(q, FIRST_STEP).key, last = sfi_queue_ahead(q, LAST_STEP).key;
+    prepare_member(w, sfi_key_instance(key), sfi_key_stream(key));
+    prepare_ways(w, sfi_queue_ahead(q, SECOND_STEP).key);
+    prepare_peers(w, sfi_queue_ahead(q, THIRD_STEP).key);
+    enum sfi_what what = sfi_key_what(last);
+    if (w->table->fabric && (what == SFI_TRANSFER_ENDS || what == SFI_PART_ENDS)) {
+        prepare_links(w, last);
     }
 }
 
@@ -451,15 +510,19 @@ static void prepare_event(const struct sfi_worker *w) {
     if (q->n < 2) {
         return;
     }
-    uint64_t key = q->event[q->n - 2].key;
+    if (q->size > SFI_QUEUE_HEAP) {
+        prepare_far(w, q);
+        return;
+    }
+    uint64_t key = sfi_queue_ahead(q, 1).key;
     uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
     const struct sfi_inst *in = &w->inst[i];
-    const struct sfi_vop *f = &sfi_variant_of(w, in)->ops[op];
+    const struct sfi_slim *f = &sfi_variant_of(w, in)->slim[op];
     __builtin_prefetch(sfi_end_at(w->table, in, op), 1);
     if (f->kind != SFI_LOCAL) {
         __builtin_prefetch(sfi_act_at(w, i, (uint32_t)__builtin_ctz(in->kernels | 1u << 7)));
     } else if (in->own && f->partner != SF_NONE) {
-        __builtin_prefetch(&in->own[(f->partner + (size_t)1) * w->table->own_apart]);
+        __builtin_prefetch(&in->own[f->partner + 1]);
     }
 }
 
@@ -486,6 +549,9 @@ int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first) {
             prepare_event(w);
             SF_TRY(happen(w, e));
             look_back(w);
+            if (w->steady) {
+                sfi_steady_look(w);
+            }
             any = true;
         }
     } while (w->closed && cell->waits_n > 0);

@@ -7,7 +7,9 @@
  * engine    the loop over the events of one cell, and what happens where cells meet
  * crew      the rounds over all cells, on several threads
  * follow    cells that run alike until they come to a collective
+ * steady    periods like the last one
  * expander  collectives chunk by chunk, an end for every member
+ * pack      variants as the loop reads them; flow_pack.c
  * flow      speeds: who shares a port with whom, and what communication leaves to kernels
  *
  * Why folding is exact. What happens at one moment commutes: completions raise counts, arrivals raise maxima, and rates
@@ -145,8 +147,34 @@ struct sfi_vop {         /* one op of a variant, all the loop needs to know */
 };
 _Static_assert(sizeof(struct sfi_vop) == 32, "two ops of a variant share a cache line");
 
+enum { SFI_SLIM_NEEDS = 2, SFI_NEED_STREAM_BITS = 3 };
+
+/* What an op does, as the loop reads it: one for all variants of a class that do the same. */
+struct sfi_slim {
+    uint32_t partner, partner_at;
+    uint32_t price;                /* index into the variant's tolls */
+    uint32_t need[SFI_SLIM_NEEDS]; /* of its class's needs, when there are no more: count and stream */
+    uint16_t way;
+    uint8_t kind : 2, needs_n : 2; /* needs_n above SFI_SLIM_NEEDS: ask the interpreter */
+    uint8_t stream : 4, partner_stream : 4;
+    uint8_t wakes; /* as the interpreter has it */
+    uint8_t reserved[7];
+};
+_Static_assert(sizeof(struct sfi_slim) == 32, "two ops of a class share a cache line");
+_Static_assert(SF_MAX_CLASS_OPS < 1 << (32 - SFI_NEED_STREAM_BITS) && SF_MAX_STREAMS <= 1 << SFI_NEED_STREAM_BITS,
+               "needs have room");
+
+struct sfi_toll { /* what it takes: of the ops of a variant, only a few differ */
+    sf_time_ps time, latency;
+    uint32_t load;
+    uint32_t port;
+};
+
 struct sfi_variant {
     struct sfi_vop *ops;
+    const struct sf_iclass *code; /* of its class */
+    const struct sfi_slim *slim;  /* the same as `ops`, as the loop reads them: flow_pack.c */
+    const struct sfi_toll *tolls;
     const struct sfi_price **price; /* [ops_n] NULL unless the op has a recipe */
     const struct sfi_class *cls;
     uint64_t capacity[SFI_TIERS_N]; /* bytes per second of a port, either way */
@@ -167,6 +195,41 @@ struct sfi_variants {
 int sfi_variants_create(struct sfi_mesh *mesh, const struct sf_cost *cost, const struct sfi_classes *classes,
                         const uint32_t *leader, struct sf_arena *arena, struct sfi_variants **out, struct sf_err *err);
 
+/* Give every variant its `slim` and `tolls`. */
+int sfi_pack(const struct sfi_variants *all, struct sf_arena *arena, struct sf_err *err);
+
+static inline struct sfi_vop sfi_vop_of(const struct sfi_variant *v, uint32_t op) {
+    const struct sfi_slim s = v->slim[op];
+    const struct sfi_toll *t = &v->tolls[s.price];
+    return (struct sfi_vop){.time = t->time,
+                            .latency = t->latency,
+                            .partner = s.partner,
+                            .partner_at = s.partner_at,
+                            .load = t->load,
+                            .way = s.way,
+                            .kind = s.kind & 3u,
+                            .port = t->port & 3u,
+                            .stream = s.stream & 15u,
+                            .partner_stream = s.partner_stream & 15u};
+}
+
+/* sf_interp_begin, for variants that are packed. */
+static inline uint32_t sfi_begin(const struct sfi_variant *v, struct sf_rank_state *st, uint32_t stream) {
+    const struct sf_iclass *code = v->code;
+    if (st->busy >> stream & 1 || st->done[stream] >= code->stream_n[stream]) {
+        return SF_NONE;
+    }
+    uint32_t op = code->stream_ops[stream][st->done[stream]];
+    const struct sfi_slim *s = &v->slim[op];
+    bool met = s->needs_n <= SFI_SLIM_NEEDS || sf_interp_startable(code, st, stream) != SF_NONE;
+    for (uint32_t n = 0; n < SFI_SLIM_NEEDS; n++) { /* those that there are not are always met */
+        met &= st->done[s->need[n] & ((1u << SFI_NEED_STREAM_BITS) - 1)] >= s->need[n] >> SFI_NEED_STREAM_BITS;
+    }
+    assert(met == (sf_interp_startable(code, st, stream) != SF_NONE));
+    st->busy |= met ? 1u << stream : 0;
+    return met ? op : SF_NONE;
+}
+
 /* ---- folding ---- */
 
 /* Coarsest equitable partition of the ranks that is at least as fine as `kind_of` (dense, numbered by lowest rank).
@@ -186,8 +249,8 @@ struct sfi_inst { /* hot: one per rank or colour */
     uint8_t reserved[2];
     uint64_t demand[SFI_TIERS_N][2]; /* caps of the flows on each port, added up: sending, receiving */
     uint64_t digest;                 /* sum over ops, so that their order does not matter */
-    uint64_t ends;                   /* first of its times in the table's ends, which are `ends_apart` apart */
-    const sf_time_ps *own;           /* kernel times of its own, `own_apart` apart; NULL: the variant's */
+    uint64_t ends;                   /* first of its times in the table's ends */
+    const sf_time_ps *own;           /* kernel times of its own; NULL: the variant's */
     sf_time_ps stretched;            /* how much longer local ops took than undisturbed */
 };
 _Static_assert(sizeof(struct sfi_inst) == 128, "hot state is two cache lines");
@@ -260,8 +323,6 @@ struct sfi_table {
     struct sfi_fabric_links *fabric; /* NULL: none takes part */
     struct sfi_act *acts;            /* [n * streams_n] */
     sf_time_ps *ends; /* of every op of an instance in the order of its class, then the starts of its collectives */
-    uint32_t ends_apart, own_apart; /* times of one instance lie so far apart, with those of its likes in between: they
-                                       do the same at about the same time, and so share cache lines */
     uint32_t n, groups_n, cells_n, islands_n;
     uint32_t streams_n;  /* of the program */
     uint32_t cell_slots; /* ops in flight at once in the largest cell */
@@ -276,19 +337,13 @@ static inline uint32_t sfi_peer_of(const struct sfi_inst *inst, const uint32_t *
 }
 
 /* How long an op's kernels keep an instance busy. */
-static inline sf_time_ps sfi_local_time(const struct sfi_table *t, const struct sfi_inst *in, const struct sfi_vop *f) {
-    return in->own && f->partner != SF_NONE ? in->own[(size_t)f->partner * t->own_apart] : f->time;
+static inline sf_time_ps sfi_local_time(const struct sfi_inst *in, const struct sfi_vop *f) {
+    return in->own && f->partner != SF_NONE ? in->own[f->partner] : f->time;
 }
 
 /* When an op of an instance ended, or, behind its ops, a collective began. */
 static inline sf_time_ps *sfi_end_at(const struct sfi_table *t, const struct sfi_inst *in, uint32_t op) {
-    return &t->ends[in->ends + (size_t)op * t->ends_apart];
-}
-
-/* How far apart the times of one item should lie among `n` likes: few pages at a time, no two lines of a set of the
- * cache, and not much room lost in the last block of so many. */
-static inline uint32_t sfi_apart(uint32_t n) {
-    return n >= 8064 ? 504 : n >= 896 ? 56 : n >= 64 ? 8 : 1;
+    return &t->ends[in->ends + op];
 }
 
 int sfi_table_create(struct sfi_mesh *mesh, const struct sfi_classes *classes, struct sfi_variants *variants,
@@ -315,8 +370,10 @@ struct sfi_run {
     bool audit;       /* check while running: sf_sim_options.audit */
     bool expand;      /* groups have expansions: expander.h */
     bool follow;      /* cells that run alike are simulated once until they part: follow.c */
+    bool skip;        /* periods of a steady state are simulated once: steady.h */
     uint32_t threads; /* at least 1 */
     uint64_t events, chunks;
+    uint64_t skipped; /* of the events: copied, not simulated */
     struct sfi_audit_count audited;
     void (*progress)(void *self, double fraction);
     void *progress_self;
@@ -328,18 +385,19 @@ int sfi_run(struct sfi_run *run, struct sf_arena *arena, struct sf_err *err);
 
 struct sfi_ends { /* of one instance */
     const sf_time_ps *at;
-    uint32_t apart;
 };
 
 static inline struct sfi_ends sfi_ends(const struct sfi_run *run, uint32_t instance) {
     const struct sfi_table *t = run->table;
-    return (struct sfi_ends){sfi_end_at(t, &t->inst[instance], 0), t->ends_apart};
+    return (struct sfi_ends){sfi_end_at(t, &t->inst[instance], 0)};
 }
 static inline sf_time_ps sfi_end_of(struct sfi_ends ends, uint32_t op) {
-    return ends.at[(size_t)op * ends.apart];
+    return ends.at[op];
 }
 /* When an op was issued: when the last thing it waited for ended. */
 sf_time_ps sfi_issue_time(const struct sf_iclass *code, struct sfi_ends ends, uint32_t op);
+/* When an op of an instance started; it has ended. */
+sf_time_ps sfi_start_time(const struct sfi_run *run, uint32_t instance, uint32_t op);
 /* When the last op of an instance ended. */
 sf_time_ps sfi_last_end(const struct sf_iclass *code, struct sfi_ends ends);
 

@@ -35,12 +35,11 @@ static bool counts(const struct sfi_worker *w, struct sfi_event e) {
     return a->queued == e.time && a->key == e.key;
 }
 
-/* At most one event counts per stream, and there is room for twice as many. Adding what is left in order keeps either
+/* At most one event counts per stream, and there is room for twice as many. Adding what is left in order keeps every
  * form of the queue what it is. */
 void sfi_queue_sweep(struct sfi_worker *w) {
     struct sfi_queue *q = &w->cell->queue;
-    uint32_t n = q->n;
-    q->n = 0;
+    uint32_t n = sfi_queue_empty(q);
     for (uint32_t i = 0; i < n; i++) {
         struct sfi_event e = q->event[i];
         if (counts(w, e)) {
@@ -66,7 +65,7 @@ void sfi_kernels_press(struct sfi_worker *w, uint32_t instance) {
 
 struct sfi_flow sfi_flow_of(const struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op) {
     uint32_t dst = op->kind == SFI_COLL ? instance : sfi_peer_of(w->inst, w->ways, instance, op->way);
-    return (struct sfi_flow){instance, dst, op, sfi_act_at(w, instance, op->stream)};
+    return (struct sfi_flow){instance, dst, *op, sfi_act_at(w, instance, op->stream)};
 }
 
 /* Shares taken at both ends, or given back. */
@@ -74,7 +73,7 @@ static void take(struct sfi_worker *w, const struct sfi_flow *flow, uint32_t cor
     struct sfi_inst *from = &w->inst[flow->src], *to = &w->inst[flow->dst];
     from->cores += cores;
     from->memory += near;
-    if (flow->op->kind != SFI_COLL) {
+    if (flow->op.kind != SFI_COLL) {
         to->cores += cores;
         to->memory += far;
         if (to->kernels && to != from) {
@@ -89,11 +88,11 @@ static void take(struct sfi_worker *w, const struct sfi_flow *flow, uint32_t cor
 static bool saturated(const struct sfi_worker *w, const struct sfi_flow *flow) {
     const struct sfi_inst *from = &w->inst[flow->src], *to = &w->inst[flow->dst];
     const struct sfi_fabric_links *l = w->table->fabric;
-    uint32_t tier = flow->op->port;
+    uint32_t tier = flow->op.port;
     bool full = from->demand[tier][0] > sfi_variant_of(w, from)->capacity[tier] ||
                 to->demand[tier][1] > sfi_variant_of(w, to)->capacity[tier];
     if (l) {
-        uint32_t way = from->ways + flow->op->way;
+        uint32_t way = from->ways + flow->op.way;
         for (uint32_t k = l->list_first[way]; k < l->list_first[way + 1]; k++) {
             full |= l->demand[l->list[k]] > l->capacity[l->list[k]];
         }
@@ -105,10 +104,10 @@ static bool saturated(const struct sfi_worker *w, const struct sfi_flow *flow) {
 static void demand(struct sfi_worker *w, const struct sfi_flow *flow, uint64_t cap) {
     struct sfi_inst *from = &w->inst[flow->src], *to = &w->inst[flow->dst];
     const struct sfi_fabric_links *l = w->table->fabric;
-    from->demand[flow->op->port][0] += cap;
-    to->demand[flow->op->port][1] += cap;
+    from->demand[flow->op.port][0] += cap;
+    to->demand[flow->op.port][1] += cap;
     if (l) {
-        uint32_t way = from->ways + flow->op->way;
+        uint32_t way = from->ways + flow->op.way;
         for (uint32_t k = l->list_first[way]; k < l->list_first[way + 1]; k++) {
             l->demand[l->list[k]] += cap;
         }
@@ -120,7 +119,7 @@ static uint32_t far_stream(const struct sfi_vop *op) {
 }
 
 void sfi_flow_begin(struct sfi_worker *w, const struct sfi_flow *flow, sf_time_ps time, uint64_t key) {
-    const struct sfi_vop *op = flow->op;
+    const struct sfi_vop *op = &flow->op;
     const struct sfi_load *l = &w->loads[op->load];
     sfi_act_begin(flow->act, op->load, l->cap, w->now, time);
     sfi_queue_act(w, flow->act, w->now + time, key);
@@ -147,7 +146,7 @@ void sfi_flow_begin(struct sfi_worker *w, const struct sfi_flow *flow, sf_time_p
 }
 
 void sfi_flow_end(struct sfi_worker *w, const struct sfi_flow *flow, bool holds) {
-    const struct sfi_vop *op = flow->op;
+    const struct sfi_vop *op = &flow->op;
     const struct sfi_load *l = &w->loads[op->load];
     if (w->audit) {
         sfi_audit_end(w, flow->act);
@@ -171,7 +170,7 @@ void sfi_flow_end(struct sfi_worker *w, const struct sfi_flow *flow, bool holds)
 }
 
 void sfi_flow_release(struct sfi_worker *w, const struct sfi_flow *flow) {
-    const struct sfi_load *l = &w->loads[flow->op->load];
+    const struct sfi_load *l = &w->loads[flow->op.load];
     if (l->cores) {
         take(w, flow, -l->cores, 0, 0);
     }

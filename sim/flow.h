@@ -57,6 +57,11 @@ static inline uint32_t sfi_order_of(const struct sfi_variant *v, uint32_t op) {
     return v->class_i << SFI_OP_BITS | op;
 }
 
+/* What an op adds to the digest of its instance. */
+static inline uint64_t sfi_digest_of(uint32_t order, sf_time_ps start, sf_time_ps end) {
+    return sf_mix64(sf_mix64(order, (uint64_t)start), (uint64_t)end);
+}
+
 /* A cell's queue is full: drop the events that count no more. */
 void sfi_queue_sweep(struct sfi_worker *w);
 
@@ -112,7 +117,7 @@ void sfi_kernels_press(struct sfi_worker *w, uint32_t instance);
 
 struct sfi_flow { /* who moves what: the sender's op; a member's part of a collective moves from `src` to `src` */
     uint32_t src, dst;
-    const struct sfi_vop *op;
+    struct sfi_vop op;
     struct sfi_act *act;
 };
 

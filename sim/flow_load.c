@@ -131,10 +131,10 @@ uint32_t sfi_load_kernel(struct sfi_loader *l, uint32_t recipe, const struct sfi
  * powers of two (graph/paths.cc). Copy engines take none. */
 static double transfer_channels(const struct sfi_loader *l, uint32_t tier) {
     const struct sf_device_class *d = l->cost->device;
+    const struct sf_link_class *up = l->cost->stock.up;
     double n = 2.0, wanted;
-    if (tier == SFI_PORT_UP) {
-        uint64_t links = sf_topo_link_count(l->cost->topo, SF_LINK_NVLINK_UP) / sf_topo_gpus(l->cost->topo);
-        wanted = d->p2p_channels_per_link * (double)links;
+    if (tier == SFI_PORT_UP) { /* of this kind of GPU: another kind in the cluster may have fewer */
+        wanted = d->p2p_channels_per_link * (up->links > 0 ? up->links * up->links_share : 1.0);
     } else {
         wanted = (double)l->cost->stock.out->peak_bytes_per_s / (double)d->p2p_channel_bytes_per_s;
     }

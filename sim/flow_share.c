@@ -74,15 +74,15 @@ static void add_flow(struct sfi_worker *w, struct sfi_flow flow) {
         return;
     }
     struct sf_fair_flow *f = &s->fair[s->flows_n];
-    uint32_t tier = flow.op->port;
+    uint32_t tier = flow.op.port;
     s->flows[s->flows_n] = flow;
     flow.act->mark = ++s->flows_n;
-    f->cap_bytes_per_s = w->loads[flow.op->load].cap;
+    f->cap_bytes_per_s = w->loads[flow.op.load].cap;
     f->links_n = 0;
     add_link(f, link_of(w, flow.src, tier, 0));
     add_link(f, link_of(w, flow.dst, tier, 1));
     const struct sfi_fabric_links *l = w->table->fabric;
-    uint32_t way = w->inst[flow.src].ways + flow.op->way;
+    uint32_t way = w->inst[flow.src].ways + flow.op.way;
     for (uint32_t k = l ? l->list_first[way] : 0; l && k < l->list_first[way + 1]; k++) {
         add_link(f, fabric_link_of(w, l->list[k]));
     }
@@ -93,10 +93,11 @@ static void add_flows(struct sfi_worker *w, uint32_t instance, uint32_t port) {
     const struct sfi_inst *in = &w->inst[instance];
     const struct sfi_variant *v = sfi_variant_of(w, in);
     for (uint32_t left = in->moving; left; left &= left - 1) {
-        const struct sfi_vop *op = &v->ops[sf_interp_in_flight(v->cls->code, &in->st, (uint32_t)__builtin_ctz(left))];
+        uint32_t op_i = sf_interp_in_flight(v->cls->code, &in->st, (uint32_t)__builtin_ctz(left));
+        const struct sfi_vop vop = sfi_vop_of(v, op_i), *op = &vop;
         if (op->kind == SFI_RECV) {
             uint32_t src = sfi_peer_of(w->inst, w->ways, instance, op->way);
-            const struct sfi_vop *send = &sfi_variant_of(w, &w->inst[src])->ops[op->partner];
+            const struct sfi_vop sending = sfi_vop_of(sfi_variant_of(w, &w->inst[src]), op->partner), *send = &sending;
             if (send->port * 2u + 1 == port) {
                 add_flow(w, sfi_flow_of(w, src, send));
             }
@@ -114,8 +115,9 @@ static void add_users(struct sfi_worker *w, uint32_t link) {
         const struct sfi_variant *v = sfi_variant_of(w, &w->inst[i]);
         for (uint32_t left = w->inst[i].moving; left; left &= left - 1) {
             uint32_t op = sf_interp_in_flight(v->cls->code, &w->inst[i].st, (uint32_t)__builtin_ctz(left));
-            if (v->ops[op].way == l->users[u].way) {
-                add_flow(w, sfi_flow_of(w, i, &v->ops[op]));
+            const struct sfi_vop vop = sfi_vop_of(v, op);
+            if (vop.way == l->users[u].way) {
+                add_flow(w, sfi_flow_of(w, i, &vop));
             }
         }
     }
@@ -123,7 +125,7 @@ static void add_users(struct sfi_worker *w, uint32_t link) {
 
 /* The memory sees other traffic at both ends. */
 static void change_rate(struct sfi_worker *w, const struct sfi_flow *flow, uint64_t rate) {
-    const struct sfi_load *l = &w->loads[flow->op->load];
+    const struct sfi_load *l = &w->loads[flow->op.load];
     struct sfi_inst *from = &w->inst[flow->src], *to = &w->inst[flow->dst];
     uint64_t before = flow->act->rate;
     sfi_act_press(w, flow->act, rate);
@@ -131,7 +133,7 @@ static void change_rate(struct sfi_worker *w, const struct sfi_flow *flow, uint6
         from->memory += sfi_memory_share(l, l->memory, rate) - sfi_memory_share(l, l->memory, before);
         sfi_kernels_press(w, flow->src);
     }
-    if (l->memory_far && flow->op->kind != SFI_COLL) {
+    if (l->memory_far && flow->op.kind != SFI_COLL) {
         to->memory += sfi_memory_share(l, l->memory_far, rate) - sfi_memory_share(l, l->memory_far, before);
         sfi_kernels_press(w, flow->dst);
     }
@@ -158,15 +160,23 @@ static void set_rates(struct sfi_worker *w) {
     }
 }
 
+/* What neither is full nor was before this flow ended holds nobody back, then or now. */
 void sfi_share(struct sfi_worker *w, const struct sfi_flow *flow) {
     struct sfi_sharing *s = w->sharing;
     const struct sfi_fabric_links *l = w->table->fabric;
-    uint32_t way = w->inst[flow->src].ways + flow->op->way, ports = w->table->n * PORTS;
+    uint32_t way = w->inst[flow->src].ways + flow->op.way, ports = w->table->n * PORTS;
+    uint64_t cap = w->loads[flow->op.load].cap;
     s->flows_n = s->links_n = 0;
-    add_flows(w, flow->src, flow->op->port * 2u);
-    add_flows(w, flow->dst, flow->op->port * 2u + 1);
+    for (uint32_t end = 0; end < 2; end++) {
+        uint32_t i = end == 0 ? flow->src : flow->dst, tier = flow->op.port;
+        if (w->inst[i].demand[tier][end] + cap > sfi_variant_of(w, &w->inst[i])->capacity[tier]) {
+            add_flows(w, i, tier * 2u + end);
+        }
+    }
     for (uint32_t k = l ? l->list_first[way] : 0; l && k < l->list_first[way + 1]; k++) {
-        add_users(w, l->list[k]);
+        if (l->demand[l->list[k]] + cap > l->capacity[l->list[k]]) {
+            add_users(w, l->list[k]);
+        }
     }
     for (uint32_t done = 0; done < s->links_n; done++) {
         if (s->port[done] < ports) {

@@ -135,15 +135,21 @@ static void give_instance(struct sfi_worker *w, uint32_t from, uint32_t to) {
     w->events += code->ops_n - a->st.left;
 }
 
-static void give_cell(struct sfi_worker *w, const struct sfi_cell *from, struct sfi_cell *to) {
+/* Adding what was there in order keeps every form of the queue what it is. */
+static void give_events(struct sfi_cell *from, struct sfi_cell *to) {
+    uint32_t n = sfi_queue_empty(&from->queue), later = to->first - from->first;
+    for (uint32_t i = 0; i < n; i++) {
+        struct sfi_event e = from->queue.event[i];
+        sfi_queue_add(&from->queue, e.time, e.key);
+        sfi_queue_add(&to->queue, e.time, key_of_other(e.key, later));
+    }
+}
+
+static void give_cell(struct sfi_worker *w, struct sfi_cell *from, struct sfi_cell *to) {
     for (uint32_t i = 0; i < from->n; i++) {
         give_instance(w, from->first + i, to->first + i);
     }
-    to->queue.n = from->queue.n;
-    for (uint32_t i = 0; i < from->queue.n; i++) {
-        struct sfi_event e = from->queue.event[i];
-        to->queue.event[i] = (struct sfi_event){e.time, key_of_other(e.key, to->first - from->first)};
-    }
+    give_events(from, to);
     to->left = from->left;
     to->started = true;
     to->led = false;

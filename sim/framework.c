@@ -3,6 +3,7 @@
  *   name: megatron-2021
  *   about: text for people
  *   attention: unfused        # or fused
+ *   rolling: true             # optional: steps of split backwards follow one another without a barrier
  *   calibration: [case ids]   # rows that the numbers below were fitted to; never part of a reported error
  *   grade: calibrated
  *   devices:
@@ -13,6 +14,7 @@
  *   pointwise        traffic of the cheap kernels, times that of one fused kernel each
  *   loss             traffic of the cross entropy, likewise: logits in f32, one pass for each part of it
  *   loss_parallel    optional: likewise where ranks share the vocabulary, which other kernels compute
+ *   resume           optional: host time from the end of a transfer to the next call, where passes wait for transfers
  *   gemm_share       of the rate that a product reaches alone: clocks under load, other layouts
  *   gemm_share_fp8   optional: likewise in fp8, where casts may be fused into the kernel before
  *   moe              optional: traffic of routing, sorting and merging tokens, as pointwise
@@ -78,9 +80,10 @@ static int read_optional(const struct sf_node *map, struct sf_framework *f, stru
 }
 
 static int read_device(const struct sf_node *map, struct sf_framework *f, struct sf_err *err) {
-    static const char *const keys[] = {"host_call",     "step",        "pointwise", "loss",           "loss_parallel",
-                                       "gemm_share",    "kernels",     "moe",       "tp_hidden",      "attention_share",
-                                       "gather_hidden", "gather_slow", "spread",    "gemm_share_fp8", NULL};
+    static const char *const keys[] = {
+        "host_call", "step",      "pointwise",       "loss",          "loss_parallel", "gemm_share", "kernels",
+        "moe",       "tp_hidden", "attention_share", "gather_hidden", "gather_slow",   "spread",     "gemm_share_fp8",
+        "resume",    NULL};
     const struct sf_node *n;
     SF_TRY(sf_map_only(map, keys, err));
     SF_TRY(sf_map_need(map, "host_call", &n, err));
@@ -93,6 +96,9 @@ static int read_device(const struct sf_node *map, struct sf_framework *f, struct
     SF_TRY(sf_node_f64(n, 0.1, 100, &f->loss, err));
     SF_TRY(sf_map_need(map, "gemm_share", &n, err));
     SF_TRY(sf_node_f64(n, 0.1, 2, &f->gemm_share, err));
+    if ((n = sf_map_find(map, "resume")) != NULL) {
+        SF_TRY(sf_node_time(n, &f->resume_ps, err));
+    }
     return read_optional(map, f, err);
 }
 
@@ -111,6 +117,9 @@ static int read_text(const struct sf_node *root, struct sf_framework *f, struct 
     SF_TRY(sf_map_need(root, "attention", &n, err));
     SF_TRY(sf_node_word(n, attention, &word, err));
     f->unfused_attention = word == 1;
+    if ((n = sf_map_find(root, "rolling")) != NULL) {
+        SF_TRY(sf_node_bool(n, &f->rolling, err));
+    }
     SF_TRY(sf_map_need(root, "grade", &n, err));
     SF_TRY(sf_node_word(n, grades, &word, err));
     f->grade = (enum sf_grade)word;
@@ -118,7 +127,8 @@ static int read_text(const struct sf_node *root, struct sf_framework *f, struct 
 }
 
 static int read_framework(const struct sf_node *root, const char *device, struct sf_framework *f, struct sf_err *err) {
-    static const char *const keys[] = {"name", "about", "attention", "calibration", "grade", "devices", NULL};
+    static const char *const keys[] = {"name",  "about",   "attention", "calibration",
+                                       "grade", "devices", "rolling",   NULL};
     const struct sf_node *devices, *own;
     if (!sf_node_is_map(root)) {
         return sf_node_fail(root, err, "expected a framework: name, attention, sources, calibration, grade, devices");

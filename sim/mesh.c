@@ -50,7 +50,9 @@ static int find_seats(struct sfi_mesh *m, struct sf_err *err) {
                  ? m->prog->ranks_per_domain / m->strip
                  : 1;
     if (m->strip == 1) {
-        SF_TRY(sf_seats_fill(m->topo, m->ranks_n, m->prog->ranks_per_domain, m->gpu, NULL, err));
+        struct sf_blocks blocks;
+        sf_blocks_of(m->prog, &blocks);
+        SF_TRY(sf_seats_fill(m->topo, &blocks, m->gpu, NULL, err));
     }
     for (uint32_t r = 0; r < m->ranks_n; r++) {
         m->gpu[r] = m->strip > 1 ? sf_seats_ordered(m->topo, m->prog->ranks_per_domain, r * m->strip) : m->gpu[r];
@@ -270,10 +272,12 @@ void sf_span_of(const struct sf_prog *prog, const struct sf_topo *topo, uint32_t
     struct span_walk w = {.topo = topo, .span = out};
     uint8_t kind_of_stock[SF_KINDS_MAX];
     uint32_t n = sf_prog_comm_size(prog, comm);
+    struct sf_blocks blocks;
+    sf_blocks_of(prog, &blocks);
     bool mixed = sf_kinds_of(topo, kind_of_stock) > 1;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t member = sf_prog_comm_member(prog, rank, comm, i);
-        uint32_t gpu = sf_seats_of(topo, prog->ranks_per_domain, member);
+        uint32_t gpu = sf_seats_of(topo, &blocks, member);
         gpu = gpu == SF_NONE ? sf_topo_gpus(topo) - 1 : gpu; /* on spares, wherever those are */
         uint32_t kinds = mixed ? 1u << kind_of_stock[sf_topo_stock_of(topo, gpu)] : 0;
         span_add(&w, gpu, sf_topo_domain(topo, gpu), kinds, 1, 0);

@@ -175,12 +175,12 @@ static void team_factors(const struct weaver *w, const struct sfi_class *c, uint
     }
 }
 
-static void fill_table(const struct sfi_variant *v, const double *factor, uint32_t apart, sf_time_ps *times) {
+static void fill_table(const struct sfi_variant *v, const double *factor, sf_time_ps *times) {
     for (uint32_t k = 0; k < v->cls->kernels_n; k++) {
         const struct sfi_price *p = v->price[v->cls->kernel_ops[k]];
         sf_time_ps own = p->part[SFI_PART_COMPUTE] + p->part[SFI_PART_RECOMPUTE];
         double kernels = (double)own * factor[k];
-        times[(size_t)k * apart] =
+        times[k] =
             sfi_time_add(p->total - own, kernels < (double)SFI_TIME_MAX ? (sf_time_ps)llround(kernels) : SFI_TIME_MAX);
     }
 }
@@ -203,38 +203,23 @@ static void fill_tables(void *self, uint32_t k, uint32_t from, uint32_t to) {
             if (t == w->first_table[r]) {
                 team_factors(w, v->cls, r, &w->drawn[(size_t)k * w->factors_n], factor);
             }
-            fill_table(v, factor, w->out->apart, w->out->times[t]);
+            fill_table(v, factor, w->out->times[t]);
         }
     }
 }
 
-/* Tables of one class lie side by side, in blocks of `apart` tables. */
 static bool place_times(struct weaver *w, struct sf_arena *arena) {
     struct sfi_noise *out = w->out;
-    const struct sfi_class *cls = w->classes->cls;
-    uint32_t *tables = sf_arena_alloc(arena, w->classes->n, sizeof *tables), fewest = out->tables_n;
-    size_t *first = sf_arena_alloc(arena, w->classes->n, sizeof *first), n = 0;
-    if (!tables || !first) {
-        return false;
-    }
+    size_t n = 0;
     for (uint32_t t = 0; t < out->tables_n; t++) {
-        tables[w->variants->v[w->tables[t].variant].class_i]++;
-    }
-    for (uint32_t c = 0; c < w->classes->n; c++) {
-        fewest = tables[c] > 0 && tables[c] < fewest ? tables[c] : fewest;
-    }
-    out->apart = sfi_apart(fewest);
-    for (uint32_t c = 0; c < w->classes->n; c++) {
-        first[c] = n;
-        n += ((size_t)tables[c] + out->apart - 1) / out->apart * out->apart * cls[c].kernels_n;
-        tables[c] = 0;
+        n += w->variants->v[w->tables[t].variant].cls->kernels_n;
     }
     sf_time_ps *times = sf_arena_alloc(arena, n, sizeof *times);
     for (uint32_t t = 0; t < out->tables_n && times; t++) {
-        uint32_t c = w->variants->v[w->tables[t].variant].class_i, k = tables[c]++, place = k % out->apart;
-        out->times[t] = &times[first[c] + (size_t)(k - place) * cls[c].kernels_n + place];
+        out->times[t] = times;
+        times += w->variants->v[w->tables[t].variant].cls->kernels_n;
     }
-    return times;
+    return times != NULL;
 }
 
 static int make_tables(struct weaver *w, uint32_t threads, struct sf_arena *arena, struct sf_err *err) {

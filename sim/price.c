@@ -151,7 +151,8 @@ static struct sfi_price price_on(const struct sfi_prices *p, const struct sf_cos
     const struct sf_recipe *r = &p->prog->recipes[recipe];
     struct sfi_price price = {0};
     struct beside beside = {0};
-    sf_time_ps issued = 0;
+    bool update = r->calls_n > 0 && r->calls[0].kind == SF_CALL_ADAMW; /* behind no transfer */
+    sf_time_ps issued = update ? 0 : sf_cost_resume(p->cost);
     for (uint32_t i = 0; i < r->calls_n; i++) {
         wait_for_host(p, r->calls[i].kind, &issued, &price);
         price_call(p, cost, &r->calls[i], around, &beside, &price);

@@ -71,6 +71,71 @@ bool sf_seats_plain(const struct sf_topo *topo) {
     return in_use > 0 && sf_topo_seat(topo, in_use - 1) == in_use - 1;
 }
 
+/* ---- blocks ---- */
+
+static uint32_t axes_in_recipes(const struct sf_prog *prog) {
+    uint32_t axes = 0;
+    for (uint32_t r = 0; r < prog->recipes_n; r++) {
+        const struct sf_recipe *recipe = &prog->recipes[r];
+        for (uint32_t i = 0; i < recipe->calls_n; i++) {
+            uint32_t comm = recipe->calls[i].comm;
+            axes |= comm < prog->comms_n ? prog->comms[comm].axes : 0;
+        }
+    }
+    return axes;
+}
+
+void sf_blocks_init(struct sf_blocks *out, uint32_t ranks, uint32_t most, const uint32_t *sizes, uint32_t n) {
+    uint64_t team = 1;
+    *out = (struct sf_blocks){.ranks = ranks, .most = most};
+    for (uint32_t i = 0; i < n && i < SF_MAX_AXES; i++) {
+        team *= sizes[i];
+        if (team == 0 || team > most || most % team != 0) {
+            return;
+        }
+        out->team[out->teams_n++] = (uint32_t)team;
+    }
+}
+
+void sf_blocks_of(const struct sf_prog *prog, struct sf_blocks *out) {
+    uint32_t sizes[SF_MAX_AXES], n = 0, axes = axes_in_recipes(prog);
+    for (; n < prog->axes_n && (prog->axes[n].size == 1 || (axes >> n & 1)); n++) {
+        sizes[n] = prog->axes[n].size;
+    }
+    sf_blocks_init(out, sf_prog_ranks(prog), prog->ranks_per_domain, sizes, n);
+}
+
+/* How many seats of each domain were filled to begin with. */
+static uint32_t filled_of(const struct sf_topo *topo, uint32_t domain) {
+    struct sf_stock stock;
+    sf_topo_stock(topo, sf_topo_stock_of(topo, domain * sf_topo_domain_gpus(topo)), &stock);
+    return stock.domain_in_use;
+}
+
+static uint32_t least(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+/* Ranks that a domain with so many filled seats takes of those left, where it is too small for a whole block. */
+static uint32_t part_block(const struct sf_blocks *b, uint32_t filled, uint32_t left) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < b->teams_n && b->team[i] <= filled; i++) {
+        n = filled / b->team[i] * b->team[i];
+    }
+    return least(n, left);
+}
+
+/* Of the ranks left, those for one domain: in the first pass a whole block, or the last of all, in the second a part
+ * where the domain never had the seats for a whole one. */
+static uint32_t block_for(const struct sf_topo *topo, const struct sf_blocks *b, uint32_t domain, uint32_t left,
+                          bool smaller) {
+    uint32_t need = least(left, b->most), filled = filled_of(topo, domain);
+    if (!smaller) {
+        return filled >= need ? need : 0;
+    }
+    return filled < b->most ? part_block(b, filled, left) : 0;
+}
+
 static uint64_t plain_seat(const struct sf_topo *topo, uint32_t ranks_per_domain, uint32_t rank) {
     return (uint64_t)(rank / ranks_per_domain) * sf_topo_domain_gpus(topo) + rank % ranks_per_domain;
 }
@@ -79,19 +144,21 @@ bool sf_seats_in_order(const struct sf_topo *topo, uint32_t ranks, uint32_t rank
     return sf_seats_plain(topo) && plain_seat(topo, ranks_per_domain, ranks - 1) < sf_topo_gpus_in_use(topo);
 }
 
-bool sf_seats_fit(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain) {
-    if (ranks == 0 || ranks_per_domain == 0 || ranks_per_domain > sf_topo_domain_gpus(topo)) {
+bool sf_seats_fit(const struct sf_topo *topo, const struct sf_blocks *b) {
+    if (b->ranks == 0 || b->most == 0 || b->most > sf_topo_domain_gpus(topo)) {
         return false;
     }
     if (sf_seats_plain(topo)) {
-        return plain_seat(topo, ranks_per_domain, ranks - 1) < sf_topo_gpus(topo);
+        return plain_seat(topo, b->most, b->ranks - 1) < sf_topo_gpus(topo);
     }
-    struct walk w = walk_of(topo);
-    struct stay s;
-    uint32_t left = ranks;
-    while (left > 0 && next_domain(&w, &s)) {
-        uint32_t need = left < ranks_per_domain ? left : ranks_per_domain;
-        left -= s.seats >= need ? need : 0;
+    uint32_t left = b->ranks;
+    for (int smaller = 0; smaller < 2; smaller++) {
+        struct walk w = walk_of(topo);
+        struct stay s;
+        while (left > 0 && next_domain(&w, &s)) {
+            uint32_t need = block_for(topo, b, s.domain, left, smaller);
+            left -= s.seats >= need ? need : 0;
+        }
     }
     return left == 0;
 }
@@ -120,30 +187,34 @@ static uint32_t usable_seat(const struct sf_topo *topo, uint32_t domain, uint32_
     return SF_NONE;
 }
 
-/* Passes over untouched domains, a block in each. */
-static void skip_whole(struct walk *w, uint32_t *blocks) {
+/* Passes over untouched domains, a block in each, as long as whole blocks come before `rank`. */
+static void skip_whole(struct walk *w, uint32_t most, uint32_t rank, uint32_t *placed) {
     uint32_t whole = w->n < w->in_use && w->seat % w->domain_gpus == 0 ? (w->left - 1) / w->domain_gpus : 0;
-    whole = whole < *blocks ? whole : *blocks;
-    *blocks -= whole;
+    whole = least(whole, (rank - *placed) / most);
+    *placed += whole * most;
     w->n += whole * w->domain_gpus;
     w->seat += whole * w->domain_gpus;
     w->left -= whole * w->domain_gpus;
 }
 
-uint32_t sf_seats_of(const struct sf_topo *topo, uint32_t ranks_per_domain, uint32_t rank) {
+uint32_t sf_seats_of(const struct sf_topo *topo, const struct sf_blocks *b, uint32_t rank) {
     if (sf_seats_plain(topo)) {
-        uint64_t seat = plain_seat(topo, ranks_per_domain, rank);
+        uint64_t seat = plain_seat(topo, b->most, rank);
         return seat < sf_topo_gpus(topo) ? (uint32_t)seat : SF_NONE;
     }
-    struct walk w = walk_of(topo);
-    struct stay s;
-    uint32_t blocks = rank / ranks_per_domain, slot = rank % ranks_per_domain;
-    while (skip_whole(&w, &blocks), next_domain(&w, &s)) {
-        bool whole = s.seats >= ranks_per_domain;
-        if (blocks == 0 && (whole || s.seats > slot)) {
-            return slot < s.gapless ? s.domain * w.domain_gpus + slot : usable_seat(topo, s.domain, slot, false);
+    uint32_t placed = 0;
+    for (int smaller = 0; smaller < 2; smaller++) {
+        struct walk w = walk_of(topo);
+        struct stay s;
+        while ((smaller ? (void)0 : skip_whole(&w, b->most, rank, &placed)), next_domain(&w, &s)) {
+            uint32_t need = block_for(topo, b, s.domain, b->ranks - placed, smaller);
+            bool takes = need > 0 && s.seats >= need;
+            if (takes && rank - placed < need) {
+                uint32_t slot = rank - placed;
+                return slot < s.gapless ? s.domain * w.domain_gpus + slot : usable_seat(topo, s.domain, slot, false);
+            }
+            placed += takes ? need : 0;
         }
-        blocks -= whole;
     }
     return SF_NONE;
 }
@@ -152,19 +223,18 @@ uint32_t sf_seats_of(const struct sf_topo *topo, uint32_t ranks_per_domain, uint
 
 struct fill {
     const struct sf_topo *topo;
-    uint32_t ranks, per_domain;
+    const struct sf_blocks *blocks;
     uint32_t *gpu;
-    uint32_t placed;                                /* ranks that have a seat */
-    uint32_t short_rank, short_domain, short_seats; /* the first block that lost its domain */
+    uint32_t placed;                                            /* ranks that have a seat */
+    uint32_t short_rank, short_domain, short_seats, short_need; /* the first block that lost its domain */
 };
 
-static uint32_t block_ranks(const struct fill *f) {
-    uint32_t left = f->ranks - f->placed;
-    return left < f->per_domain ? left : f->per_domain;
+static uint32_t left_of(const struct fill *f) {
+    return f->blocks->ranks - f->placed;
 }
 
-static void fill_domain(struct fill *f, const struct stay *s, bool spares) {
-    uint32_t n = block_ranks(f), first = s->domain * sf_topo_domain_gpus(f->topo), seat = first;
+static void fill_domain(struct fill *f, const struct stay *s, uint32_t n, bool spares) {
+    uint32_t seat = s->domain * sf_topo_domain_gpus(f->topo);
     for (uint32_t i = 0; i < n; i++, seat++) {
         while (s->gapless < n && !is_usable(f->topo, seat, spares)) {
             seat++;
@@ -173,112 +243,112 @@ static void fill_domain(struct fill *f, const struct stay *s, bool spares) {
     }
 }
 
-static void see_short(struct fill *f, const struct stay *s) {
-    if (f->short_rank == SF_NONE) {
+static void see_short(struct fill *f, const struct stay *s, uint32_t need) {
+    if (f->short_rank == SF_NONE && need > s->seats) {
         f->short_rank = f->placed;
         f->short_domain = s->domain;
         f->short_seats = s->seats;
+        f->short_need = need;
     }
 }
 
-/* How many seats of each domain were filled to begin with. */
-static uint32_t filled_of(const struct sf_topo *topo, uint32_t domain) {
-    struct sf_stock stock;
-    sf_topo_stock(topo, sf_topo_stock_of(topo, domain * sf_topo_domain_gpus(topo)), &stock);
-    return stock.domain_in_use;
-}
-
-static void fill_in_use(struct fill *f) {
+static void fill_in_use(struct fill *f, bool smaller) {
     struct walk w = walk_of(f->topo);
     struct stay s;
     uint32_t expected = 0;
-    while (f->placed < f->ranks && next_domain(&w, &s)) {
+    while (left_of(f) > 0 && next_domain(&w, &s)) {
         for (; expected < s.domain; expected++) {
-            see_short(f, &(struct stay){.domain = expected});
+            see_short(f, &(struct stay){.domain = expected},
+                      block_for(f->topo, f->blocks, expected, left_of(f), smaller));
         }
         expected = s.domain + 1;
-        if (s.seats >= block_ranks(f)) {
-            fill_domain(f, &s, false);
-        } else if (filled_of(f->topo, s.domain) >= block_ranks(f)) {
-            see_short(f, &s);
+        uint32_t need = block_for(f->topo, f->blocks, s.domain, left_of(f), smaller);
+        if (s.seats >= need) {
+            fill_domain(f, &s, need, false);
+        } else {
+            see_short(f, &s, need);
         }
     }
 }
 
 /* Domains that only spare seats make large enough: those with fewer in use than a block needs. */
 static void fill_spares(struct fill *f) {
-    uint32_t gpus = sf_topo_domain_gpus(f->topo), domains = sf_topo_gpus(f->topo) / gpus, full = f->per_domain;
-    for (uint32_t d = 0; d < domains && f->placed < f->ranks; d++) {
+    uint32_t gpus = sf_topo_domain_gpus(f->topo), domains = sf_topo_gpus(f->topo) / gpus;
+    for (uint32_t d = 0; d < domains && left_of(f) > 0; d++) {
         struct stay s = {.domain = d};
-        uint32_t used = 0, need = block_ranks(f);
+        uint32_t used = 0, whole = block_for(f->topo, f->blocks, d, f->blocks->most, false);
+        whole = whole > 0 ? whole : part_block(f->blocks, filled_of(f->topo, d), f->blocks->most);
         for (uint32_t gpu = d * gpus; gpu < (d + 1) * gpus; gpu++) {
             used += is_usable(f->topo, gpu, false);
             s.seats += is_usable(f->topo, gpu, true);
         }
-        if (used < full && used < need && s.seats >= need) {
-            fill_domain(f, &s, true);
+        uint32_t need = least(whole, left_of(f));
+        if (used < need && s.seats >= need) {
+            fill_domain(f, &s, need, true);
         }
     }
 }
 
 static int refuse(const struct fill *f, struct sf_err *err) {
+    const struct sf_blocks *b = f->blocks;
     struct sf_topo_counts n;
     sf_topo_count(f->topo, &n);
     if (f->short_rank != SF_NONE && n.dead_gpus + n.spare_gpus > 0) {
-        uint32_t end = f->short_rank + f->per_domain;
         return sf_fail(
             err, SF_E_INPUT,
             "ranks %u to %u find no seats: domain %u has %u of the %u that they need, and no spare domain is "
             "left for the %u ranks at the end (%llu dead GPUs, %llu spare); plan again for this cluster",
-            f->short_rank, (end < f->ranks ? end : f->ranks) - 1, f->short_domain, f->short_seats, f->per_domain,
-            f->ranks - f->placed, (unsigned long long)n.dead_gpus, (unsigned long long)n.spare_gpus);
+            f->short_rank, f->short_rank + f->short_need - 1, f->short_domain, f->short_seats, f->short_need,
+            left_of(f), (unsigned long long)n.dead_gpus, (unsigned long long)n.spare_gpus);
     }
     return sf_fail(err, SF_E_INPUT, "%u ranks, %u to a domain, need %u domains; the cluster %s has seats for %u ranks",
-                   f->ranks, f->per_domain, (f->ranks - 1) / f->per_domain + 1, sf_topo_name(f->topo), f->placed);
+                   b->ranks, b->most, (b->ranks - 1) / b->most + 1, sf_topo_name(f->topo), f->placed);
+}
+
+static int fill_all(struct fill *f, struct sf_err *err) {
+    const struct sf_blocks *b = f->blocks;
+    if (b->most > 0 && sf_seats_in_order(f->topo, b->ranks, b->most)) {
+        while (left_of(f) > 0) {
+            uint32_t need = least(left_of(f), b->most);
+            fill_domain(f, &(struct stay){f->placed / b->most, need, need}, need, false);
+        }
+        return SF_OK;
+    }
+    fill_in_use(f, false);
+    fill_in_use(f, true);
+    fill_spares(f);
+    return left_of(f) == 0 ? SF_OK : refuse(f, err);
 }
 
 /* Against the placement on the same cluster with nothing dead or spare. */
-static void compare_healthy(const struct fill *f, struct sf_seats_report *report) {
-    uint32_t gpus = sf_topo_domain_gpus(f->topo), domains = sf_topo_gpus(f->topo) / gpus, d = 0;
-    for (uint32_t r = 0; r < f->ranks; d++) {
-        uint32_t left = f->ranks - r, need = left < f->per_domain ? left : f->per_domain;
-        if (d < domains && filled_of(f->topo, d) < need) {
-            continue;
+static int compare_planned(const struct fill *f, struct sf_seats_report *report, struct sf_err *err) {
+    struct sf_topo *planned = NULL;
+    uint32_t n = f->blocks->ranks, *gpu = sf_calloc(n, sizeof *gpu);
+    int rc = gpu ? sf_topo_planned(f->topo, &planned, err) : sf_fail_memory(err, "seats");
+    struct fill before = {.topo = planned, .blocks = f->blocks, .gpu = gpu, .short_rank = SF_NONE};
+    rc = rc == 0 ? fill_all(&before, err) : rc;
+    for (uint32_t r = 0; rc == 0 && r < n; r++) {
+        bool moved = gpu[r] != f->gpu[r], lost = moved && sf_topo_gpu_state(f->topo, gpu[r]) != SF_GPU_IN_USE;
+        if (lost && report->lost++ == 0) {
+            report->first_lost = r;
+            report->lost_domain = sf_topo_domain(f->topo, gpu[r]);
         }
-        for (uint32_t i = 0; i < need; i++, r++) {
-            uint32_t before = d < domains ? d * gpus + i : f->gpu[r];
-            bool lost = before != f->gpu[r] && sf_topo_gpu_state(f->topo, before) != SF_GPU_IN_USE;
-            if (lost && report->lost++ == 0) {
-                report->first_lost = r;
-                report->lost_domain = d;
-            }
-            report->moved += before != f->gpu[r];
-        }
+        report->moved += moved;
+        report->on_spares += sf_topo_gpu_state(f->topo, f->gpu[r]) != SF_GPU_IN_USE;
     }
+    sf_topo_free(planned);
+    sf_free(gpu);
+    return rc;
 }
 
-int sf_seats_fill(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain, uint32_t *gpu,
+int sf_seats_fill(const struct sf_topo *topo, const struct sf_blocks *blocks, uint32_t *gpu,
                   struct sf_seats_report *report, struct sf_err *err) {
-    struct fill f = {topo, ranks, ranks_per_domain, gpu, 0, SF_NONE, 0, 0};
-    if (sf_seats_in_order(topo, ranks, ranks_per_domain)) {
-        for (; f.placed < ranks;) {
-            fill_domain(&f, &(struct stay){f.placed / ranks_per_domain, ranks_per_domain, ranks_per_domain}, false);
-        }
-    } else {
-        fill_in_use(&f);
-        fill_spares(&f);
-    }
-    if (f.placed < ranks) {
-        return refuse(&f, err);
-    }
+    struct fill f = {.topo = topo, .blocks = blocks, .gpu = gpu, .short_rank = SF_NONE};
     if (report) {
         *report = (struct sf_seats_report){0};
-        for (uint32_t r = 0; r < ranks; r++) {
-            report->on_spares += sf_topo_gpu_state(topo, gpu[r]) != SF_GPU_IN_USE;
-        }
-        compare_healthy(&f, report);
     }
-    return SF_OK;
+    SF_TRY(fill_all(&f, err));
+    return report ? compare_planned(&f, report, err) : SF_OK;
 }
 
 /* ---- what sits there ---- */
@@ -305,8 +375,10 @@ uint64_t sf_seats_host_memory(const struct sf_topo *topo) {
 }
 
 double sf_seats_peak(const struct sf_topo *topo, const struct sf_prog *prog, int precision) {
-    uint32_t n = sf_prog_ranks(prog), *gpu = sf_topo_mixed(topo) ? sf_calloc(n, sizeof *gpu) : NULL;
-    bool placed = gpu != NULL && sf_seats_fill(topo, n, prog->ranks_per_domain, gpu, NULL, NULL) == 0;
+    struct sf_blocks blocks;
+    sf_blocks_of(prog, &blocks);
+    uint32_t n = blocks.ranks, *gpu = sf_topo_mixed(topo) ? sf_calloc(n, sizeof *gpu) : NULL;
+    bool placed = gpu != NULL && sf_seats_fill(topo, &blocks, gpu, NULL, NULL) == 0;
     double sum = 0;
     for (uint32_t r = 0; placed && r < n; r++) {
         sum += sf_topo_device_of(topo, gpu[r])->flops_per_s[precision];

@@ -2,7 +2,9 @@
  *
  * Ranks come in blocks of `ranks_per_domain`. A block sits in one scale-up domain, on its first GPUs in use, and blocks
  * take the domains in order, passing over those that have too few: dead and spare GPUs move a rank inside its domain,
- * a lost rack moves the blocks behind it. Only where the seats in use run out do spare ones count as well. */
+ * a lost rack moves the blocks behind it. Where domains large enough run out, those that were never meant to hold a
+ * whole block take a smaller one, as many whole teams as they have seats for: racks of 72 and of 40 serve one plan.
+ * Only where all seats in use run out do spare ones count as well. */
 #ifndef SF_SIM_SEATS_H
 #define SF_SIM_SEATS_H
 
@@ -10,6 +12,15 @@
 
 #include "core/prog.h"
 #include "topo/topo.h"
+
+struct sf_blocks {
+    uint32_t ranks, most;                /* of the program; of a block */
+    uint32_t team[SF_MAX_AXES], teams_n; /* ascending: ranks that talk inside recipes, so that none may be cut off. A
+                                            smaller block is of whole teams, of the largest that its domain holds */
+};
+void sf_blocks_of(const struct sf_prog *prog, struct sf_blocks *out);
+/* From the sizes of such groups, each over the one before; those that do not divide a block are not kept together. */
+void sf_blocks_init(struct sf_blocks *out, uint32_t ranks, uint32_t most, const uint32_t *sizes, uint32_t n);
 
 /* Every seat up to the last one in use is in use: block b sits in domain b, without gaps. O(1). */
 bool sf_seats_plain(const struct sf_topo *topo);
@@ -21,10 +32,10 @@ static inline uint32_t sf_seats_ordered(const struct sf_topo *topo, uint32_t ran
 }
 
 /* Whether the blocks find seats among those in use; where seats are plain, spare ones behind them count too. */
-bool sf_seats_fit(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain);
+bool sf_seats_fit(const struct sf_topo *topo, const struct sf_blocks *blocks);
 
 /* Seat of one rank when no spare seats are needed before it; SF_NONE when they are. O(gaps). */
-uint32_t sf_seats_of(const struct sf_topo *topo, uint32_t ranks_per_domain, uint32_t rank);
+uint32_t sf_seats_of(const struct sf_topo *topo, const struct sf_blocks *blocks, uint32_t rank);
 
 struct sf_seats_report {
     uint32_t moved;       /* ranks on another seat than if nothing was dead or spare */
@@ -35,7 +46,7 @@ struct sf_seats_report {
 };
 
 /* Seats of all ranks. SF_E_INPUT names the ranks that find none. `report` may be NULL. */
-int sf_seats_fill(const struct sf_topo *topo, uint32_t ranks, uint32_t ranks_per_domain, uint32_t *gpu,
+int sf_seats_fill(const struct sf_topo *topo, const struct sf_blocks *blocks, uint32_t *gpu,
                   struct sf_seats_report *report, struct sf_err *err);
 
 /* Memory of the smallest device. */

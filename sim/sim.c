@@ -67,7 +67,6 @@ static int find_links(struct job *j, struct sf_err *err) {
 }
 
 static void set_own_times(struct job *j) {
-    j->run.table->own_apart = j->noise->apart;
     for (uint32_t i = 0; i < j->run.table->n; i++) {
         j->run.table->inst[i].own = j->noise->times[j->noise->table_of[j->run.table->rank[i]]];
     }
@@ -124,6 +123,7 @@ static int build(struct job *j, struct sf_err *err) {
     run->audit = j->options->audit;
     run->expand = j->options->expand;
     run->follow = !j->unfolded && !j->options->audit;
+    run->skip = run->follow && !j->noise && !j->options->no_skip;
     run->prog = j->prog;
     run->variants = j->variants;
     run->dispatch = sf_cost_dispatch(j->cost);
@@ -133,14 +133,14 @@ static int build(struct job *j, struct sf_err *err) {
 }
 
 /* Kernels of the compute stream. */
-static sf_time_ps busy_of(const struct sfi_table *t, const struct sfi_inst *in, const struct sfi_variant *v) {
+static sf_time_ps busy_of(const struct sfi_inst *in, const struct sfi_variant *v) {
     const struct sfi_class *c = v->cls;
     sf_time_ps busy = v->busy;
     if (in->own && c->compute_stream != SF_NONE) {
         busy = 0;
         for (uint32_t i = 0; i < c->kernels_n; i++) {
             bool counts = c->code->cls->ops[c->kernel_ops[i]].stream == c->compute_stream;
-            busy = counts ? sfi_time_add(busy, in->own[(size_t)i * t->own_apart]) : busy;
+            busy = counts ? sfi_time_add(busy, in->own[i]) : busy;
         }
     }
     return sfi_time_add(busy, in->stretched);
@@ -162,7 +162,7 @@ static void add_instance(const struct job *j, uint32_t i, struct sf_sim_result *
     const struct sfi_variant *v = &j->variants->v[in->variant];
     uint64_t count = j->run.table->count[i];
     uint64_t whole = sf_mix64(sf_mix64(UINT64_C(0x72616e6b), v->class_i), in->digest);
-    sf_time_ps span = span_of(&j->run, i, v->cls), busy = busy_of(j->run.table, in, v);
+    sf_time_ps span = span_of(&j->run, i, v->cls), busy = busy_of(in, v);
     sf_time_ps end = sfi_last_end(v->cls->code, sfi_ends(&j->run, i));
     out->digest.lo += count * whole;
     out->digest.hi += count * sf_mix64(UINT64_C(0x6869), whole);
@@ -275,6 +275,7 @@ static int read_result(const struct job *j, struct sf_sim_result *out, struct sf
     out->step_time = sfi_time_add(out->step_time, sf_cost_step(j->cost));
     out->breakdown.other = sfi_time_add(out->breakdown.other, sf_cost_step(j->cost));
     out->events = j->run.events;
+    out->skipped = j->run.skipped;
     out->unfolded = j->unfolded;
     out->links_certified = j->contend && j->contend->certified;
     out->contended_links = j->contend ? j->contend->links_n : 0;

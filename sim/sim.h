@@ -52,6 +52,7 @@ int sf_slow_parse(const char *text, struct sf_slow out[SF_SLOW_MAX], uint32_t *n
 
 struct sf_sim_options {
     bool unfolded;
+    bool no_skip;  /* simulate every period of a steady state, where the proof that they are alike would do */
     uint64_t seed; /* of all randomness */
     /* Relative standard deviation of kernel times, 0 for none: every compute op of every rank has a factor of its own,
      * drawn from (seed, rank, op). Ranks that meet in collectives inside recipes keep step: their op lasts as long as
@@ -105,7 +106,8 @@ struct sf_sim_result {
     uint64_t host_memory_bytes; /* most that a rank has on its host; 0 without offload */
     double busy_s;              /* compute-stream busy time, summed over all ranks */
     double slowed_s;            /* of it, what communication on the same GPU cost kernels */
-    uint64_t events;            /* op completions processed */
+    uint64_t events;            /* op completions */
+    uint64_t skipped;           /* of them, copied from the period before instead of simulated: sim/steady.h */
     uint64_t instances;         /* ranks or colours simulated */
     double wall_s;              /* how long simulating took */
     double fold_s, run_s;       /* of that: sorting and folding ranks; the events */

@@ -15,8 +15,8 @@ int sfi_teams(const struct sfi_mesh *mesh, const struct sfi_classes *classes, st
 /* Kernel times under jitter, one table for all ranks of one team and variant. */
 struct sfi_noise {
     uint32_t *table_of; /* by rank; dense, in the order of lowest ranks */
-    sf_time_ps **times; /* by table: of its first kernel; those of the class's others follow, `apart` apart */
-    uint32_t tables_n, apart;
+    sf_time_ps **times; /* by table: of its first kernel; those of the class's others follow */
+    uint32_t tables_n;
 };
 #define SFI_NOISE_SHARE 0.3 /* of the whole work, for the progress that is told */
 int sfi_noise_create(const struct sfi_mesh *mesh, const struct sfi_classes *classes,

@@ -172,35 +172,14 @@ static uint32_t collectives_of(const struct sfi_class *c) {
     return n;
 }
 
-/* Times of instances of one class lie side by side, in blocks of `ends_apart` instances. */
-static bool place_ends(struct filler *f) {
+/* Cells run long stretches by themselves, so an instance's times lie one behind the other. */
+static void place_ends(struct filler *f) {
     struct sfi_table *t = f->t;
-    uint32_t *members = sf_arena_alloc(f->arena, f->classes->n, sizeof *members), fewest = t->n;
-    uint64_t *first = sf_arena_alloc(f->arena, f->classes->n, sizeof *first);
-    if (!members || !first) {
-        return false;
-    }
     for (uint32_t i = 0; i < t->n; i++) {
-        members[f->variants->v[t->inst[i].variant].class_i]++;
+        const struct sfi_class *cls = class_of(f, i);
+        t->inst[i].ends = t->ends_n;
+        t->ends_n += cls->code->ops_n + collectives_of(cls);
     }
-    for (uint32_t c = 0; c < f->classes->n; c++) {
-        fewest = members[c] > 0 && members[c] < fewest ? members[c] : fewest;
-    }
-    t->ends_apart = sfi_apart(fewest);
-    for (uint32_t c = 0; c < f->classes->n; c++) {
-        const struct sfi_class *cls = &f->classes->cls[c];
-        uint64_t blocks = (members[c] + t->ends_apart - 1) / t->ends_apart;
-        first[c] = t->ends_n;
-        members[c] = 0;
-        t->ends_n += blocks * t->ends_apart * (cls->code->ops_n + collectives_of(cls));
-    }
-    for (uint32_t i = 0; i < t->n; i++) {
-        uint32_t c = f->variants->v[t->inst[i].variant].class_i, k = members[c]++, place = k % t->ends_apart;
-        const struct sfi_class *cls = &f->classes->cls[c];
-        uint64_t before = (uint64_t)(k - place) * (cls->code->ops_n + collectives_of(cls));
-        t->inst[i].ends = first[c] + before + place;
-    }
-    return true;
 }
 
 /* Places in the shared arrays; also the totals. */
@@ -223,9 +202,7 @@ static int lay_out(struct filler *f, struct sf_err *err) {
         }
     }
     f->ways_n = (uint32_t)ways;
-    if (!place_ends(f)) {
-        return sf_fail_memory(err, "instances");
-    }
+    place_ends(f);
     t->ways = sf_arena_alloc(f->arena, ways, sizeof *t->ways);
     t->lanes = sf_arena_alloc(f->arena, lanes, sizeof *t->lanes);
     t->ends = sf_arena_alloc(f->arena, t->ends_n, sizeof *t->ends);
@@ -240,31 +217,40 @@ static int lay_out(struct filler *f, struct sf_err *err) {
     return SF_OK;
 }
 
+/* Ops that can be in flight in a cell at once. */
+static uint32_t cell_slots(const struct filler *f, const struct sfi_cell *cell) {
+    uint32_t n = 0;
+    for (uint32_t i = cell->first; i < cell->first + cell->n; i++) {
+        n += class_of(f, i)->streams_n;
+    }
+    return n;
+}
+
 /* Room for what can be in flight, or wait, at once in each cell; and for as many events that count no more. */
 static int furnish_cells(struct filler *f, struct sf_err *err) {
     struct sfi_table *t = f->t;
-    size_t slots = 0;
-    for (uint32_t i = 0; i < t->n; i++) {
-        slots += class_of(f, i)->streams_n;
+    size_t slots = 0, room = 0;
+    for (uint32_t c = 0; c < t->cells_n; c++) {
+        uint32_t own = cell_slots(f, &t->cells[c]);
+        slots += own;
+        room += sfi_queue_room(2 * own);
     }
-    struct sfi_event *events = sf_arena_alloc(f->arena, slots, 2 * sizeof *events);
+    struct sfi_event *events = sf_arena_alloc(f->arena, room, sizeof *events);
     struct sfi_wait *waits = sf_arena_alloc(f->arena, slots, sizeof *waits);
     if (!events || !waits) {
         return sf_fail_memory(err, "event queues");
     }
     for (uint32_t c = 0; c < t->cells_n; c++) {
         struct sfi_cell *cell = &t->cells[c];
-        uint32_t own = 0;
-        cell->queue.event = events;
+        uint32_t own = cell_slots(f, cell);
+        sfi_queue_init(&cell->queue, events, 2 * own);
         cell->waits = waits;
         for (uint32_t i = cell->first; i < cell->first + cell->n; i++) {
-            own += class_of(f, i)->streams_n;
             cell->left += t->inst[i].st.left > 0;
         }
-        cell->queue.size = 2 * own;
         t->cell_slots = own > t->cell_slots ? own : t->cell_slots;
         t->cell_n = cell->n > t->cell_n ? cell->n : t->cell_n;
-        events += cell->queue.size;
+        events += sfi_queue_room(2 * own);
         waits += own;
     }
     return SF_OK;
@@ -465,7 +451,6 @@ int sfi_table_create(struct sfi_mesh *mesh, const struct sfi_classes *classes, s
     find_peers(&f);
     SF_TRY(find_groups(&f, err));
     list_lanes(&f);
-    f.t->own_apart = 1;
     SF_TRY(classes->contend ? list_links(&f, err) : share_ways(&f, err));
     for (uint32_t i = 0; i < f.t->n; i++) {
         f.t->rank[i] *= mesh->strip;

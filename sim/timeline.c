@@ -37,6 +37,11 @@ static sf_time_ps start_of(const struct sfi_run *run, uint32_t instance, const s
     return issue + run->dispatch;
 }
 
+sf_time_ps sfi_start_time(const struct sfi_run *run, uint32_t instance, uint32_t op) {
+    const struct sfi_variant *v = &run->variants->v[run->table->inst[instance].variant];
+    return start_of(run, instance, &v->ops[op], sfi_issue_time(v->cls->code, sfi_ends(run, instance), op));
+}
+
 void sfi_timeline(const struct sfi_run *run, uint32_t instance, struct sfi_times *out) {
     const struct sfi_variant *v = &run->variants->v[run->table->inst[instance].variant];
     struct sfi_ends ends = sfi_ends(run, instance);

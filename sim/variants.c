@@ -184,6 +184,13 @@ static uint64_t nic_rate(const struct sfi_mesh *m, uint32_t rank) {
     return up < down ? up : down;
 }
 
+/* What an overlay has left of a port, all told. */
+static uint64_t left_of_up(const struct sfi_mesh *m, uint32_t rank, uint64_t rate) {
+    uint64_t whole = sf_topo_scale_up_of(m->topo, m->gpu[rank])->bytes_per_s;
+    uint64_t left = sf_topo_up_left(m->topo, m->gpu[rank]);
+    return left < whole ? (uint64_t)((unsigned __int128)rate * left / whole) : rate;
+}
+
 /* Ranks from one on whose class and ways are one like the other. */
 struct stretch {
     uint32_t end;
@@ -236,7 +243,7 @@ static uint64_t signature(const struct maker *k, uint32_t rank, struct stretch *
     if (m->kind) { /* its own ports, and what its team's kernels run on */
         h = sf_mix64(sf_mix64(h, m->kind[rank]), m->kinds[rank]);
     }
-    h = m->hurt ? sf_mix64(h, nic_rate(m, rank)) : h;
+    h = m->hurt ? sf_mix64(sf_mix64(h, nic_rate(m, rank)), sf_topo_up_left(m->topo, m->gpu[rank])) : h;
     return k->gpu ? sf_mix64(h, sfi_pace_bits(gpu_pace(k, rank))) : h;
 }
 
@@ -495,6 +502,7 @@ static void set_capacity(const struct maker *k, struct sfi_variant *v) {
     const struct sfi_pace *pace = m->pace ? &m->pace[v->rank] : NULL;
     uint64_t up = sfi_port_rate(k->loader.cost, SFI_PORT_UP), out = sfi_port_rate(k->loader.cost, SFI_PORT_OUT);
     uint64_t nic = m->hurt ? nic_rate(m, v->rank) : out;
+    up = m->hurt ? left_of_up(m, v->rank, up) : up;
     v->capacity[SFI_PORT_UP] = slowed(up, pace ? pace->up : 1.0);
     v->capacity[SFI_PORT_OUT] = slowed(nic < out ? nic : out, pace ? pace->out : 1.0);
 }

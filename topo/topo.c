@@ -43,11 +43,16 @@ int sf_topo_planned(const struct sf_topo *t, struct sf_topo **out, struct sf_err
     return 0;
 }
 
+uint64_t sf_topo_up_left(const struct sf_topo *t, uint32_t gpu) {
+    uint64_t up = sfi_up_rate(t, gpu, false), down = sfi_up_rate(t, gpu, true);
+    return up < down ? up : down;
+}
+
 void sf_topo_least_up(const struct sf_topo *t, struct sf_topo_least *out) {
     *out = (struct sf_topo_least){0, t->stock[0].up.bytes_per_s, t->stock[0].up.bytes_per_s};
     for (uint32_t i = 0; t->overlay.nvlink && i < t->in_use; i++) {
         uint32_t gpu = sf_topo_seat(t, i);
-        uint64_t up = sfi_up_rate(t, gpu, false), down = sfi_up_rate(t, gpu, true), least = up < down ? up : down;
+        uint64_t least = sf_topo_up_left(t, gpu);
         uint64_t whole = sfi_stock_of_gpu(t, gpu)->up.bytes_per_s;
         if ((double)least / (double)whole < (double)out->bytes_per_s / (double)out->whole_bytes_per_s) {
             *out = (struct sf_topo_least){gpu, least, whole};
@@ -97,16 +102,9 @@ size_t sf_topo_sources(const struct sf_topo *t, const struct sf_source **out) {
     return t->sources_n;
 }
 
-static bool same_link(const struct sf_link_class *a, const struct sf_link_class *b) {
-    return a->bytes_per_s == b->bytes_per_s && a->latency_ps == b->latency_ps &&
-           a->peak_bytes_per_s == b->peak_bytes_per_s && a->reduce_bytes_per_s == b->reduce_bytes_per_s;
-}
-
 bool sf_topo_mixed(const struct sf_topo *t) {
-    const struct sfi_stock *a = &t->stock[0];
     for (uint32_t i = 1; i < t->stocks_n; i++) {
-        const struct sfi_stock *b = &t->stock[i];
-        if (!sfi_same_device(&a->device, &b->device) || !same_link(&a->up, &b->up) || !same_link(&a->out, &b->out)) {
+        if (t->stock[i].alike != 0) {
             return true;
         }
     }
@@ -163,6 +161,7 @@ void sf_topo_stock(const struct sf_topo *t, uint32_t stock, struct sf_stock *out
         .cpu = s->cpu.name[0] != '\0' ? &s->cpu : NULL,
         .out = t->fabric.tiers > 0 ? &s->out : NULL,
         .coll_model = s->coll_model,
+        .alike = s->alike,
         .host_bytes =
             (uint64_t)((unsigned __int128)s->cpu.memory_bytes * s->domain.cpus_per_tray / s->domain.gpus_per_tray),
     };

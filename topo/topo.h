@@ -170,12 +170,22 @@ enum sf_routing sf_topo_routing(const struct sf_topo *t);
 /* The cluster as planned: a copy without overlay, spares in use. SF_E_INTERNAL without memory. */
 int sf_topo_planned(const struct sf_topo *t, struct sf_topo **out, struct sf_err *err);
 
+/* The same cluster with every scale-up or scale-out link that many times as fast, switches included, and devices with
+ * that many times the memory; latencies stay. It borrows from `t`, which must outlive it. */
+struct sf_topo_scale {
+    double up, out, memory;
+};
+int sf_topo_scaled(const struct sf_topo *t, const struct sf_topo_scale *by, struct sf_topo **out, struct sf_err *err);
+void sf_topo_scaled_free(struct sf_topo *t); /* NULL is legal */
+
 /* NVLink of the GPU in use that has least left of it, in its worse direction. */
 struct sf_topo_least {
     uint32_t gpu; /* the lowest of them */
     uint64_t bytes_per_s, whole_bytes_per_s;
 };
 void sf_topo_least_up(const struct sf_topo *t, struct sf_topo_least *out);
+/* What the overlay has left of one GPU's NVLink, in its worse direction. */
+uint64_t sf_topo_up_left(const struct sf_topo *t, uint32_t gpu);
 
 struct sf_topo_counts {
     uint64_t gpus, gpus_in_use, spare_gpus, domains, trays, cpus, nvswitches, nics;
@@ -202,7 +212,7 @@ const struct sf_switch_class *sf_topo_switch(const struct sf_topo *t); /* of the
 size_t sf_topo_sources(const struct sf_topo *t, const struct sf_source **out);
 
 /* Classes by GPU. Those without a GPU are the first stock's: the whole truth where sf_topo_mixed says no. */
-bool sf_topo_mixed(const struct sf_topo *t); /* stocks differ in device, scale-up link or NIC */
+bool sf_topo_mixed(const struct sf_topo *t); /* stocks differ in device, links or collective model */
 const struct sf_device_class *sf_topo_device(const struct sf_topo *t);
 const struct sf_device_class *sf_topo_device_of(const struct sf_topo *t, uint32_t gpu);
 const struct sf_link_class *sf_topo_scale_up(const struct sf_topo *t); /* GPU to GPU inside a domain, whole GPU */
@@ -221,6 +231,8 @@ struct sf_stock {
     const struct sf_link_class *up, *cpu, *out; /* cpu and out are NULL when absent */
     const char *coll_model;                     /* file of the catalog's nccl folder; "" without one */
     uint64_t host_bytes;                        /* a GPU's share of its tray's CPU memory; 0: not known */
+    uint32_t alike; /* the first stock with this device, these links and this collective model: by what they are worth,
+                       not by their names */
 };
 uint32_t sf_topo_stocks(const struct sf_topo *t);
 uint32_t sf_topo_stock_of(const struct sf_topo *t, uint32_t gpu);

@@ -112,7 +112,10 @@ static void print_notes(const struct sf_topo_found *f, struct sf_buf *out) {
 
 static void print_fabric(const struct sf_topo_found *f, struct sf_buf *out) {
     static const char *const cables[] = {"nic_leaf", "leaf_spine", "spine_core"};
-    sf_buf_printf(out, "nic: \"%s\"\nrails: %u\n", f->nic, f->rails);
+    if (f->groups_n == 0) {
+        sf_buf_printf(out, "nic: \"%s\"\n", f->nic);
+    }
+    sf_buf_printf(out, "rails: %u\n", f->rails);
     if (f->planes > 1) {
         sf_buf_printf(out, "planes: %u\n", f->planes);
     }
@@ -128,19 +131,56 @@ static void print_fabric(const struct sf_topo_found *f, struct sf_buf *out) {
     sf_buf_printf(out, " }\n");
 }
 
-void sfi_io_print_cluster(const struct sf_topo_found *f, struct sf_buf *out) {
-    print_notes(f, out);
-    sf_buf_printf(
-        out,
-        "name: \"%s\"\ndevice: \"%s\"\ndomains: %u\n"
-        "domain: { kind: \"%s\", trays: %u, gpus_per_tray: %u, cpus_per_tray: %u, nvswitches: %u, link: \"%s\", "
-        "links_per_gpu: %u",
-        f->name, f->device, f->domains, f->kind, f->trays, f->gpus_per_tray, f->cpus_per_tray, f->nvswitches, f->link,
-        f->links_per_gpu);
-    if (f->cpu_link[0] != '\0') {
-        sf_buf_printf(out, ", cpu_link: \"%s\"", f->cpu_link);
+/* A cluster of one kind of domains, as a group. */
+static void group_of(const struct sf_topo_found *f, struct sf_topo_group *out) {
+    *out = (struct sf_topo_group){.domains = f->domains,
+                                  .trays = f->trays,
+                                  .gpus_per_tray = f->gpus_per_tray,
+                                  .cpus_per_tray = f->cpus_per_tray,
+                                  .nvswitches = f->nvswitches,
+                                  .links_per_gpu = f->links_per_gpu};
+    memcpy(out->kind, f->kind, sizeof out->kind);
+    memcpy(out->device, f->device, sizeof out->device);
+    memcpy(out->link, f->link, sizeof out->link);
+    memcpy(out->cpu_link, f->cpu_link, sizeof out->cpu_link);
+}
+
+static void print_domain(const struct sf_topo_group *g, struct sf_buf *out) {
+    sf_buf_printf(out,
+                  "domain: { kind: \"%s\", trays: %u, gpus_per_tray: %u, cpus_per_tray: %u, nvswitches: %u, link: "
+                  "\"%s\", links_per_gpu: %u",
+                  g->kind, g->trays, g->gpus_per_tray, g->cpus_per_tray, g->nvswitches, g->link, g->links_per_gpu);
+    if (g->cpu_link[0] != '\0') {
+        sf_buf_printf(out, ", cpu_link: \"%s\"", g->cpu_link);
     }
-    sf_buf_printf(out, " }\n");
+    sf_buf_printf(out, " }");
+}
+
+static void print_groups(const struct sf_topo_found *f, struct sf_buf *out) {
+    sf_buf_printf(out, "groups:\n");
+    for (uint32_t i = 0; i < f->groups_n; i++) {
+        const struct sf_topo_group *g = &f->groups[i];
+        sf_buf_printf(out, "  - device: \"%s\"\n    domains: %u\n    nic: \"%s\"\n    ", g->device, g->domains, g->nic);
+        if (g->starts != NULL) {
+            sf_buf_printf(out, "starts: %s\n    ", g->starts);
+        }
+        print_domain(g, out);
+        sf_buf_printf(out, "\n");
+    }
+}
+
+void sfi_io_print_cluster(const struct sf_topo_found *f, struct sf_buf *out) {
+    struct sf_topo_group only;
+    print_notes(f, out);
+    sf_buf_printf(out, "name: \"%s\"\n", f->name);
+    if (f->groups_n > 0) {
+        print_groups(f, out);
+    } else {
+        group_of(f, &only);
+        sf_buf_printf(out, "device: \"%s\"\ndomains: %u\n", f->device, f->domains);
+        print_domain(&only, out);
+        sf_buf_printf(out, "\n");
+    }
     if (f->domains > 1) {
         print_fabric(f, out);
     }
@@ -173,14 +213,24 @@ static int overlay_read(void *self, const char *path, size_t max_bytes, char **d
 static int check_counts(const struct sf_topo *t, const struct sf_topo_found *f, const char *path, struct sf_err *err) {
     struct sf_topo_counts n;
     sf_topo_count(t, &n);
-    uint64_t gpus = (uint64_t)f->domains * f->trays * f->gpus_per_tray;
+    struct sf_topo_group first;
+    uint64_t gpus = 0, cpus = 0, chips = 0, links = 0;
+    group_of(f, &first);
+    for (uint32_t i = 0; i < f->groups_n || i == 0; i++) {
+        const struct sf_topo_group *g = f->groups_n > 0 ? &f->groups[i] : &first;
+        uint64_t here = (uint64_t)g->domains * g->trays * g->gpus_per_tray;
+        gpus += here;
+        cpus += (uint64_t)g->domains * g->trays * g->cpus_per_tray;
+        chips += (uint64_t)g->domains * g->nvswitches;
+        links += here * g->links_per_gpu;
+    }
     const struct {
         const char *what;
         uint64_t found, made;
     } rows[] = {{"GPUs", gpus, n.gpus},
-                {"CPUs", (uint64_t)f->domains * f->trays * f->cpus_per_tray, n.cpus},
-                {"switch chips", (uint64_t)f->domains * f->nvswitches, n.nvswitches},
-                {"NVLinks", gpus * f->links_per_gpu, n.links_nvlink},
+                {"CPUs", cpus, n.cpus},
+                {"switch chips", chips, n.nvswitches},
+                {"NVLinks", links, n.links_nvlink},
                 {"leaf switches", f->leaves, n.leaves},
                 {"spine switches", f->spines, n.spines},
                 {"core switches", f->cores, n.cores},

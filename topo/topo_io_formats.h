@@ -41,6 +41,14 @@ struct sf_topo_wishes {
     const char *path; /* where the cluster file will be; names of files in it start there */
 };
 
+/* Domains of one kind, one behind the other. */
+struct sf_topo_group {
+    char kind[32], device[256], link[256], cpu_link[256], nic[256]; /* catalog names; "" where absent */
+    uint32_t domains, trays, gpus_per_tray, cpus_per_tray, nvswitches, links_per_gpu;
+    const char *starts; /* "group", "pod", or NULL: goes on where the one before ended */
+};
+#define SF_TOPO_GROUPS_MAX 16
+
 /* What was found in a file. */
 struct sf_topo_found {
     char name[64], kind[32];
@@ -53,6 +61,9 @@ struct sf_topo_found {
     uint32_t leaf_down, leaf_up;   /* ports of a leaf */
     double cable_m[3];
     uint64_t leaves, spines, cores, links_leaf_spine, links_spine_core;
+    /* Where domains are of several kinds: those above are the first's, but `domains`, which counts all. Else none. */
+    struct sf_topo_group groups[SF_TOPO_GROUPS_MAX];
+    uint32_t groups_n;
     char notes[2048]; /* lines for people: what was assumed and what the cluster file cannot hold */
 };
 

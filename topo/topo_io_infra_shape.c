@@ -278,16 +278,27 @@ static int describe_domain(const struct sfi_infra *g, const struct sfi_infra_dev
 enum { LEVEL_NONE, LEVEL_DOMAIN, LEVEL_LEAF, LEVEL_SPINE, LEVEL_CORE };
 
 struct box {
-    uint32_t down, up;   /* cables */
-    uint32_t peers;      /* domains: leaves; leaves: the last domain that counted it, plus one */
-    uint32_t first_leaf; /* domains: the smallest leaf, which names the group; plus one */
+    uint32_t down, up;    /* cables */
+    uint32_t peers;       /* domains: leaves; leaves: the last domain that counted it, plus one */
+    uint32_t first_leaf;  /* domains: the smallest leaf, which names the group; plus one */
+    uint32_t first_spine; /* leaves: likewise */
     uint8_t level;
+    uint8_t run; /* domains: of one kind, counted from 0 */
+};
+
+struct run { /* of domains of one kind */
+    const struct sfi_infra_device *device;
+    const struct sfi_infra_link *nic;
+    uint64_t first, last; /* numbers of its domains among all instances */
+    uint32_t domains;
 };
 
 struct plan {
     const struct sfi_infra *g;
     struct box *boxes; /* per instance */
     const struct sfi_infra_device *domain, *leaf;
+    struct run runs[SF_TOPO_GROUPS_MAX];
+    uint32_t runs_n;
     const struct sfi_infra_link *links[3]; /* of NIC-leaf, leaf-spine, spine-core cables */
 };
 
@@ -298,18 +309,24 @@ static int find_domains(struct plan *p, struct sf_topo_found *f, struct sf_err *
         if (in->count == 0 || first_xpu(in->device) == NULL) {
             continue;
         }
-        if (p->domain != NULL && p->domain != in->device) {
-            return sf_node_fail(in->at, err,
-                                "expected one kind of device with xpus, found %.60s beside %.60s: import each kind "
-                                "from a graph of its own and list both under groups: in one cluster file",
-                                in->device->name, p->domain->name);
+        struct run *r = p->runs_n > 0 ? &p->runs[p->runs_n - 1] : NULL;
+        if (r == NULL || r->device != in->device) {
+            if (p->runs_n == SF_TOPO_GROUPS_MAX) {
+                return sf_node_fail(in->at, err, "expected at most %d kinds of domains one behind the other",
+                                    SF_TOPO_GROUPS_MAX);
+            }
+            r = &p->runs[p->runs_n++];
+            *r = (struct run){.device = in->device, .first = in->first};
         }
-        p->domain = in->device;
         f->domains += (uint32_t)in->count;
+        r->domains += (uint32_t)in->count;
+        r->last = in->first + in->count - 1;
         for (uint64_t k = 0; k < in->count; k++) {
             p->boxes[in->first + k].level = LEVEL_DOMAIN;
+            p->boxes[in->first + k].run = (uint8_t)(p->runs_n - 1);
         }
     }
+    p->domain = p->runs[0].device;
     return p->domain != NULL ? 0 : sf_node_fail(g->root, err, "expected instances of a device with xpus, found none");
 }
 
@@ -336,6 +353,12 @@ static int climb(struct plan *p, int level, uint64_t *cables, struct sf_err *err
         low->up++;
         high->down++;
         p->links[level - 1] = c->link;
+        if (level == LEVEL_DOMAIN) {
+            p->runs[low->run].nic = c->link;
+        } else if (level == LEVEL_LEAF) {
+            uint32_t spine = (low == a ? c->b.instance : c->a.instance) + 1;
+            low->first_spine = low->first_spine == 0 || spine < low->first_spine ? spine : low->first_spine;
+        }
         p->leaf = level == LEVEL_DOMAIN ? sfi_infra_instance_of(g, low == a ? c->b.instance : c->a.instance)->device
                                         : p->leaf;
         ++*cables;
@@ -428,9 +451,9 @@ static int measure_boxes(struct plan *p, struct sf_topo_found *f, struct sf_err 
     return 0;
 }
 
-static int choose_nic(const struct plan *p, const struct sf_topo_wishes *w, struct sf_topo_found *f,
+static int choose_nic(const struct sfi_infra_link *l, const struct sf_topo_wishes *w, struct sf_topo_found *f,
                       struct sf_err *err) {
-    const struct sfi_infra_link *l = p->links[0];
+    f->nic[0] = '\0';
     f->nics = f->trays * f->gpus_per_tray;
     f->nic_bytes_per_s = l->bytes_per_s * f->planes;
     if (w->nic != NULL) {
@@ -443,6 +466,37 @@ static int choose_nic(const struct plan *p, const struct sf_topo_wishes *w, stru
     return f->nic[0] != '\0' ? 0
                              : sf_node_fail(l->at, err, "no NIC of %.0f Gb/s is known: name its link class with --nic",
                                             (double)f->nic_bytes_per_s * 8 / 1e9);
+}
+
+/* What a run does not share with the one before, it begins anew. */
+static const char *start_of(const struct plan *p, const struct sf_topo_found *f, uint32_t run) {
+    if (run == 0 || f->tiers == 0) {
+        return NULL;
+    }
+    uint32_t a = p->boxes[p->runs[run - 1].last].first_leaf, b = p->boxes[p->runs[run].first].first_leaf;
+    bool pod = f->tiers == 3 && p->boxes[a - 1].first_spine != p->boxes[b - 1].first_spine;
+    return a == b ? NULL : pod ? "pod" : "group";
+}
+
+/* A NIC for every kind of domain; the first kind's stays. */
+static int choose_nics(struct plan *p, const struct sf_topo_wishes *w, struct sf_topo_found *f, struct sf_err *err) {
+    uint64_t fastest = 0;
+    for (uint32_t r = p->runs_n; r-- > 0;) {
+        if (p->runs[r].nic == NULL) {
+            return sf_node_fail(p->runs[r].device->at, err, "expected edges from %.60s to switches, found none",
+                                p->runs[r].device->name);
+        }
+        SF_TRY(choose_nic(p->runs[r].nic, w, f, err));
+        if (p->runs[r].nic->bytes_per_s >= fastest) {
+            fastest = p->runs[r].nic->bytes_per_s;
+            p->links[0] = p->runs[r].nic;
+        }
+        if (f->groups_n > 0) {
+            memcpy(f->groups[r].nic, f->nic, sizeof f->nic);
+            f->groups[r].starts = start_of(p, f, r);
+        }
+    }
+    return 0;
 }
 
 static int choose_switch(const struct plan *p, const struct sf_topo_wishes *w, struct sf_topo_found *f,
@@ -494,9 +548,50 @@ static int describe_fabric(struct plan *p, const struct sf_topo_wishes *w, struc
     f->tiers = 1u + (f->links_leaf_spine > 0) + (f->links_spine_core > 0);
     SF_TRY(look_at_groups(p, f, err));
     SF_TRY(measure_boxes(p, f, err));
-    SF_TRY(choose_nic(p, w, f, err));
+    SF_TRY(choose_nics(p, w, f, err));
     SF_TRY(choose_switch(p, w, f, err));
     choose_cables(p, f);
+    return 0;
+}
+
+static void keep_group(const struct sf_topo_found *f, const struct run *r, struct sf_topo_group *out) {
+    *out = (struct sf_topo_group){.domains = r->domains,
+                                  .trays = f->trays,
+                                  .gpus_per_tray = f->gpus_per_tray,
+                                  .cpus_per_tray = f->cpus_per_tray,
+                                  .nvswitches = f->nvswitches,
+                                  .links_per_gpu = f->links_per_gpu};
+    memcpy(out->kind, f->kind, sizeof out->kind);
+    memcpy(out->device, f->device, sizeof out->device);
+    memcpy(out->link, f->link, sizeof out->link);
+    memcpy(out->cpu_link, f->cpu_link, sizeof out->cpu_link);
+}
+
+/* The first kind last, so that it is what stays in `f`. */
+static int describe_domains(const struct plan *p, const struct sf_topo_wishes *w, struct sf_topo_found *f,
+                            struct sf_err *err) {
+    f->groups_n = p->runs_n > 1 ? p->runs_n : 0;
+    if (f->groups_n > 0 && (w->device != NULL || w->link != NULL || w->nic != NULL)) {
+        return sf_node_fail(p->runs[1].device->at, err,
+                            "domains are of %u kinds, so --device, --link and --nic do not say whose: describe the "
+                            "classes in the graph (catalog device NAME, catalog link NAME)",
+                            p->runs_n);
+    }
+    for (uint32_t r = p->runs_n, gpus = 0; r-- > 0;) {
+        f->device[0] = f->link[0] = f->cpu_link[0] = '\0';
+        SF_TRY(describe_domain(p->g, p->runs[r].device, w, f, err));
+        uint32_t here = f->trays * f->gpus_per_tray;
+        if (gpus > 0 && here != gpus) {
+            return sf_node_fail(p->runs[r].device->at, err,
+                                "expected as many xpus in every kind of domain, found %u beside %u: a cluster file "
+                                "counts seats, and says gpus_in_use for what is not filled",
+                                here, gpus);
+        }
+        gpus = here;
+        if (f->groups_n > 0) {
+            keep_group(f, &p->runs[r], &f->groups[r]);
+        }
+    }
     return 0;
 }
 
@@ -507,7 +602,7 @@ int sfi_infra_shape(const struct sfi_infra *g, const struct sf_topo_wishes *wish
         return sf_fail_memory(err, "a cluster's switches");
     }
     SF_TRY(find_domains(&p, out, err));
-    SF_TRY(describe_domain(g, p.domain, wishes, out, err));
+    SF_TRY(describe_domains(&p, wishes, out, err));
     return describe_fabric(&p, wishes, out, err);
 }
 

@@ -148,8 +148,6 @@ static void start_element(void *self, const xmlChar *name, const xmlChar *prefix
         stop(p, "expected elements at most %d deep", MAX_DEPTH);
     } else if (++p->elements_n > MAX_ELEMENTS) {
         stop(p, "expected at most %zu elements in a file", MAX_ELEMENTS);
-    } else if (attrs_n > MAX_ATTRS) {
-        stop(p, "expected at most %d attributes in an element, found %d", MAX_ATTRS, attrs_n);
     }
     struct sfi_xml *x = p->rc == 0 ? new_element(p, name) : NULL;
     if (x == NULL) {
@@ -267,6 +265,48 @@ static int check_bytes(struct parse *p) {
     return 0;
 }
 
+/* Behind what is no tag: comments, sections and instructions hold anything. `at` itself for a tag. */
+static size_t skip_others(const struct parse *p, size_t at) {
+    static const char *const ends[][2] = {{"<!--", "-->"}, {"<![CDATA[", "]]>"}, {"<?", "?>"}};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t n = strlen(ends[i][0]), left = p->bytes - at;
+        if (left >= n && memcmp(p->data + at, ends[i][0], n) == 0) {
+            const char *end = memmem(p->data + at + n, left - n, ends[i][1], strlen(ends[i][1]));
+            return end != NULL ? (size_t)(end - p->data) + strlen(ends[i][1]) : p->bytes;
+        }
+    }
+    return at;
+}
+
+/* libxml2 compares all attributes of a tag with each other before it shows them: a tag of a million takes hours. */
+static int check_tags(struct parse *p) {
+    size_t tag = 0, behind;
+    int attrs_n = 0;
+    char quote = '\0';
+    bool inside = false;
+    for (size_t i = 0; i < p->bytes; i++) {
+        char c = p->data[i];
+        if (quote != '\0') {
+            quote = c == quote ? '\0' : quote;
+        } else if (c == '<') {
+            behind = skip_others(p, i);
+            inside = behind == i;
+            tag = i;
+            attrs_n = 0;
+            i = inside ? i : behind - 1;
+        } else if (c == '>') {
+            inside = false;
+        } else if (inside && (c == '"' || c == '\'')) {
+            quote = c;
+        } else if (inside && c == '=' && ++attrs_n > MAX_ATTRS) {
+            locate(p, tag);
+            return sf_fail_at(p->err, SF_E_INPUT, p->file, p->line, p->column,
+                              "expected at most %d attributes in an element, found more", MAX_ATTRS);
+        }
+    }
+    return 0;
+}
+
 static int run(struct parse *p) {
     xmlSAXHandler sax = handler();
     p->ctxt = xmlCreateMemoryParserCtxt(p->data, (int)p->bytes);
@@ -295,6 +335,7 @@ int sfi_xml_parse(struct sf_arena *arena, const char *file, const char *data, si
                   struct sf_err *err) {
     struct parse p = {.arena = arena, .err = err, .file = file, .data = data, .bytes = bytes, .line = 1, .column = 1};
     SF_TRY(check_bytes(&p));
+    SF_TRY(check_tags(&p));
     int rc = run(&p);
     sf_buf_free(&p.text);
     *root = p.root;

@@ -27,7 +27,9 @@ struct reader {
 static int put(struct reader *r, int set, const struct sfi_range *range, const struct sf_node *n, struct sf_err *err) {
     struct sfi_ranges *s = &r->o->set[set];
     if (r->named++ == SFI_MAX_OVERLAY) {
-        return sf_node_fail(n, err, "an overlay names at most %u things: use ranges", SFI_MAX_OVERLAY);
+        return sf_node_fail(
+            n, err, "expected at most %u ranges, a cable's two directions being two: join neighbours, as in 17..20",
+            SFI_MAX_OVERLAY);
     }
     if (s->n == s->capacity) {
         uint32_t capacity = s->capacity == 0 ? 8 : 2 * s->capacity;

@@ -32,6 +32,7 @@ struct sfi_stock { /* a run of domains of one kind */
     uint64_t first_lane, first_nvswitch, first_cpu; /* numbers of its first parts across the cluster */
     uint64_t slots_before;                          /* seats not left empty, of the stocks before it */
     bool starts_group, starts_pod;                  /* leaves what the stock before it did not fill */
+    uint32_t alike;                                 /* the first stock whose GPUs are worth the same */
     char coll_model[1024];
 };
 

@@ -205,10 +205,34 @@ static int read_nics(const struct sfi_catalog *c, const struct sf_node *root, st
     return 0;
 }
 
+static bool same_link(const struct sf_link_class *a, const struct sf_link_class *b) {
+    return a->bytes_per_s == b->bytes_per_s && a->latency_ps == b->latency_ps &&
+           a->peak_bytes_per_s == b->peak_bytes_per_s && a->reduce_bytes_per_s == b->reduce_bytes_per_s &&
+           a->sharers == b->sharers && a->grade == b->grade;
+}
+
+static bool is_alike(const struct sfi_stock *a, const struct sfi_stock *b) {
+    return same_link(&a->up, &b->up) && same_link(&a->out, &b->out) && same_link(&a->cpu, &b->cpu) &&
+           a->domain.lanes == b->domain.lanes && strcmp(a->coll_model, b->coll_model) == 0 &&
+           sfi_same_device(&a->device, &b->device);
+}
+
+static void find_alike(struct sf_topo *t) {
+    for (uint32_t i = 0; i < t->stocks_n; i++) {
+        uint32_t first = 0;
+        while (first < i && !is_alike(&t->stock[first], &t->stock[i])) {
+            first++;
+        }
+        t->stock[i].alike = first;
+    }
+}
+
 int sfi_stocks_load(const struct sfi_catalog *c, const struct sf_node *root, struct sf_err *err) {
     const struct sf_node *groups = sf_map_find(root, "groups");
     SF_TRY(groups != NULL ? read_groups(c, root, groups, err) : read_stock(c, root, err));
     number_parts(c->t);
     memcpy(c->t->coll.model, c->t->stock[0].coll_model, sizeof c->t->coll.model);
-    return read_nics(c, root, err);
+    SF_TRY(read_nics(c, root, err));
+    find_alike(c->t);
+    return 0;
 }

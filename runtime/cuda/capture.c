@@ -75,6 +75,7 @@ int sfi_gpu_calls(struct sfi_session *s, struct sfi_gpu_rank *r, uint32_t op_i, 
     for (; *next < recipe->calls_n; ++*next) {
         const struct sf_call *call = &recipe->calls[*next];
         void *operand[SF_CALL_OPERANDS];
+        SF_TRY(s->stamps_calls ? sfi_gpu_probe_call(s, r, op_i, *next, err) : SF_OK);
         if (sf_call_is_collective(call->kind)) {
             return SF_OK;
         }
@@ -206,6 +207,9 @@ static int capture_epilogue(struct sfi_session *s, struct sf_err *err) {
         struct sfi_gpu_rank *r = &s->ranks[i];
         SF_TRY(api->move(api->self, SFI_GPU_TO_PAGE, r->stamps, &s->out, r->stamps_at,
                          2 * (uint64_t)r->host->cls->ops_n * sizeof *r->stamps, s->stream, err));
+        SF_TRY(s->stamps_calls ? api->move(api->self, SFI_GPU_TO_PAGE, r->call_stamps, &s->out, r->call_stamps_at,
+                                           sfi_gpu_probe_bytes(r), s->stream, err)
+                               : SF_OK);
     }
     SF_TRY(api->stamp(api->self, &s->clock[1], s->stream, err));
     SF_TRY(api->move(api->self, SFI_GPU_TO_PAGE, s->clock, &s->out, s->begin_at, 2 * sizeof *s->clock, s->stream, err));
@@ -230,11 +234,10 @@ static int capture_graph(struct sfi_session *s, void **graph, struct sf_err *err
 }
 
 int sfi_session_capture(struct sfi_session *s, struct sf_err *err) {
-    s->copies_gradients = false;
+    bool dumps = s->run->options->dump_path != NULL, measures = s->run->probe != NULL;
+    s->copies_gradients = s->stamps_calls = false;
     SF_TRY(capture_graph(s, &s->graphs[0], err));
-    if (!s->run->options->dump_path) {
-        return SF_OK;
-    }
-    s->copies_gradients = true;
-    return capture_graph(s, &s->graphs[1], err);
+    s->copies_gradients = dumps;
+    s->stamps_calls = measures;
+    return dumps || measures ? capture_graph(s, &s->graphs[1], err) : SF_OK;
 }

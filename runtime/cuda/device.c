@@ -36,8 +36,8 @@ static int open_module(const struct sf_rt_gpu *how, struct sfi_device *d, struct
     struct sfi_gpu_api *api = NULL;
     SF_TRY(module_path(path, err));
     if (access(path, R_OK) != 0) {
-        return sf_fail(err, SF_E_FAULT,
-                       "looked for a GPU through %.300s, which does not exist: this build was made without CUDA", path);
+        return sf_fail(err, SF_E_FAULT, "looked for a GPU through %.300s, which does not exist: %s", path,
+                       getenv("SF_CUDA_MODULE") ? "SF_CUDA_MODULE says so" : "this build was made without CUDA");
     }
     d->module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!d->module) {
@@ -82,6 +82,18 @@ int sfi_device_open(const struct sf_prog *prog, const struct sf_rt_gpu *how, str
     out->computes = options.execute;
     SF_TRY(sfi_record_create(&options, &out->record, err));
     out->api = sfi_record_api(out->record);
+    return SF_OK;
+}
+
+int sf_rt_describe(const struct sf_rt_gpu *gpu, struct sf_rt_device *out, struct sf_err *err) {
+    const struct sf_prog none = {.recipes_n = 0};
+    struct sfi_device d;
+    SF_TRY(sfi_device_open(&none, gpu, &d, err));
+    snprintf(out->name, sizeof out->name, "%s", d.api->name);
+    snprintf(out->libraries, sizeof out->libraries, "%s", d.api->versions);
+    out->arch = d.api->arch;
+    out->memory_bytes = d.api->memory_bytes;
+    sfi_device_close(&d);
     return SF_OK;
 }
 

@@ -16,7 +16,7 @@
 #include "core/call.h"
 #include "core/err.h"
 
-#define SFI_GPU_API_VERSION 3
+#define SFI_GPU_API_VERSION 4
 #define SFI_GPU_SOURCES 64 /* of one sum */
 #define SFI_NCCL_ID_BYTES 128
 
@@ -29,6 +29,25 @@ struct sfi_gpu_pages {
 };
 
 enum sfi_gpu_where { SFI_GPU_FROM_PAGE, SFI_GPU_TO_PAGE };
+
+/* A large world meets at several roots, one for every 128 ranks: its ranks are cut into as many parts, as even as can
+ * be, and the first rank of each makes an id. That is how NCCL spreads ranks over roots by itself. */
+#define SFI_GPU_RANKS_PER_ROOT 128
+static inline uint32_t sfi_gpu_roots(uint32_t ranks) {
+    return (ranks + SFI_GPU_RANKS_PER_ROOT - 1) / SFI_GPU_RANKS_PER_ROOT;
+}
+static inline uint32_t sfi_gpu_root_rank(uint32_t root, uint32_t roots, uint32_t ranks) {
+    uint32_t longer = ranks % roots;
+    return root * (ranks / roots) + (root < longer ? root : longer);
+}
+
+/* Other processes, asked ten times a second by whoever waits for them. */
+struct sfi_watch {
+    void *self;
+    int (*look)(void *self, struct sf_err *err);          /* has one of them failed? Never waits */
+    int (*agree)(void *self, int rc, struct sf_err *err); /* go on together or fail together */
+    void (*tell)(void *self, const struct sf_err *why);   /* this one gives up: before its communicators do */
+};
 
 /* What passes between ranks; `kind` is one of the p2p or collective kinds of enum sf_op_kind. */
 struct sfi_gpu_message {
@@ -110,9 +129,12 @@ struct sfi_gpu_api {
 
     /* Communicators: non-blocking inside, finished when these return. Not during a capture. `color` and `key` as for
      * ncclCommSplit. fault: SF_OK, or why a communicator is broken. abort gives up what is under way. */
+    void (*watch)(void *self, const struct sfi_watch *watch); /* from now on; NULL: nobody */
     int (*comm_id)(void *self, unsigned char id[SFI_NCCL_ID_BYTES], struct sf_err *err);
-    int (*comm_world)(void *self, const unsigned char id[SFI_NCCL_ID_BYTES], uint32_t ranks, uint32_t rank, void **out,
-                      struct sf_err *err);
+    /* ids[ids_n] of all roots, the same on every rank; NULL comes out of a failure. */
+    int (*comm_world)(void *self, const unsigned char (*ids)[SFI_NCCL_ID_BYTES], uint32_t ids_n, uint32_t ranks,
+                      uint32_t rank, void **out, struct sf_err *err);
+    /* After a failure *out may still be written, until `comm` has been aborted; what is there then is to be aborted. */
     int (*comm_split)(void *self, void *comm, uint32_t color, uint32_t key, const char *name, void **out,
                       struct sf_err *err);
     int (*comm_register)(void *self, void *comm, void *base, uint64_t bytes, void **handle, struct sf_err *err);

@@ -8,7 +8,7 @@
 #include "kernels/cuda/kern_cuda.h"
 #include "runtime/cuda/gpu.h"
 
-#define SFI_MODULE_GROUP 256
+#define SFI_MODULE_GROUP 256 /* sf_prog_check: ops of a group are on different streams, so there are few */
 
 struct sfi_module_stream {
     cudaStream_t stream;
@@ -25,6 +25,7 @@ struct sfi_module {
     char name[128], versions[192];
     void *group[SFI_MODULE_GROUP]; /* communicators of the group being made */
     uint32_t group_n, group_depth;
+    const struct sfi_watch *watch; /* NULL: nobody to watch */
 };
 
 /* The module's entry, under SFI_GPU_MODULE_SYMBOL. */

@@ -2,12 +2,15 @@
  * never comes is an error after a while and not a process that hangs. */
 #include <nccl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "core/arena.h"
 #include "core/prog.h"
 #include "runtime/clock.h"
 #include "runtime/cuda/module.h"
 
+#define LOOK_EVERY_NS 100000000
 #define SETUP_NS (300 * INT64_C(1000000000)) /* thousands of ranks may come minutes apart */
 
 static int fail(struct sf_err *err, ncclResult_t rc, ncclComm_t comm, const char *what) {
@@ -16,59 +19,76 @@ static int fail(struct sf_err *err, ncclResult_t rc, ncclComm_t comm, const char
                    detail ? detail : "");
 }
 
-/* Until what was asked of the communicator is done. */
-static int follow(ncclResult_t rc, ncclComm_t comm, const char *what, struct sf_err *err) {
-    int64_t deadline = sfi_now_ns() + SETUP_NS;
+static int look(const struct sfi_module *m, struct sf_err *err) {
+    return m->watch ? m->watch->look(m->watch->self, err) : SF_OK;
+}
+
+/* Until what was asked of the communicator is done, or another rank has said why it never will be. */
+static int follow(const struct sfi_module *m, ncclResult_t rc, ncclComm_t comm, const char *what, struct sf_err *err) {
+    int64_t begin = sfi_now_ns(), looked = begin;
     while (rc == ncclInProgress && comm) {
         ncclResult_t asked = ncclCommGetAsyncError(comm, &rc);
+        int64_t now = sfi_now_ns();
         rc = asked != ncclSuccess ? asked : rc;
-        if (rc == ncclInProgress && sfi_now_ns() > deadline) {
+        if (rc == ncclInProgress && now - begin > SETUP_NS) {
             return sf_fail(err, SF_E_FAULT, "NCCL: %s: not all ranks came within %d s", what,
                            (int)(SETUP_NS / 1000000000));
         }
+        if (now - looked > LOOK_EVERY_NS) {
+            SF_TRY(look(m, err));
+            looked = now;
+        }
     }
-    return rc == ncclSuccess ? SF_OK : fail(err, rc, comm, what);
+    if (rc == ncclSuccess) {
+        return SF_OK;
+    }
+    SF_TRY(look(m, err)); /* the cause, where this is a consequence */
+    return fail(err, rc, comm, what);
 }
 
 static int nccl_comm_id(void *self, unsigned char id[SFI_NCCL_ID_BYTES], struct sf_err *err) {
     ncclUniqueId unique;
-    (void)self;
     _Static_assert(sizeof unique == SFI_NCCL_ID_BYTES, "ids travel between ranks as they are");
-    SF_TRY(follow(ncclGetUniqueId(&unique), NULL, "an id for all ranks", err));
+    SF_TRY(follow(self, ncclGetUniqueId(&unique), NULL, "an id for all ranks", err));
     memcpy(id, &unique, sizeof unique);
     return SF_OK;
 }
 
-static int nccl_comm_world(void *self, const unsigned char id[SFI_NCCL_ID_BYTES], uint32_t ranks, uint32_t rank,
-                           void **out, struct sf_err *err) {
+static int nccl_comm_world(void *self, const unsigned char (*ids)[SFI_NCCL_ID_BYTES], uint32_t ids_n, uint32_t ranks,
+                           uint32_t rank, void **out, struct sf_err *err) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    ncclUniqueId unique;
+    ncclUniqueId *unique = sf_calloc(ids_n, sizeof *unique);
     ncclComm_t comm = NULL;
-    (void)self;
+    if (!unique) {
+        return sf_fail_memory(err, "ids");
+    }
+    memcpy(unique, ids, ids_n * sizeof *unique);
     config.blocking = 0;
     config.commName = "world";
-    memcpy(&unique, id, sizeof unique);
-    ncclResult_t rc = ncclCommInitRankScalable(&comm, (int)ranks, (int)rank, 1, &unique, &config);
-    *out = comm;
-    return follow(rc, comm, "meeting of all ranks", err);
+    ncclResult_t rc = ncclCommInitRankScalable(&comm, (int)ranks, (int)rank, (int)ids_n, unique, &config);
+    int met = follow(self, rc, comm, "meeting of all ranks", err);
+    sf_free(unique);
+    if (met != SF_OK && comm) {
+        ncclCommAbort(comm);
+    }
+    *out = met == SF_OK ? comm : NULL;
+    return met;
 }
 
+/* The new one is there when its parent is done. NCCL's own thread writes the handle, maybe after a failure was heard
+ * of: so straight to where the caller keeps it. */
 static int nccl_comm_split(void *self, void *parent, uint32_t color, uint32_t key, const char *name, void **out,
                            struct sf_err *err) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    ncclComm_t comm = NULL;
-    (void)self;
     config.blocking = 0;
     config.commName = name;
-    ncclResult_t rc = ncclCommSplit(parent, (int)color, (int)key, &comm, &config);
-    SF_TRY(follow(rc, parent, "splitting a communicator", err)); /* the new one exists when its parent is done */
-    *out = comm;
-    return follow(ncclInProgress, comm, "a communicator", err);
+    ncclResult_t rc = ncclCommSplit(parent, (int)color, (int)key, (ncclComm_t *)out, &config);
+    SF_TRY(follow(self, rc, parent, "splitting a communicator", err));
+    return follow(self, ncclInProgress, *out, "a communicator", err);
 }
 
 static int nccl_comm_register(void *self, void *comm, void *base, uint64_t bytes, void **handle, struct sf_err *err) {
-    (void)self;
-    return follow(ncclCommRegister(comm, base, bytes, handle), comm, "registering the arena", err);
+    return follow(self, ncclCommRegister(comm, base, bytes, handle), comm, "registering the arena", err);
 }
 
 static void nccl_comm_deregister(void *self, void *comm, void *handle) {
@@ -92,12 +112,15 @@ static void nccl_comm_abort(void *self, void *comm) {
 }
 
 static void nccl_comm_destroy(void *self, void *comm) {
-    (void)self;
-    if (follow(ncclCommFinalize(comm), comm, "finishing", NULL) == SF_OK) {
+    if (follow(self, ncclCommFinalize(comm), comm, "finishing", NULL) == SF_OK) {
         ncclCommDestroy(comm);
     } else {
         ncclCommAbort(comm);
     }
+}
+
+static void nccl_watch(void *self, const struct sfi_watch *watch) {
+    ((struct sfi_module *)self)->watch = watch;
 }
 
 /* ---- messages --------------------------------------------------------------------------------------------------- */
@@ -106,7 +129,7 @@ static int nccl_group_begin(void *self, struct sf_err *err) {
     struct sfi_module *m = self;
     m->group_n = 0;
     m->group_depth = 1;
-    return follow(ncclGroupStart(), NULL, "a group", err);
+    return follow(m, ncclGroupStart(), NULL, "a group", err);
 }
 
 static int nccl_group_end(void *self, struct sf_err *err) {
@@ -117,7 +140,7 @@ static int nccl_group_end(void *self, struct sf_err *err) {
         return fail(err, rc, m->group_n > 0 ? m->group[0] : NULL, "a group of transfers");
     }
     for (uint32_t i = 0; i < m->group_n; i++) {
-        SF_TRY(follow(ncclInProgress, m->group[i], "a group of transfers", err));
+        SF_TRY(follow(m, ncclInProgress, m->group[i], "a group of transfers", err));
     }
     return SF_OK;
 }
@@ -158,7 +181,7 @@ static int nccl_message(void *self, void *comm, const struct sfi_gpu_message *x,
     struct sfi_module *m = self;
     ncclResult_t rc = call(x, comm, ((struct sfi_module_stream *)stream)->stream);
     if (m->group_depth == 0) {
-        return follow(rc, comm, sf_op_name(x->kind), err);
+        return follow(m, rc, comm, sf_op_name(x->kind), err);
     }
     if (rc != ncclSuccess && rc != ncclInProgress) {
         return fail(err, rc, comm, sf_op_name(x->kind));
@@ -174,7 +197,17 @@ void sfi_module_nccl_version(int *version) {
     ncclGetVersion(version);
 }
 
+/* Called before NCCL reads its environment.
+ *
+ * A graph gives no order to transfers of different communicators that nothing else orders: two ranks could start them
+ * the other way round and, with the device's multiprocessors full of the one, wait for each other for ever. Edges of
+ * the program's own do not exclude that. NCCL adds them when told to: in a capture each transfer then starts after the
+ * start (not the end) of the one captured before it, which is what the recording device assumes and proves free of
+ * deadlock. Before drivers for CUDA 12.9 NCCL would let it wait for the end; this module's runtime needs newer ones
+ * anyway. */
 void sfi_module_nccl_fill(struct sfi_gpu_api *api) {
+    setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
+    api->watch = nccl_watch;
     api->comm_id = nccl_comm_id;
     api->comm_world = nccl_comm_world;
     api->comm_split = nccl_comm_split;

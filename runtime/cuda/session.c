@@ -1,7 +1,10 @@
 #include "runtime/cuda/session.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
+
+#include "core/scratch.h"
 
 #define LINE UINT64_C(64)
 
@@ -58,7 +61,8 @@ static int prepare_kernels(struct sfi_session *s, struct sfi_gpu_rank *r, struct
         const struct sf_op *op = &cls->ops[i];
         if (sf_op_group(op->kind) == SF_OP_IS_COMPUTE && !(seen[op->recipe] >> op->stream & 1)) {
             seen[op->recipe] |= (uint8_t)(1u << op->stream);
-            rc = prepare_op(s, r, op, err);
+            rc = prepare_op(s, r, op, err); /* which may search for long */
+            rc = rc == SF_OK && s->run->watch ? s->run->watch->look(s->run->watch->self, err) : rc;
         }
     }
     sf_free(seen);
@@ -114,6 +118,7 @@ static int create_rank(struct sfi_session *s, struct sfi_gpu_rank *r, uint32_t r
         SF_TRY(s->api->alloc(s->api->self, rank, 2 * (uint64_t)r->host->cls->ops_n * sizeof(uint64_t), &stamps, err));
         r->stamps = stamps;
     }
+    SF_TRY(s->run->probe ? sfi_gpu_probe_create(s, r, err) : SF_OK);
     SF_TRY(create_streams(s, r, err));
     SF_TRY(create_events(s, r, err));
     SF_TRY(create_progress(s, r, err));
@@ -138,6 +143,7 @@ static void destroy_rank(struct sfi_session *s, struct sfi_gpu_rank *r) {
     }
     api->unpin(api->self, r->grads_host);
     api->unpin(api->self, (void *)(uintptr_t)r->progress_host);
+    api->release(api->self, r->call_stamps);
     api->release(api->self, r->stamps);
     api->release(api->self, r->mem);
     sfi_rank_destroy(r->host);
@@ -181,6 +187,8 @@ static int lay_out_out_page(struct sfi_session *s, struct sf_err *err) {
     for (uint32_t i = 0; i < s->ranks_n && s->traced; i++) {
         s->ranks[i].stamps_at = at;
         at += padded(2 * (uint64_t)s->ranks[i].host->cls->ops_n * sizeof(uint64_t));
+        s->ranks[i].call_stamps_at = at;
+        at += padded(sfi_gpu_probe_bytes(&s->ranks[i]));
     }
     return create_pages(s, &s->out, at, err);
 }
@@ -237,11 +245,17 @@ static uint64_t scratch_bytes(const struct sfi_session *s, const struct sf_class
 /* Everything that will be taken, before anything is. */
 static int check_memory(const struct sfi_session *s, uint32_t first_rank, struct sf_err *err) {
     const struct sf_prog *prog = s->run->image->prog;
-    double arenas = 0, scratch = 0, have = (double)s->api->memory_bytes; /* far from where doubles lose bytes */
+    double arenas = 0, scratch = 0, planned = 0,
+           have = (double)s->api->memory_bytes; /* far from where doubles lose bytes */
     for (uint32_t i = 0; i < s->ranks_n && have > 0; i++) {
         const struct sf_class *c = &prog->classes[sf_prog_class(prog, first_rank + i)];
         arenas += (double)c->arena_bytes + (s->traced ? 16.0 * c->ops_n : 0.0);
         scratch += (double)scratch_bytes(s, c);
+        planned += (double)sf_class_scratch_bytes(prog, sf_prog_class(prog, first_rank + i));
+    }
+    if (have > 0 && planned > 0 && scratch > planned) {
+        fprintf(stderr, "staticfire: kernels take %.3f GB of scratch memory, forecasts count %.3f GB\n", scratch / 1e9,
+                planned / 1e9);
     }
     if (have > 0 && arenas + scratch > have) {
         return sf_fail(
@@ -253,7 +267,8 @@ static int check_memory(const struct sfi_session *s, uint32_t first_rank, struct
     return SF_OK;
 }
 
-static int fill_session(struct sfi_session *s, uint32_t first_rank, struct sf_err *err) {
+/* What needs nobody else. */
+static int fill_alone(struct sfi_session *s, uint32_t first_rank, struct sf_err *err) {
     SF_TRY(check_memory(s, first_rank, err));
     s->ranks = sf_arena_alloc(s->arena, s->ranks_n, sizeof *s->ranks);
     if (!s->ranks) {
@@ -263,7 +278,14 @@ static int fill_session(struct sfi_session *s, uint32_t first_rank, struct sf_er
         SF_TRY(create_rank(s, &s->ranks[i], first_rank + i, err));
     }
     SF_TRY(create_queue(s, err));
-    SF_TRY(create_shared(s, err));
+    return create_shared(s, err);
+}
+
+/* Making communicators takes all ranks, so all ranks must be able to. */
+static int fill_session(struct sfi_session *s, uint32_t first_rank, struct sf_err *err) {
+    const struct sfi_watch *watch = s->run->watch;
+    int rc = fill_alone(s, first_rank, err);
+    SF_TRY(watch ? watch->agree(watch->self, rc, err) : rc);
     SF_TRY(s->is_virtual ? sfi_gpu_meetings_create(s, err) : sfi_gpu_comms_create(s, err));
     for (uint32_t i = 0; i < s->ranks_n; i++) {
         SF_TRY(sfi_gpu_init_weights(s, &s->ranks[i], err));
@@ -288,6 +310,7 @@ int sfi_session_create(const struct sfi_gpu_api *api, const struct sfi_run *run,
     s->traced = run->options->trace != NULL;
     int rc = fill_session(s, first_rank, err);
     if (rc != SF_OK) {
+        sfi_session_give_up(s, err);
         sfi_session_destroy(s);
         return rc;
     }

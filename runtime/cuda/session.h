@@ -38,6 +38,9 @@ struct sfi_gpu_rank {
     void **events;                  /* [ops_n] the op is over; NULL where no other stream waits for it */
     uint64_t *stamps;               /* device, [2 * ops_n] begin and end; NULL: not traced */
     uint64_t stamps_at;             /* in the out page */
+    uint64_t *call_stamps;          /* device: when each call of each op began; NULL: nobody asks */
+    uint64_t call_stamps_at;        /* in the out page */
+    uint32_t *call_first;           /* [ops_n + 1] of an op's calls */
     uint32_t *progress;             /* pinned, as the device sees it: [SF_MAX_STREAMS] 1 + the op begun last; or NULL */
     const volatile uint32_t *progress_host;
     uint64_t *load_at; /* [ops_n] in the in page */
@@ -73,7 +76,8 @@ struct sfi_session {
     void *stream;                /* where graphs are launched and captured from */
     void *fork;                  /* event */
     void *joins[SF_MAX_STREAMS]; /* events, reused from rank to rank */
-    void *graphs[2];             /* [1]: the same with copies of gradients, for the last step of a run that dumps */
+    void *graphs[2];             /* [1]: with copies of gradients, for the last step of a run that dumps; or with a
+                                  * stamp before every call, for steps in which calls are timed */
     uint64_t nodes_n;
     void **world;
     struct sfi_gpu_comm comms[SF_MAX_COMMS];
@@ -91,12 +95,14 @@ struct sfi_session {
     uint32_t *done;    /* pinned, as the device sees it */
     volatile uint32_t *done_host;
     bool copies_gradients; /* what is being captured */
+    bool stamps_calls;     /* likewise */
 
     uint32_t launched, concluded;
+    int64_t first_launch_ns;
     uint64_t last_end_ns; /* device clock at the end of the step before */
     int64_t shift_ns, clock_uncertainty_ns;
     bool clock_is_own; /* no moment of another rank can be told on it */
-    bool stop;
+    bool stop, gave_up;
     float *losses;          /* [steps] */
     const float **loss_src; /* [data-parallel ranks * microbatches] */
     double wall_s;          /* of the step concluded last */
@@ -111,6 +117,8 @@ struct sfi_session {
 int sfi_session_create(const struct sfi_gpu_api *api, const struct sfi_run *run, uint32_t first_rank, uint32_t ranks_n,
                        void **world, struct sfi_session **out, struct sf_err *err);
 void sfi_session_destroy(struct sfi_session *s); /* NULL is legal */
+/* Tell the other processes why, then abort every communicator, the world included. The first time only. */
+void sfi_session_give_up(struct sfi_session *s, const struct sf_err *why);
 int sfi_session_capture(struct sfi_session *s, struct sf_err *err);
 int sfi_session_launch(struct sfi_session *s, struct sf_err *err);
 int sfi_session_conclude(struct sfi_session *s, struct sf_err *err);
@@ -158,6 +166,15 @@ int sfi_gpu_init_weights(struct sfi_session *s, struct sfi_gpu_rank *r, struct s
 
 /* results.c: records of a step's stamps; gradients and weights for a dump. */
 void sfi_gpu_take_stamps(struct sfi_gpu_rank *r, uint32_t step, uint64_t origin_ns, const char *page);
+
+/* probe.c: times of calls and of the gaps between ops, where a run is measured (rank.h). */
+int sfi_gpu_probe_create(struct sfi_session *s, struct sfi_gpu_rank *r, struct sf_err *err);
+uint64_t sfi_gpu_probe_bytes(const struct sfi_gpu_rank *r);
+int sfi_gpu_probe_call(struct sfi_session *s, const struct sfi_gpu_rank *r, uint32_t op, uint32_t call,
+                       struct sf_err *err);
+void sfi_gpu_probe_take(const struct sfi_session *s, const struct sfi_gpu_rank *r, const char *page);
+bool sfi_gpu_probe_over(const struct sfi_session *s); /* the time for measuring is up */
+
 /* After the last step: gradients into the rank's capture, and how its weights are read from the device. */
 void sfi_gpu_take_gradients(struct sfi_gpu_rank *r);
 int sfi_gpu_read_tensor(void *self, const struct sfi_rank *r, const struct sf_tensor *t, float *out,

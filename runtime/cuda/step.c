@@ -3,11 +3,13 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "runtime/clock.h"
 #include "runtime/cuda/session.h"
 
 #define LOOKS_BETWEEN_CLOCKS 1024
+#define REASON_NS 200000000
 #define FAULT_EVERY_NS 100000000 /* communicators are asked how they are ten times a second */
 
 bool sfi_session_over(const struct sfi_session *s, uint32_t step) {
@@ -26,7 +28,7 @@ static void fill_loads(struct sfi_session *s, const struct sfi_gpu_rank *r, char
 
 static void fill_page(struct sfi_session *s) {
     char *page = s->in.host + (s->launched & 1) * s->in.stride;
-    const struct sfi_gpu_report head = {.stop = sfi_stop_requested(), .shift_ns = s->shift_ns};
+    const struct sfi_gpu_report head = {.stop = sfi_stop_requested() || sfi_gpu_probe_over(s), .shift_ns = s->shift_ns};
     float hyper[8];
     sfi_hyper(&s->run->image->prog->job, s->launched, hyper);
     memcpy(page, hyper, sizeof hyper);
@@ -36,12 +38,18 @@ static void fill_page(struct sfi_session *s) {
     }
 }
 
-int sfi_session_launch(struct sfi_session *s, struct sf_err *err) {
+static void *graph_of_step(const struct sfi_session *s) {
     bool last = s->launched + 1 == s->run->options->steps;
+    bool calls = s->run->probe && s->run->probe->times_calls(s->launched);
+    return s->graphs[calls || (last && s->run->options->dump_path) ? 1 : 0];
+}
+
+int sfi_session_launch(struct sfi_session *s, struct sf_err *err) {
     int64_t first = sfi_now_ns();
+    s->first_launch_ns = s->launched == 0 ? first : s->first_launch_ns;
     fill_page(s);
     int64_t begin = sfi_now_ns();
-    SF_TRY(s->api->launch(s->api->self, s->graphs[last && s->graphs[1] ? 1 : 0], s->stream, err));
+    SF_TRY(s->api->launch(s->api->self, graph_of_step(s), s->stream, err));
     int64_t end = sfi_now_ns();
     s->launch_s[s->launched & 1] = (double)(end - begin) * 1e-9;
     s->host_s[s->launched & 1] = (double)(end - first) * 1e-9;
@@ -69,8 +77,7 @@ static int fail_stuck(struct sfi_session *s, struct sf_err *err) {
                    r->host->rank, s->concluded, sf_ps_to_s(s->run->options->stall_limit), text[0] ? text : " none");
 }
 
-static int look_for_faults(struct sfi_session *s, struct sf_err *err) {
-    SF_TRY(s->api->fault(s->api->self, err));
+static int ask_comms(struct sfi_session *s, struct sf_err *err) {
     if (*s->world) {
         SF_TRY(s->api->comm_fault(s->api->self, *s->world, err));
     }
@@ -83,18 +90,48 @@ static int look_for_faults(struct sfi_session *s, struct sf_err *err) {
     return SF_OK;
 }
 
-/* The world too: the end of a step gathers on it, and what waits for a rank that is gone would wait for ever. */
-static void abort_all(struct sfi_session *s) {
+/* A rank that gives up says why before it aborts, but its links may be heard of first. */
+static int await_reason(const struct sfi_watch *watch, struct sf_err *err) {
+    const struct timespec pause = {.tv_nsec = FAULT_EVERY_NS / 10};
+    for (int64_t begin = sfi_now_ns(); sfi_now_ns() - begin < REASON_NS;) {
+        SF_TRY(watch->look(watch->self, err));
+        nanosleep(&pause, NULL);
+    }
+    return SF_OK;
+}
+
+static int look_for_faults(struct sfi_session *s, struct sf_err *err) {
+    const struct sfi_watch *watch = s->run->watch;
+    SF_TRY(s->api->fault(s->api->self, err));
+    SF_TRY(watch ? watch->look(watch->self, err) : SF_OK);
+    int rc = ask_comms(s, err);
+    if (rc != SF_OK && watch) {
+        struct sf_err reason = {0};
+        if (await_reason(watch, &reason) != SF_OK) {
+            *err = reason;
+            rc = reason.code;
+        }
+    }
+    return rc;
+}
+
+/* The world first: that ends a split that is under way (comm_split of gpu.h). The end of every step gathers on it, and
+ * what waits there for a rank that is gone would wait for ever. */
+void sfi_session_give_up(struct sfi_session *s, const struct sf_err *why) {
+    if (s->run->watch && !s->gave_up) {
+        s->run->watch->tell(s->run->watch->self, why);
+    }
+    s->gave_up = true;
+    if (*s->world) {
+        s->api->comm_abort(s->api->self, *s->world);
+        *s->world = NULL;
+    }
     for (uint32_t i = 0; i < SF_MAX_COMMS * SFI_GPU_COLORS; i++) {
         struct sfi_gpu_comm *c = &s->comms[i / SFI_GPU_COLORS];
         if (c->comm[i % SFI_GPU_COLORS]) {
             s->api->comm_abort(s->api->self, c->comm[i % SFI_GPU_COLORS]);
             c->comm[i % SFI_GPU_COLORS] = c->registered[i % SFI_GPU_COLORS] = NULL;
         }
-    }
-    if (*s->world) {
-        s->api->comm_abort(s->api->self, *s->world);
-        *s->world = NULL;
     }
 }
 
@@ -181,7 +218,7 @@ int sfi_session_conclude(struct sfi_session *s, struct sf_err *err) {
     const char *page = s->out.host + (s->concluded & 1) * s->out.stride;
     int rc = wait_until_over(s, s->concluded, err);
     if (rc != SF_OK) {
-        abort_all(s);
+        sfi_session_give_up(s, err);
         return rc;
     }
     int64_t begin = sfi_now_ns();
@@ -195,6 +232,9 @@ int sfi_session_conclude(struct sfi_session *s, struct sf_err *err) {
         struct sfi_gpu_rank *r = &s->ranks[i];
         if (s->traced) {
             sfi_gpu_take_stamps(r, s->concluded, find_origin(s, page), page);
+        }
+        if (s->run->probe) {
+            sfi_gpu_probe_take(s, r, page);
         }
         if (s->concluded + 1 == s->run->options->steps && r->grads) {
             sfi_gpu_take_gradients(r);

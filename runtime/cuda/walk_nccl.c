@@ -85,19 +85,19 @@ int sfi_gpu_walk_rank(struct sfi_session *s, struct sf_err *err) {
 
 /* ---- communicators ---------------------------------------------------------------------------------------------- */
 
-/* Which members of a communicator exchange messages: bit per distance, by any class. */
-static bool distance_used(const struct sf_prog *prog, uint32_t comm, uint32_t size, uint32_t distance) {
+/* Distances over which members of a communicator exchange messages, by any class; false: none do. */
+static bool mark_distances(const struct sf_prog *prog, uint32_t comm, uint32_t size, bool *used) {
+    bool any = false;
     for (uint32_t k = 0; k < prog->classes_n; k++) {
         for (uint32_t i = 0; i < prog->classes[k].ops_n; i++) {
             const struct sf_op *op = &prog->classes[k].ops[i];
             int64_t delta = op->peer_delta % (int64_t)size;
-            if (sf_op_group(op->kind) == SF_OP_IS_P2P && op->comm == comm &&
-                (uint32_t)(delta < 0 ? delta + size : delta) == distance) {
-                return true;
+            if (sf_op_group(op->kind) == SF_OP_IS_P2P && op->comm == comm && delta != 0) {
+                used[delta < 0 ? delta + size : delta] = any = true;
             }
         }
     }
-    return false;
+    return any;
 }
 
 /* The first color that no neighbour among the members before has. */
@@ -126,17 +126,13 @@ static int color_member(struct sfi_gpu_comm *c, const bool *used, uint32_t size,
 static int color_senders(struct sfi_session *s, uint32_t comm, struct sf_err *err) {
     const struct sf_prog *prog = s->run->image->prog;
     struct sfi_gpu_comm *c = &s->comms[comm];
-    uint32_t size = sf_prog_comm_size(prog, comm), distances = 0;
+    uint32_t size = sf_prog_comm_size(prog, comm);
     bool *used = sf_arena_alloc(s->arena, (size_t)size + 1, sizeof *used);
     c->colors_n = 1;
-    for (uint32_t d = 1; used && d < size; d++) {
-        used[d] = distance_used(prog, comm, size, d);
-        distances += used[d];
-    }
     if (!used) {
         return sf_fail_memory(err, "communicators");
     }
-    if (distances == 0) {
+    if (!mark_distances(prog, comm, size, used)) {
         return SF_OK;
     }
     c->sender_color = sf_arena_alloc(s->arena, size, sizeof *c->sender_color);

@@ -3,6 +3,8 @@
  *     bench_events [--threads N] [GPUS ...]        default: 72 576 4608 36864 220032, on all cores
  *     bench_events --audit SEEDS [GPUS]            default: 220032 GPUs
  *
+ * An event is the end of an op of one rank; that a transfer begins to move, or that an end is put off, is not counted.
+ *
  * Plain: all ranks of a stage are alike, so that events coincide. Jitter: every kernel of every rank has a time of its
  * own. Times are those of the best of several runs; cycles are of the time stamp counter, and misses those of the last
  * cache, where the machine counts them for its users. Exits 1 when the folded run of the plain step differs. --audit

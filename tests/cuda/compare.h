@@ -6,6 +6,7 @@
 #ifndef SF_TESTS_CUDA_COMPARE_H
 #define SF_TESTS_CUDA_COMPARE_H
 
+#include "core/scratch.h"
 #include "tests/unit/test_kernels_util.h"
 
 #include "kernels/cuda/kern_cuda.h"
@@ -113,6 +114,7 @@ static void fill_bytes(void *to, size_t bytes) {
 static struct device device_create(const struct sf_call *call, const struct operands *ops, size_t shift) {
     struct device d = {.work_bytes = sf_cuda_work_bytes(call, false)};
     size_t count[SF_CALL_OPERANDS];
+    assert_true(d.work_bytes <= sf_call_scratch_bytes(call)); /* which forecasts of memory count */
     device_counts(call, count);
     for (int i = 0; i < SF_CALL_OPERANDS; i++) {
         size_t element = is_narrow(call, i) ? 2 : 4;

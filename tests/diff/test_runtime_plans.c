@@ -196,17 +196,26 @@ static void test_mutants_are_refused_or_equivalent(void **state) {
     assert_true(refused > MUTANTS / 5 && accepted > MUTANTS / 5 && seen_n > 100);
 }
 
-/* Where sums have one order, what waits on the host and who shares the optimizer changes no bit. */
+/* Where sums have one order, what waits on the host, who shares the optimizer and where ranks sit changes no bit. */
 static void test_canonical_bits(void **state) {
     (void)state;
-    static const uint32_t cases[][4] = {{0, 0, 0, 1}, {1, 0, 0, 1}, {1, 2, 0, 1}, {0, 0, 8, 1},
-                                        {1, 2, 5, 1}, {0, 0, 3, 2}, {0, 0, 4, 4}}; /* zero zero_group offload pp */
+    static const uint32_t cases[][5] = {/* zero zero_group offload pp order */
+                                        {0, 0, 0, 1, 0},
+                                        {1, 0, 0, 1, 0},
+                                        {1, 2, 0, 1, 0},
+                                        {0, 0, 8, 1, 0},
+                                        {1, 2, 5, 1, 0},
+                                        {0, 0, 3, 2, 0},
+                                        {0, 0, 4, 4, 0},
+                                        {0, 0, 0, 2, SF_ORDER_PP_MIDDLE},
+                                        {1, 0, 0, 2, SF_ORDER_PP_FIRST}};
     double expected[STEPS] = {0};
     job.job.canonical = true;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct sf_plan p = {.tp = 1, .ep = 1, .pp = cases[i][3], .dp = RANKS / cases[i][3], .vpp = 1, .micro_batch = 1};
         p.microbatches = BATCH / p.dp;
         p.canonical = true;
+        p.order = (int)cases[i][4];
         p.zero = cases[i][0];
         p.zero_group = cases[i][1];
         p.schedule = SF_SCHEDULE_1F1B;

@@ -6,7 +6,10 @@ vary; no model is one that `staticfire calibrate` measures. CPU time, the least 
 stretches clocks, and caches a little.
 
 usage: forecast_unseen.py BUILD [--layouts 30] [--runs 2] [--steps 6] [--calibration calib.yaml] [--models N] [--json F]
-                          [--median 3%] [--p90 10%]        exit 5: outside what --median and --p90 allow"""
+                          [--folder F] [--median 3%] [--p90 10%]        exit 5: outside what --median and --p90 allow
+
+With --folder everything stays there, and a second call with the same options goes on where the first was stopped: with
+its calibration, its sealed forecasts and the layouts that it had measured."""
 import argparse
 import hashlib
 import json
@@ -29,15 +32,16 @@ def share(text):
 
 
 def layouts(n):
-    """Different in every respect that a plan can choose; the same list every time."""
+    """Different in every respect that a plan can choose; the same list every time. The last two ways share heads."""
     pick = random.Random(20)
-    ways = [(2, 1, "1f1b", 1), (1, 2, "1f1b", 1), (2, 1, "gpipe", 1), (2, 1, "interleaved", 2), (2, 2, "1f1b", 1),
-            (2, 1, "zb-h1", 1), (4, 1, "1f1b", 1), (2, 1, "zb-v", 2), (1, 1, "1f1b", 1), (2, 2, "interleaved", 2)]
+    ways = [(2, 1, "1f1b", 1, 1), (1, 2, "1f1b", 1, 1), (2, 1, "gpipe", 1, 1), (2, 1, "interleaved", 2, 1),
+            (2, 2, "1f1b", 1, 1), (2, 1, "zb-h1", 1, 1), (4, 1, "1f1b", 1, 1), (2, 1, "zb-v", 2, 1), (1, 1, "1f1b", 1, 1),
+            (2, 2, "interleaved", 2, 1), (1, 1, "1f1b", 1, 2), (2, 1, "1f1b", 1, 2)]
     for i in range(n):
-        pp, dp, schedule, vpp = ways[i % len(ways)]
-        heads = pick.choice((2, 4, 5, 8))
+        pp, dp, schedule, vpp, tp = ways[i % len(ways)]
+        heads = pick.choice((4, 8) if tp > 1 else (2, 4, 5, 8))
         hidden = heads * pick.choice((32, 32, 64))
-        yield {"name": f"layout-{i:02}", "pp": pp, "dp": dp, "schedule": schedule, "vpp": vpp, "heads": heads,
+        yield {"name": f"layout-{i:02}", "pp": pp, "dp": dp, "tp": tp, "schedule": schedule, "vpp": vpp, "heads": heads,
                "kv_heads": heads if heads % 2 else heads // pick.choice((1, 2)), "hidden": hidden,
                "ffn": hidden * pick.choice((2, 3)), "seq": pick.choice((96, 160, 224, 320)),
                "mb": pick.choice((1, 2, 3)), "layers": 4 * pick.choice((1, 2)), "vocab": pick.choice((256, 320)),
@@ -58,37 +62,47 @@ class Bench:
     def calibrate(self):
         if self.arguments.calibration:
             return self.arguments.calibration.resolve()
-        self.sf("calibrate", "--models", self.arguments.models, "-o", "calib.yaml")
+        if not (self.folder / "calib.yaml").exists():
+            self.sf("calibrate", "--models", self.arguments.models, "-o", "calib.yaml")
         return self.folder / "calib.yaml"
 
     def forecast(self, x, calibration):
         """Seals a forecast; returns the hash of its file."""
-        at = self.folder / x["name"]
-        at.mkdir()
+        at, ranks = self.folder / x["name"], x["pp"] * x["dp"] * x["tp"]
+        if (at / "sealed.json").exists():
+            sealed = json.loads((at / "sealed.json").read_text())
+            x["interval"] = sealed["interval"]
+            return sealed["hash"]
+        at.mkdir(exist_ok=True)
         model = {"model_type": "llama", "hidden_size": x["hidden"], "intermediate_size": x["ffn"],
                  "num_hidden_layers": x["layers"], "vocab_size": x["vocab"], "num_attention_heads": x["heads"],
                  "num_key_value_heads": x["kv_heads"], "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
                  "hidden_act": "silu", "tie_word_embeddings": False, "initializer_range": 0.02}
         job = {"name": x["name"], "cluster": "machine.yaml", "model": "config.json",
-               "plan": {"pp": x["pp"], "dp": x["dp"], "tp": 1, "vpp": x["vpp"], "schedule": x["schedule"],
+               "plan": {"pp": x["pp"], "dp": x["dp"], "tp": x["tp"], "vpp": x["vpp"], "schedule": x["schedule"],
                         "micro_batch": x["mb"]},
                "job": {"seq_len": x["seq"], "global_batch": x["mb"] * x["dp"] * 2 * x["pp"], "precision": "f32",
-                       "gpus": x["pp"] * x["dp"], "steps": 1, "seed": 3,
+                       "gpus": ranks, "steps": 1, "seed": 3,
                        "optimizer": {"kind": "adamw", "lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
                                      "weight_decay": 0.1, "warmup_steps": 1}}}
         (at / "config.json").write_text(json.dumps(model))
         (at / "job.json").write_text(json.dumps(job))
-        self.sf("topo", "probe", "-o", ".", "--ranks", x["pp"] * x["dp"], at=at)
+        self.sf("topo", "probe", "-o", ".", "--ranks", ranks, at=at)
         self.sf("plan", "job.json", "-o", "plan.yaml", at=at)
         self.sf("compile", "plan.yaml", "-o", "p.sfprog", at=at)
         said = json.loads(self.sf("sim", "plan.yaml", "--kernels", calibration, "--unfolded", "--trace-ranks",
-                                  x["pp"] * x["dp"], "--trace", "p.sftrace", "--forecast", "forecast.json", "--json",
+                                  ranks, "--trace", "p.sftrace", "--forecast", "forecast.json", "--json",
                                   at=at))
         x["interval"] = said["interval"]["high_s"] / said["step_time_s"] - 1
-        return hashlib.sha256((at / "forecast.json").read_bytes()).hexdigest()
+        seal = hashlib.sha256((at / "forecast.json").read_bytes()).hexdigest()
+        (at / "sealed.json").write_text(json.dumps({"hash": seal, "interval": x["interval"]}))
+        return seal
 
     def measure(self, x, seal):
         at = self.folder / x["name"]
+        if (at / "measured.json").exists():
+            x |= json.loads((at / "measured.json").read_text())
+            return
         least = math.inf
         for run in range(self.arguments.runs):
             self.sf("run", "p.sfprog", "--transport", x["transport"], "--steps", self.arguments.steps, "--data", DATA,
@@ -98,8 +112,10 @@ class Bench:
             least = min(least, found["step_cpu_measured_s"])
         if hashlib.sha256((at / "forecast.json").read_bytes()).hexdigest() != seal:
             sys.exit(f"{x['name']}: the forecast changed after it was sealed")
-        x |= {"predicted_s": found["step_cpu_predicted_s"], "measured_s": least}
-        x["error"] = x["predicted_s"] / least - 1
+        predicted = found["step_cpu_predicted_s"]
+        result = {"predicted_s": predicted, "measured_s": least, "error": predicted / least - 1}
+        (at / "measured.json").write_text(json.dumps(result))
+        x |= result
 
 
 def main():
@@ -111,18 +127,21 @@ def main():
     p.add_argument("--models", type=int, default=6)
     p.add_argument("--calibration", type=pathlib.Path)
     p.add_argument("--json", type=pathlib.Path)
+    p.add_argument("--folder", type=pathlib.Path)
     p.add_argument("--median", type=share, default=0.03)
     p.add_argument("--p90", type=share, default=0.10)
     a = p.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(a.build.resolve(), pathlib.Path(folder), a)
+    with tempfile.TemporaryDirectory() as own:
+        folder = (a.folder or pathlib.Path(own)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        bench = Bench(a.build.resolve(), folder, a)
         calibration = bench.calibrate()
         all_of_them = list(layouts(a.layouts))
         seals = [bench.forecast(x, calibration) for x in all_of_them]
         print("sealed:", hashlib.sha256("".join(seals).encode()).hexdigest(), f"({len(seals)} forecasts)", flush=True)
         for x, seal in zip(all_of_them, seals):
             bench.measure(x, seal)
-            print(f"{x['name']} pp{x['pp']} dp{x['dp']} {x['schedule']:12} {x['transport']:8} hidden {x['hidden']:4} "
+            print(f"{x['name']} pp{x['pp']} dp{x['dp']} tp{x['tp']} {x['schedule']:12} {x['transport']:8} hidden {x['hidden']:4} "
                   f"seq {x['mb']} x {x['seq']:4}  forecast {x['predicted_s'] * 1e3:8.2f} ms  measured "
                   f"{x['measured_s'] * 1e3:8.2f} ms  {100 * x['error']:+6.1f} %  (+-{100 * x['interval']:.0f} %)",
                   flush=True)

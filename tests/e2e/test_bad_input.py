@@ -73,7 +73,7 @@ job:
   steps: 4
   seed: 1
   data: text.txt
-plan: { pp: 2, tp: 1, micro_batch: 1, recompute: none, schedule: 1f1b }
+plan: { split_head: false, slices: 1, pp: 2, tp: 1, micro_batch: 1, recompute: none, schedule: 1f1b }
 """,
     "kernels.yaml": """kernels:
   - { kind: gemm, dtype: f32, flags: [tb], dims: [16, 64, 32, 1], time: 12us, n: 40 }
@@ -208,9 +208,9 @@ bad_scenario("unknown precision", INPUT, r'scenario.yaml:7:14: expected .*found 
 bad_scenario("precision the device lacks", INPUT, r"scenario.yaml:7:14: device cpu-core has no fp8", ("f32", "fp8"))
 bad_scenario("canonical in bf16", INPUT, r"scenario.yaml:\d+:14: canonical .*f32.*found bf16", ("f32", "bf16"),
              ("seed: 1", "canonical: true"))
-bad_scenario("the same pin twice", INPUT, r"scenario.yaml:13:17: pp allows the same value twice",
+bad_scenario("the same pin twice", INPUT, r"scenario.yaml:13:47: pp allows the same value twice",
              ("pp: 2", "pp: [2, 2]"))
-bad_scenario("empty pin", INPUT, r"scenario.yaml:13:13: pp lists 1 to \d+ allowed values, found 0", ("pp: 2", "pp: []"))
+bad_scenario("empty pin", INPUT, r"scenario.yaml:13:43: pp lists 1 to \d+ allowed values, found 0", ("pp: 2", "pp: []"))
 bad_scenario("unknown optimizer", INPUT, r'scenario.yaml:9:22: unknown word "sgd", expected one of: adamw',
              ("adamw", "sgd"))
 bad_scenario("cluster that is not there", IO, r"nowhere.yaml: cannot open file", (": cluster.yaml", ": nowhere.yaml"))

@@ -70,6 +70,8 @@ def test_help_and_usage():
     expect(2, "topo", "shwo", "x", says="expected show, check or probe")
     expect(2, "topo", "show", "x", "--ranks", "2", says="belong to topo probe")
     expect(2, "sim", TINY, "--both", "--unfolded")
+    expect(2, "sim", TINY, "--no-skip", "--unfolded")
+    expect(2, "sim", TINY, "--no-skip", "--jitter", "5%")
     expect(2, "sim", TINY, "--trace-ranks", "1", says="without --trace")
     expect(2, "compare", "a", "b", "--tolerance", "ten", says="10% or 0.1")
 

@@ -48,13 +48,12 @@ def compile_layout(folder, model, pins, pp, dp, schedule, vpp, table):
     if table:
         (folder / schedule).write_text(table)
     pins = dict(pins)
-    whole_rows = pins.pop("whole_rows", False)  # fields of plans, not of scenarios
-    slices, split_head = pins.pop("slices", 1), pins.pop("split_head", False)
     job = pins.pop("job", {})
     ranks = pp * dp * pins.get("tp", 1)
     scenario = {
         "name": "layouts", "cluster": "machine.yaml", "model": "config.json",
-        "plan": {"pp": pp, "dp": dp, "schedule": schedule, "vpp": vpp, "micro_batch": 1, "tp": 1} | pins,
+        "plan": {"pp": pp, "dp": dp, "schedule": schedule, "vpp": vpp, "micro_batch": 1, "tp": 1, "whole_rows": False,
+                 "slices": 1, "split_head": False} | pins,
         "job": {"seq_len": SEQ, "global_batch": BATCH, "precision": "f32", "gpus": ranks, "steps": STEPS, "seed": 5,
                 "canonical": True, "data": str(ROOT / "scenarios/data/shakespeare.txt"),
                 "optimizer": {"kind": "adamw", "lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
@@ -64,12 +63,6 @@ def compile_layout(folder, model, pins, pp, dp, schedule, vpp, table):
     (folder / "scenario.yaml").write_text(json.dumps(scenario))
     run(BUILD / "staticfire", "topo", "probe", "-o", folder, "--ranks", ranks)
     run(BUILD / "staticfire", "plan", folder / "scenario.yaml", "-o", folder / "plan.yaml")
-    if whole_rows:
-        (folder / "plan.yaml").write_text((folder / "plan.yaml").read_text() + "whole_rows: true\n")
-    if split_head:
-        (folder / "plan.yaml").write_text((folder / "plan.yaml").read_text() + "split_head: true\n")
-    if slices > 1:
-        (folder / "plan.yaml").write_text((folder / "plan.yaml").read_text() + f"slices: {slices}\n")
     run(BUILD / "staticfire", "compile", folder / "plan.yaml", "-o", folder / "p.sfprog")
     run(BUILD / "staticfire", "sim", folder / "plan.yaml", "--trace", folder / "sim.sftrace", "--unfolded",
         "--trace-ranks", ranks)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What one GPU can show, inside ten minutes: loss and gradients, training, order, kernels, speed, memory, deterministic
-# mode, cold start, forecasts; then JAX and PyTorch, and the virtual pipeline. docs/gpu.md, docs/baselines.md
+# mode, cold start, calibration, forecasts; then JAX and PyTorch, and the virtual pipeline. docs/gpu.md, docs/baselines.md
 # usage: tests/gpu/all.sh [BUILD_DIR] [RESULTS_DIR]      exit 77 where there is no GPU
 #   SF_JAX_PYTHON, SF_TORCH_PYTHON   interpreters that have them (python3)
 #   SF_GPU_BUDGET_S                  seconds for everything (590)

@@ -15,17 +15,25 @@ import shapes
 from ours import Failed, command
 
 
+RESERVED_S = {"speed": 60, "calibration": 25, "forecasts": 120}
+
+
 class Bench:
-    def __init__(self, ours, folder, device, budget_s):
-        self.ours, self.folder, self.device = ours, pathlib.Path(folder), device
+    def __init__(self, ours, folder, device, budget_s, backend="cuda", device_class=None):
+        """`backend`, of calibrations, and the device's class, which else its name says: for trying the checks out."""
+        self.ours, self.folder, self.device, self.backend = ours, pathlib.Path(folder), device, backend
+        self.device_class = ["--device", device_class] if device_class else []
+        self.memory = Memory
         self.cluster = shapes.ROOT / f"scenarios/clusters/hgx-{'h200' if 'H200' in device else 'h100'}-1node.yaml"
         self.ends = self.check_ends = time.monotonic() + budget_s
 
-    def begin(self, checks_left):
-        """A check may take half of what is left for it and those behind it, the last one all: none starves the
-        others."""
+    def begin(self, checks):
+        """The first of `checks` may take half of what is left for it and those behind it, the last one all: none
+        starves the others. What RESERVED_S names has its seconds set aside until it is its turn."""
         left = self.ends - time.monotonic()
-        self.check_ends = time.monotonic() + (left / 2 if checks_left > 1 else left)
+        own = RESERVED_S.get(checks[0].__name__, 0)
+        free = max(left - own - sum(RESERVED_S.get(c.__name__, 0) for c in checks[1:]), 0)
+        self.check_ends = time.monotonic() + (min(own + free / 2, left) if len(checks) > 1 else left)
 
     def left(self):
         return self.check_ends - time.monotonic()
@@ -48,13 +56,14 @@ class Bench:
         cache = () if {"--cache", "--no-cache"} & set(options) else ("--cache", self.folder)
         return self.ours.train(program, "--backend", "cuda", *cache, *options, steps=steps, limit=self.left())
 
-    def predicted(self, plan):
-        return json.loads(command([self.ours.build / "staticfire", "sim", plan, "--json"], self.left()))
+    def predicted(self, plan, kernels=None):
+        words = [self.ours.build / "staticfire", "sim", plan, "--json", *(["--kernels", kernels] if kernels else [])]
+        return json.loads(command(words, self.left()))
 
-    def sealed(self, plan, name):
+    def sealed(self, plan, name, kernels):
         """The forecast as a file with a seal, which its numbers cannot be changed under."""
         path = self.folder / f"{name}.forecast.json"
-        command([self.ours.build / "staticfire", "sim", plan, "--forecast", path], self.left())
+        command([self.ours.build / "staticfire", "sim", plan, "--kernels", kernels, "--forecast", path], self.left())
         found = json.loads(path.read_text())
         return {"predicted_s": found["step_time_ps"] * 1e-12, "seal": found["seal"]}
 
@@ -111,7 +120,7 @@ def numbers(b):
     rows = {}
     for name, config, job, layouts in NUMBERS:
         for pp, dp, tp in layouts:
-            stem, plan = f"numbers-{name.replace(' ', '-')}-{pp}-{dp}-{tp}", {"pp": pp, "dp": dp, "tp": tp}
+            stem, plan = f"numbers-{name.replace(' ', '-')}-{pp}-{dp}-{tp}", {"pp": pp, "dp": dp, "tp": tp, "zero": 0}
             _, program = b.compiled(stem, config, 128, 16, "f32", pp * dp * tp, plan, canonical=True, job=job)
             cpu, gpu = b.folder / "cpu.dump", b.folder / "gpu.dump"
             b.ours.train(program, "--dump", cpu, steps=4, limit=b.left())
@@ -144,6 +153,7 @@ def training(b):
     return {"rows": rows, "passed": all(math.isfinite(r["last"]) and r["last"] < r["first"] - 2 for r in rows.values())}
 
 
+# Every family of the planner, then what changes the passes of one.
 SCHEDULES = (
     ("gpipe", {}),
     ("breadth-first", {"vpp": 2}),
@@ -159,6 +169,8 @@ SCHEDULES = (
     ("1f1b-v", {}),
     ("dualpipe", {}),
     ("dualpipev", {}),
+    ("1f1b in slices", {"schedule": "1f1b", "line": "slices: 4"}),
+    ("1f1b, head split", {"schedule": "1f1b", "line": "split_head: true"}),
 )
 
 
@@ -166,10 +178,14 @@ def order(b):
     """From traces: did every op run after what it follows in the program? And how long is nothing between two ops?"""
     rows = {}
     for schedule, more in SCHEDULES:
-        plan = {"pp": 4, "dp": 1, "schedule": schedule, "micro_batch": 1} | more
+        plan, stem = {"pp": 4, "dp": 1, "schedule": schedule, "micro_batch": 1} | more, f"order-{len(rows)}"
+        line = plan.pop("line", None)
         try:
-            path, program = b.compiled(f"order-{schedule}", shapes.TINY, 128, 16, "bf16", 4, plan)
-            trace, forecast = b.folder / "order.sftrace", b.folder / f"order-{schedule}.json"
+            path, program = b.compiled(stem, shapes.TINY, 128, 16, "bf16", 4, plan)
+            if line:  # which scenarios have no key for
+                path.write_text(path.read_text() + line + "\n")
+                command([b.ours.build / "staticfire", "compile", path, "-o", program])
+            trace, forecast = b.folder / "order.sftrace", b.folder / f"{stem}.json"
             b.cuda(program, "--virtual-ranks", "--trace", trace, steps=4)
             command([b.ours.build / "staticfire", "sim", path, "--forecast", forecast], b.left())
             rows[schedule] = compared(b, forecast, trace, program)["order"]
@@ -228,7 +244,7 @@ def speed(b):
         try:
             plan, program = b.row(name)
             forecast = b.predicted(plan)
-            run = b.cuda(program, "--cache", b.folder, steps=14)
+            run = b.cuda(program, steps=14)
             step = statistics.median(run["step_time_s"][3:-1])
             rows[name] = {
                 "tokens_per_s": seq * batch / step,
@@ -285,21 +301,26 @@ class Memory:
         self.cuda.cuDevicePrimaryCtxRelease_v2(self.device)
 
 
+def peak(b, watch, plan, program):
+    with watch:
+        b.cuda(program, steps=4)
+    return b.predicted(plan)["device_memory_bytes"], watch.peak
+
+
+def beside_plan(b, watch):
+    """What a process needs beside the plan's arena (context, modules, libraries): what the tiny model uses more than
+    its plan says."""
+    planned, used = peak(b, watch, *b.compiled("memory-tiny", shapes.TINY, 128, 8, "bf16"))
+    return used - planned
+
+
 def memory(b):
-    """Peak against plan. What a process needs beside the plan's arena (context, modules, libraries) is what the tiny
-    model uses more than its plan says; the rest of the difference is the error."""
-    watch, rows = Memory(), {}
-
-    def peak(plan, program):
-        with watch:
-            b.cuda(program, "--cache", b.folder, steps=4)
-        return b.predicted(plan)["peak_memory_bytes"], watch.peak
-
-    planned, used = peak(*b.compiled("memory-tiny", shapes.TINY, 128, 8, "bf16"))
-    beside = used - planned
+    """Peak against plan; what is beside both is the error."""
+    watch, rows = b.memory(), {}
+    beside = beside_plan(b, watch)
     for name in shapes.GPU_ROWS:
         try:
-            planned, used = peak(*b.row(name, "memory-"))
+            planned, used = peak(b, watch, *b.row(name, "memory-"))
             error = planned / (used - beside) - 1
             rows[name] = {"planned_bytes": planned, "peak_bytes": used, "beside_bytes": beside, "error": error}
         except (Failed, KeyError) as why:
@@ -313,7 +334,7 @@ def deterministic(b):
     two processes that must agree share no file of choices."""
     rows = {}
     _, large = b.row("gpt2-124m", "deterministic-")
-    _, tiny = b.compiled("deterministic-tiny", shapes.TINY, 128, 16, "bf16", 4, {"pp": 2, "dp": 2})
+    _, tiny = b.compiled("deterministic-tiny", shapes.TINY, 128, 16, "bf16", 4, {"pp": 2, "dp": 2, "zero": 1})
     for job, program, options in (("gpt2-124m", large, []), ("tiny pp2 dp2", tiny, ["--virtual-ranks"])):
         dumps = [b.folder / "first.dump", b.folder / "second.dump"]
         for dump in dumps:
@@ -372,23 +393,81 @@ def cold_start(b):
     return {"rows": rows, "passed": all("failed" not in r for r in rows.values())}
 
 
-def forecasts(b):
-    """Twenty configurations: all step times are predicted and kept before the first is measured."""
-    sizes = [
-        (h, layers, seq, batch) for h in (512, 1024) for layers in (4, 8) for seq in (512, 2048) for batch in (8, 32)
-    ]
-    sizes += [(768, 6, 1024, n) for n in (8, 16, 32, 64)]
+def calibration(b):
+    """staticfire calibrate measures this GPU by itself: is every kernel fitted, and how well?"""
+    path = b.folder / "own.calib.yaml"
+    words = [b.ours.build / "staticfire", "calibrate", "--backend", b.backend, "--models", "2", "-o", path, "--json"]
+    found = json.loads(command(words + b.device_class, b.left()))
+    errors = {f"{m['kind']} {m['dtype']}": m["p90_error"] for m in found["models"] if m["form"] != "link"}
+    kinds = {m["kind"] for m in found["models"]}
+    wanted = {"gemm", "attn_fwd", "attn_bwd", "rmsnorm_fwd", "layernorm_bwd", "glu_fwd", "bias_bwd", "xent", "adamw"}
+    return {
+        "p90_errors": errors,
+        "kernel_to_kernel": found["transport"]["dispatch_s"],
+        "rows": {"missing": sorted(wanted - kinds)},
+        "passed": wanted <= kinds,
+    }
+
+
+# Hidden, sequence, sequences of a microbatch. What the first ones' kernels take is measured in two layers and one
+# microbatch; every forecast is of another depth or batch, or of a shape that nothing was measured of.
+SEEN = ((512, 512, 8), (512, 2048, 4), (1024, 512, 8), (1024, 2048, 4), (768, 1024, 8))
+UNSEEN = ((640, 1024, 8), (896, 512, 8), (1280, 1024, 4), (512, 1024, 8), (1024, 1024, 8))
+# Layers, and microbatches.
+DEPTHS_SEEN = ((4, 4), (8, 1), (6, 8))
+DEPTHS_UNSEEN = ((4, 2),)
+
+
+def forecast_job(b, prefix, hidden, seq, micro_batch, layers, microbatches):
+    config = shapes.model(hidden, layers, hidden // 64, hidden // 128, 3 * hidden, 32000, False)
+    plan = {"pp": 1, "dp": 1, "tp": 1, "micro_batch": micro_batch}
+    name = f"h{hidden}-s{seq}-l{layers}-{microbatches}x{micro_batch}"
+    return name, b.compiled(f"{prefix}-{name}", config, seq, micro_batch * microbatches, "bf16", plan=plan)
+
+
+def calibrate_seen(b):
+    """A calibration file of the programs that are not forecast."""
+    tables, path = [], b.folder / "seen.calib.yaml"
+    for hidden, seq, micro_batch in SEEN:
+        name, (_, program) = forecast_job(b, "calibrate", hidden, seq, micro_batch, 2, 1)
+        tables.append(b.folder / f"{name}.kernels.yaml")
+        words = [b.ours.build / "staticfire-run", "--measure", program, "--backend", b.backend, "-o", tables[-1]]
+        words += ["--cache", b.folder] if b.backend == "cuda" else []
+        command(words, b.left())
+    command([b.ours.build / "staticfire", "calibrate", "--from", *tables, "-o", path], b.left())
+    return path
+
+
+def forecast_rows(b, kernels):
     rows = {}
-    for h, layers, seq, batch in sizes:
-        name = f"h{h}-l{layers}-s{seq}-b{batch}"
-        config = shapes.model(h, layers, h // 64, h // 128, 3 * h, 32000, False)
-        plan, program = b.compiled(f"forecast-{name}", config, seq, batch, "bf16")
-        rows[name] = {"program": str(program)} | b.sealed(plan, name)
+    for sizes, depths, seen in ((SEEN, DEPTHS_SEEN, True), (UNSEEN, DEPTHS_UNSEEN, False)):
+        for hidden, seq, micro_batch in sizes:
+            for layers, microbatches in depths:
+                name, (plan, program) = forecast_job(b, "forecast", hidden, seq, micro_batch, layers, microbatches)
+                planned = b.predicted(plan, kernels)["device_memory_bytes"]
+                rows[name] = {"program": str(program), "kernels_seen": seen, "planned_bytes": planned}
+                rows[name] |= b.sealed(plan, name, kernels)
+    return rows
+
+
+def forecasts(b):
+    """Twenty configurations that no calibration has seen: all step times and peaks are predicted and sealed before the
+    first is measured. Peaks have runs of their own, so that reading them slows no step down."""
+    rows = forecast_rows(b, calibrate_seen(b))
     for row in rows.values():
-        steps = b.cuda(row.pop("program"), "--cache", b.folder, steps=10)["step_time_s"][3:-1]
+        steps = b.cuda(row["program"], steps=10)["step_time_s"][3:-1]
         row["measured_s"] = statistics.median(steps)
         row["error"] = row["predicted_s"] / row["measured_s"] - 1
-    return {"rows": rows, "passed": True}
+    watch = b.memory()
+    beside = beside_plan(b, watch)
+    for row in rows.values():
+        program = row.pop("program")
+        if b.left() > 10:
+            with watch:
+                b.cuda(program, steps=2)
+            row["memory_error"] = row["planned_bytes"] / (watch.peak - beside) - 1
+    watch.close()
+    return {"rows": rows, "passed": all("error" in row for row in rows.values())}
 
 
-CHECKS = (numbers, training, order, kernels, speed, memory, deterministic, cold_start, forecasts)
+CHECKS = (numbers, training, order, kernels, speed, memory, deterministic, cold_start, calibration, forecasts)

@@ -9,6 +9,7 @@
 
 #include "../unit/test_planner_fixture.h"
 #include "core/rng.h"
+#include "planner/placement.h"
 #include "planner/search_internal.h"
 
 #define TOP 3
@@ -19,8 +20,10 @@ struct world {
     struct sf_cost *cost[2];
 };
 
+enum variant { ETP, SLICES, GATHER, WHOLE_ROWS, SPLIT_HEAD, GROUP, VARIANTS };
+
 struct tally {
-    uint64_t plans, tight;
+    uint64_t plans, tight, variant[VARIANTS];
     double best_s;
 };
 
@@ -58,7 +61,7 @@ static struct sf_scenario random_scenario(const struct world *w, struct sf_rng *
 }
 
 /* One plan: simulated, and held against its bounds. */
-static void try_plan(const struct sf_scenario *s, struct sfi_search *search, const struct sfi_at *at,
+static void try_plan(const struct sf_scenario *s, struct sfi_search *search, struct sfi_at *at,
                      const struct sf_plan *plan, struct tally *t) {
     static struct sf_plan_result r;
     struct sfi_replayed replayed;
@@ -73,20 +76,53 @@ static void try_plan(const struct sf_scenario *s, struct sfi_search *search, con
     double step_s = sf_ps_to_s(r.sim.step_time) * (1 + 1e-9);
     const struct sfi_freedom freedom = sfi_freedom_of((uint32_t)plan->schedule, plan->vpp);
     search->plan = *plan;
-    const struct sfi_bounded b = sfi_bounded_of(search, at, plan->zero);
+    assert_int_equal(sfi_find_layout(search, &at->layout, NULL), 0); /* of its group that shares */
+    struct sfi_bounded b = sfi_bounded_of(search, at, plan->zero);
+    b.units = sfi_least_units(search, at->price);
     double bound_s = sfi_bound_s(&b, &freedom);
     assert_true(sfi_replay_plan(&search->base, at->layout, at->price, plan, &replayed));
     struct sfi_estimate e = sfi_estimate_of(&search->base, at->layout, at->price, plan, &replayed);
     if (bound_s > step_s || e.least_s > step_s) {
         fail_msg("%s: bound %.9f, least %.9f, simulated %.9f: layers %u zero %u recompute %d gpus %u tp %u cp %u ep %u "
-                 "pp %u vpp %u m %u",
+                 "pp %u vpp %u m %u etp %u slices %u gather %d whole_rows %d split_head %d group %u offload %u",
                  sf_schedule_name(plan->schedule), bound_s, e.least_s, step_s, s->model.layers, plan->zero,
                  plan->recompute, s->job.gpus, plan->tp, sf_plan_cp(plan), plan->ep, plan->pp, plan->vpp,
-                 plan->microbatches);
+                 plan->microbatches, sf_plan_etp(plan), sf_plan_slices(plan), plan->cp_gather, plan->whole_rows,
+                 plan->split_head, plan->zero_group, plan->offload);
     }
     t->plans++;
+    t->variant[ETP] += sf_plan_etp(plan) < plan->tp;
+    t->variant[SLICES] += sf_plan_slices(plan) > 1;
+    t->variant[GATHER] += plan->cp_gather;
+    t->variant[WHOLE_ROWS] += plan->whole_rows;
+    t->variant[SPLIT_HEAD] += plan->split_head;
+    t->variant[GROUP] += plan->zero_group > 0;
     t->tight += e.least_s > 0.7 * step_s;
     t->best_s = fmin(t->best_s, step_s);
+}
+
+/* Every order of the axes, and every tiling that the search may take. */
+static void try_seats(const struct sf_scenario *s, struct sfi_search *search, struct sfi_at *at,
+                      const struct sf_plan *plan, struct tally *t) {
+    struct sf_placement seats[SF_PLACEMENTS_MOST];
+    struct sf_plan p = *plan;
+    uint32_t n = sf_placements(s, plan, seats);
+    for (uint32_t i = 0; i < n; i++) {
+        p.order = seats[i].order;
+        p.ranks_per_domain = seats[i].ranks_per_domain;
+        try_plan(s, search, at, &p, t);
+    }
+}
+
+/* In all groups that can share. */
+static void try_groups(const struct sf_scenario *s, struct sfi_search *search, struct sfi_at at,
+                       const struct sf_plan *of, struct tally *t) {
+    uint32_t groups[SFI_MOST_GROUPS], n = sfi_zero_groups(search, at.layout, groups);
+    for (uint32_t i = 0; i < n; i++) {
+        struct sf_plan plan = *of;
+        plan.zero_group = groups[i];
+        try_seats(s, search, &at, &plan, t);
+    }
 }
 
 static void try_group(const struct sf_scenario *s, struct sfi_search *search, const struct sfi_group *g,
@@ -102,7 +138,7 @@ static void try_group(const struct sf_scenario *s, struct sfi_search *search, co
             continue;
         }
         for (plan.zero = s->job.precision == SF_F32 ? 0 : 1; plan.zero <= 3; plan.zero++) {
-            try_plan(s, search, &at, &plan, t);
+            try_groups(s, search, at, &plan, t);
         }
     }
 }
@@ -151,7 +187,7 @@ static void search_again(const struct sf_scenario *s, const struct sf_cost *cost
 static void finds_the_best_and_proves_it(void **state) {
     const struct world *w = *state;
     struct sf_rng rng = sf_rng_seed(11);
-    uint64_t plans = 0, tight = 0, spaces = 0;
+    uint64_t plans = 0, tight = 0, spaces = 0, variant[VARIANTS] = {0};
     while (plans < CASES) {
         uint32_t which;
         struct sf_scenario s = random_scenario(w, &rng, &which);
@@ -160,11 +196,18 @@ static void finds_the_best_and_proves_it(void **state) {
         search_again(&s, w->cost[which], 1, t.best_s, false);
         plans += t.plans;
         tight += t.tight;
+        for (int i = 0; i < VARIANTS; i++) {
+            variant[i] += t.variant[i];
+        }
         spaces++;
     }
     print_message("%llu plans in %llu spaces, %llu of them within 1 / 0.7 of their bounds\n", (unsigned long long)plans,
                   (unsigned long long)spaces, (unsigned long long)tight);
     assert_true(spaces > 20 && tight > plans / 20);
+    for (int i = 0; i < VARIANTS; i++) {
+        print_message("variant %d: %llu plans\n", i, (unsigned long long)variant[i]);
+        assert_true(variant[i] > 0);
+    }
 }
 
 static int set_up(void **state) {

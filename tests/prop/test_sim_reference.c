@@ -221,7 +221,7 @@ static void issue(struct reference *x, uint32_t i, uint32_t op) {
     const struct sfi_vop *f = &variant(x, i)->ops[op];
     sf_time_ps began = x->now + x->run->dispatch;
     if (f->kind == SFI_LOCAL) {
-        put(x, i, op, began, began, SFI_FULL, sfi_local_time(x->t, &x->t->inst[i], f));
+        put(x, i, op, began, began, SFI_FULL, sfi_local_time(&x->t->inst[i], f));
     } else if (f->kind == SFI_COLL) {
         issue_collective(x, way(x, i, f));
     } else {

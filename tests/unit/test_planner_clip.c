@@ -11,23 +11,8 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
-#include "planner/compile.h"
 #include "planner/schedule.h"
-#include "tests/unit/test_planner_fixture.h"
-
-static struct sf_topo *cluster; /* 8 GPUs */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#include "tests/unit/test_planner_compiled.h"
 
 static struct sf_scenario scenario(uint32_t experts) {
     struct sf_scenario s = shaped_scenario(cluster, &(struct shape){8, 64, 4, 4, 96, experts, 128, 32, SF_BF16});
@@ -42,32 +27,15 @@ struct layout {
 };
 
 static struct sf_plan plan_for(struct sf_scenario *s, const struct layout *l) {
-    struct sf_plan p = {.tp = l->tp,
-                        .ep = l->ep,
-                        .dp = l->dp,
-                        .pp = l->pp,
-                        .vpp = l->vpp,
-                        .micro_batch = 1,
-                        .microbatches = 8,
-                        .schedule = l->schedule,
-                        .zero = l->zero,
-                        .ranks_per_domain = 8};
-    for (uint32_t i = 0; i < p.pp * p.vpp; i++) {
-        p.layers[i] = s->model.layers / (p.pp * p.vpp);
-    }
-    s->job.gpus = l->tp * l->dp * l->pp;
-    s->job.global_batch_sequences = (uint64_t)l->dp * p.microbatches;
     s->model.tied = l->tied;
-    return p;
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        fail_msg("%s", err.msg);
-    }
-    return prog;
+    return even_plan(s, (struct sf_plan){.tp = l->tp,
+                                         .ep = l->ep,
+                                         .dp = l->dp,
+                                         .pp = l->pp,
+                                         .vpp = l->vpp,
+                                         .microbatches = 8,
+                                         .schedule = l->schedule,
+                                         .zero = l->zero});
 }
 
 static const struct sf_call *call_of(const struct sf_prog *prog, const struct sf_op *op, int kind, uint32_t nth) {
@@ -133,6 +101,7 @@ static void test_every_weight_counts_once(void **state) {
     count(&(struct layout){1, 4, 2, 1, 4, 1, 4, SF_SCHEDULE_1F1B, false}, 0);
     count(&(struct layout){1, 1, 4, 1, 1, 0, 0, SF_SCHEDULE_1F1B, true}, table);
     count(&(struct layout){2, 2, 2, 1, 1, 1, 0, SF_SCHEDULE_1F1B, true}, table / 4); /* a share of half of it */
+    count(&(struct layout){1, 2, 2, 1, 1, 3, 0, SF_SCHEDULE_1F1B, true}, table / 2);
 }
 
 /* Both copies of the model have all gradients in the end; one of them counts. */

@@ -10,56 +10,24 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
-#include "planner/compile.h"
 #include "planner/search_internal.h"
-#include "tests/unit/test_planner_fixture.h"
-
-static struct sf_topo *cluster; /* 64 GPUs in one domain */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("gb300-nvl72-1rack");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#define TEST_CLUSTER "gb300-nvl72-1rack" /* 64 GPUs in one domain */
+#include "tests/unit/test_planner_compiled.h"
 
 static struct sf_scenario scenario(uint32_t experts) {
     return shaped_scenario(cluster, &(struct shape){4, 2048, 16, 8, 4096, experts, 32000, 8192, SF_BF16});
 }
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t tp, uint32_t cp, uint32_t ep, uint32_t dp, uint32_t pp) {
-    struct sf_plan p = {.tp = tp,
-                        .cp = cp,
-                        .ep = ep,
-                        .dp = dp,
-                        .pp = pp,
-                        .vpp = 1,
-                        .micro_batch = 1,
-                        .microbatches = 4,
-                        .schedule = SF_SCHEDULE_1F1B,
-                        .zero = 1,
-                        .ranks_per_domain = 64};
-    for (uint32_t i = 0; i < pp; i++) {
-        p.layers[i] = s->model.layers / pp;
-    }
-    s->job.gpus = tp * cp * dp * pp;
-    s->job.global_batch_sequences = (uint64_t)dp * p.microbatches;
-    return p;
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        sf_err_print(&err);
-        fail();
-    }
-    return prog;
+    return even_plan(s, (struct sf_plan){.tp = tp,
+                                         .cp = cp,
+                                         .ep = ep,
+                                         .dp = dp,
+                                         .pp = pp,
+                                         .microbatches = 4,
+                                         .schedule = SF_SCHEDULE_1F1B,
+                                         .zero = 1,
+                                         .ranks_per_domain = 64});
 }
 
 static uint32_t comm_size(const struct sf_prog *prog, const char *name) {

@@ -168,6 +168,7 @@ static void uneven_cuts_pay(void **state) {
     s.pins.micro_batch = s.pins.vpp = (struct sf_pin){1, {1}};
     s.pins.schedule = (struct sf_pin){1, {SF_SCHEDULE_1F1B}};
     s.pins.recompute = (struct sf_pin){1, {SF_RECOMPUTE_NONE}};
+    s.pins.split_head = (struct sf_pin){1, {0}};
     assert_int_equal(sf_cost_create(topo, &sf_io_posix, NULL, &cost, &err), 0);
     int rc = sf_search(&s, cost, &(struct sf_search_options){.top = 1}, results, &n, &stats, &err);
     if (rc != 0) {

@@ -48,13 +48,16 @@ static void load_well(const char *text, const char *cluster, struct sf_scenario 
 static void every_key(void **state) {
     static struct sf_scenario s;
     (void)state;
-    load_well(HEAD JOB "  gpus: 4\n"
-                       "  optimizer: { kind: adamw, lr: 1e-3, beta1: 0.8, beta2: 0.9, eps: 1e-7, weight_decay: 0.2, "
-                       "warmup_steps: 7 }\n"
-                       "  steps: 40\n  seed: 9\n  data: ../data/text.txt\n  canonical: true\n"
-                       "plan: { tp: 1, ep: [1], pp: [2, 4], dp: 2, vpp: [1, 2], micro_batch: 1,\n"
-                       "        schedule: [1f1b, interleaved], recompute: full, zero: [0, 1], offload: 1,\n"
-                       "        layout: 'Et|t*2|tL' }\n",
+    load_well(HEAD JOB
+              "  gpus: 4\n"
+              "  optimizer: { kind: adamw, lr: 1e-3, beta1: 0.8, beta2: 0.9, eps: 1e-7, weight_decay: 0.2, "
+              "warmup_steps: 7 }\n"
+              "  steps: 40\n  seed: 9\n  data: ../data/text.txt\n  canonical: true\n"
+              "  upkeep: { failures_per_1000_gpu_days: 2, restart: 3min, storage_rate: 50MB/s, "
+              "gpu_hour_price: 4.5 }\n"
+              "plan: { order: [tp-cp-ep-pp-dp], tp: 1, ep: [1], pp: [2, 4], dp: 2, vpp: [1, 2], micro_batch: 1,\n"
+              "        schedule: [1f1b, interleaved], recompute: full, zero: [0, 1], offload: 1,\n"
+              "        layout: 'Et|t*2|tL' }\n",
               NULL, &s);
     assert_string_equal(s.name, "small");
     assert_string_equal(s.model.name, "tiny-llama");
@@ -68,6 +71,9 @@ static void every_key(void **state) {
     assert_true(s.job.lr == 1e-3 && s.job.beta1 == 0.8 && s.job.beta2 == 0.9 && s.job.eps == 1e-7);
     assert_true(s.job.weight_decay == 0.2);
     assert_int_equal(s.job.warmup_steps, 7);
+    assert_true(s.job.upkeep.failures_per_1000_gpu_days == 2 && s.job.upkeep.restart_s == 180);
+    assert_true(s.job.upkeep.storage_bytes_per_s == 50000000 && s.job.upkeep.gpu_hour_price == 4.5);
+    assert_true(s.pins.order.n == 1 && s.pins.order.value[0] == SF_ORDER_PP_MIDDLE);
     assert_string_equal(s.job.data_path, SF_SOURCE_DIR "/scenarios/tiny-llama-cpu/../data/text.txt");
     assert_int_equal(s.pins.pp.n, 2);
     assert_int_equal(s.pins.pp.value[1], 4);
@@ -128,6 +134,11 @@ static void refuses(void **state) {
         {HEAD JOB "  optimizer: { kind: sgd }\n", "sgd", 8},
         {HEAD JOB "  optimizer: { kind: adamw, momentum: 1 }\n", "momentum", 8},
         {HEAD JOB "  data: ''\n", "empty", 8},
+        {HEAD JOB "  upkeep: { restart: 3 }\n", "3", 8},
+        {HEAD JOB "  upkeep: { storage_rate: 0GB/s }\n", "above 0", 8},
+        {HEAD JOB "  upkeep: { failures_per_1000_gpu_days: -1 }\n", "-1", 8},
+        {HEAD JOB "  upkeep: { price: 2 }\n", "price", 8},
+        {HEAD JOB "plan: { order: pp-tp }\n", "pp-tp", 8},
         {HEAD JOB "plan: { tq: 1 }\n", "tq", 8},
         {HEAD JOB "plan: { layout: 't|L' }\n", "E", 8},
         {HEAD JOB "plan: { layout: 'Et|tmL' }\n", "predict", 8},

@@ -10,24 +10,9 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
-#include "planner/compile.h"
 #include "planner/estimate.h"
 #include "planner/plan_layout.h"
-#include "test_planner_fixture.h"
-
-static struct sf_topo *cluster;
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#include "tests/unit/test_planner_compiled.h"
 
 static int read_text(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes, struct sf_err *err) {
     (void)path;
@@ -172,15 +157,6 @@ static struct sf_plan plan_of(struct sf_scenario *s, uint32_t tp, uint32_t ep, u
     return p;
 }
 
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        fail_msg("%s", err.msg);
-    }
-    return prog;
-}
-
 static uint64_t weights_of(const struct sf_prog *prog) {
     uint64_t n = 0;
     for (uint32_t c = 0; c < prog->classes_n; c++) {
@@ -304,7 +280,8 @@ static void layers_have_prices_of_their_own(void **state) {
     s.job.seq_len_tokens = 4096;
     assert_int_equal(sf_cost_create(s.topo, &sf_io_posix, NULL, &cost, &err), 0);
     sfi_base_init(&s, cost, &base);
-    assert_int_equal(sfi_price_init(&base, &(struct sfi_degrees){1, 1, 2, 1, SF_RECOMPUTE_NONE}, &price, &err), 0);
+    assert_int_equal(
+        sfi_price_init(&base, &(struct sfi_degrees){.tp = 1, .cp = 1, .ep = 2, .micro_batch = 1}, &price, &err), 0);
     const struct sfi_pass_time *f = &price.time[SFI_TIMED_F];
     assert_true(f->of[1] > f->of[0] && price.kept_of[1] > price.kept_of[0]);
     assert_true(f->layer < f->of[1] && f->layer > f->of[0]);

@@ -11,69 +11,24 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
-#include "planner/compile.h"
 #include "planner/schedule.h"
 #include "planner/search.h"
 #include "sim/sim.h"
-#include "tests/unit/test_planner_fixture.h"
+#include "tests/unit/test_planner_compiled.h"
 
 enum { LAYERS = 8 };
-
-static struct sf_topo *cluster; /* 8 GPUs with PCI Express to their host */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
 
 static struct sf_scenario scenario(void) {
     return shaped_scenario(cluster, &(struct shape){LAYERS, 512, 4, 2, 1536, 0, 128, 2048, SF_BF16});
 }
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t pp, uint32_t vpp, uint32_t offload) {
-    struct sf_plan p = {.tp = 1,
-                        .ep = 1,
-                        .dp = 2,
-                        .pp = pp,
-                        .vpp = vpp,
-                        .micro_batch = 1,
-                        .microbatches = 4,
-                        .offload = offload,
-                        .schedule = vpp > 1 ? SF_SCHEDULE_INTERLEAVED : SF_SCHEDULE_1F1B,
-                        .ranks_per_domain = 8};
-    for (uint32_t i = 0; i < pp * vpp; i++) {
-        p.layers[i] = LAYERS / pp / vpp;
-    }
-    s->job.gpus = p.dp * pp;
-    s->job.global_batch_sequences = (uint64_t)p.dp * p.microbatches;
-    return p;
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        sf_err_print(&err);
-        fail();
-    }
-    return prog;
-}
-
-static uint64_t bytes_copied(const struct sf_class *c, int kind, uint32_t *ops) {
-    uint64_t bytes = 0;
-    *ops = 0;
-    for (uint32_t i = 0; i < c->ops_n; i++) {
-        bytes += c->ops[i].kind == kind ? c->ops[i].bytes : 0;
-        *ops += c->ops[i].kind == kind;
-    }
-    return bytes;
+    return even_plan(s, (struct sf_plan){.dp = 2,
+                                         .pp = pp,
+                                         .vpp = vpp,
+                                         .microbatches = 4,
+                                         .offload = offload,
+                                         .schedule = vpp > 1 ? SF_SCHEDULE_INTERLEAVED : SF_SCHEDULE_1F1B});
 }
 
 /* Everything goes and comes once; on the device, what is away leaves room. */
@@ -86,8 +41,8 @@ static void test_volumes_and_memory(void **state) {
         struct sf_prog *prog = compiled(&s, &p);
         const struct sf_class *c = &prog->classes[0];
         uint32_t out, in;
-        uint64_t away = bytes_copied(c, SF_OP_OFFLOAD, &out);
-        assert_int_equal(away, bytes_copied(c, SF_OP_FETCH, &in));
+        uint64_t away = bytes_moved(c, SF_OP_OFFLOAD, &out);
+        assert_int_equal(away, bytes_moved(c, SF_OP_FETCH, &in));
         assert_int_equal(out, in);
         assert_int_equal(out, k * 2 * 6 * p.microbatches); /* the activations of a layer, and its input */
         arena[k] = c->arena_bytes;
@@ -129,7 +84,7 @@ static void test_split_backwards_and_uneven_stages(void **state) {
         p.layers[1] = 3;
         struct sf_prog *prog = compiled(&s, &p);
         uint32_t ops;
-        assert_true(bytes_copied(&prog->classes[0], SF_OP_OFFLOAD, &ops) > 0);
+        assert_true(bytes_moved(&prog->classes[0], SF_OP_OFFLOAD, &ops) > 0);
         sf_prog_free(prog);
     }
 }
@@ -168,7 +123,7 @@ static void test_simulated_time(void **state) {
     struct sf_plan p = plan_for(&s, 1, 1, 6);
     struct sf_prog *prog = compiled(&s, &p);
     uint32_t ops;
-    sf_time_ps all = sf_cost_host_copy(cost, bytes_copied(&prog->classes[0], SF_OP_OFFLOAD, &ops));
+    sf_time_ps all = sf_cost_host_copy(cost, bytes_moved(&prog->classes[0], SF_OP_OFFLOAD, &ops));
     assert_true(time[2] > all && time[2] < time[0] + 2 * all + 2 * ops * sf_cost_host_copy(cost, 0));
     sf_prog_free(prog);
     sf_cost_free(cost);

@@ -152,6 +152,35 @@ static void impossible_pins_are_explained(void **state) {
     expect_no_plan(w, "none of the allowed values of micro_batch is a divisor");
 }
 
+static struct sf_pin one(uint32_t value) {
+    return (struct sf_pin){.n = 1, .value = {value}};
+}
+
+/* Alone and in pairs, with how much is missing. */
+static void pins_at_fault_are_named(void **state) {
+    struct world *w = *state;
+    struct sf_pins *p = &w->s.pins;
+    p->tp = one(3);
+    expect_no_plan(w, "tp 3 alone fails: 3 is 1 over the 2 GPUs");
+    p->tp = one(1);
+    p->micro_batch = one(5);
+    expect_no_plan(w, "micro_batch 5 alone fails: 16 sequences of a step leave 1 over when divided by 5");
+    p->micro_batch.n = 0;
+    p->pp = one(2);
+    p->vpp = one(5);
+    expect_no_plan(w, "pinned vpp 5 alone fails: every chunk needs a layer");
+    p->pp = one(1);
+    p->vpp = one(4);
+    expect_no_plan(w, "pinned pp 1 with vpp 4 (each alone can be met) fails: every chunk needs a layer");
+    p->pp = one(2);
+    p->vpp = one(1);
+    p->schedule = one(SF_SCHEDULE_ZB_V);
+    expect_no_plan(w, "pinned vpp 1 with schedule zb-v (each alone can be met) fails: every chunk needs a layer");
+    p->schedule.n = 0;
+    p->dp = one(2);
+    expect_no_plan(w, "pinned pp 2 with dp 2 (each alone can be met) fails: 4 is 2 over the 2 GPUs");
+}
+
 /* Eight layers of 150 MB, four times over for gradients and moments, on two ranks of 2 GB. */
 static void too_large_a_model_is_explained(void **state) {
     struct world *w = *state;
@@ -176,6 +205,24 @@ static void stopping_keeps_what_was_found(void **state) {
     struct sf_err err = {0};
     assert_int_equal(sf_search(&w->s, w->cost, &options, w->results, &w->n, &w->stats, &err), SF_E_INTERRUPTED);
     assert_true(w->stats.stopped);
+}
+
+static bool after_one(void *self) {
+    return ((const struct sf_search_stats *)self)->simulated > 0;
+}
+
+/* What was never visited counts for the gap, too. */
+static void a_stopped_search_promises_nothing_false(void **state) {
+    struct world *w = *state;
+    struct sf_err err = {0};
+    search_well(w, 1000);
+    double best_s = sf_ps_to_s(w->results[0].sim.step_time);
+    const struct sf_search_options options = {.top = TOP, .stop = after_one, .self = &w->stats};
+    clear_results(w);
+    assert_int_equal(sf_search(&w->s, w->cost, &options, w->results, &w->n, &w->stats, &err), 0);
+    assert_true(w->stats.stopped && w->n == 1 && w->stats.simulated == 1);
+    assert_true(w->stats.bound_s <= best_s && w->stats.bound_s > 0);
+    assert_true(sf_ps_to_s(w->results[0].sim.step_time) / (1 + w->results[0].gap) <= best_s);
 }
 
 static void survives_out_of_memory(void **state) {
@@ -251,8 +298,10 @@ int main(void) {
         WITH(tiny, searching_twice_gives_the_same),
         WITH(tiny, pins_bind),
         WITH(tiny, impossible_pins_are_explained),
+        WITH(tiny, pins_at_fault_are_named),
         WITH(tiny, too_large_a_model_is_explained),
         WITH(tiny, stopping_keeps_what_was_found),
+        WITH(tiny, a_stopped_search_promises_nothing_false),
         WITH(tiny, survives_out_of_memory),
         WITH(tiny, estimate_is_close),
         WITH(grok, grok_fills_220000_gpus),

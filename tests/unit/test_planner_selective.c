@@ -9,22 +9,7 @@
 
 #include <cmocka.h>
 
-#include "planner/compile.h"
-#include "tests/unit/test_planner_fixture.h"
-
-static struct sf_topo *cluster; /* 8 GPUs */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#include "tests/unit/test_planner_compiled.h"
 
 static struct sf_scenario scenario(uint32_t experts, uint32_t tp) {
     const struct shape shape = {4, 1024, 8, 8, 4096, experts, 32000, 4096, SF_BF16};
@@ -46,16 +31,6 @@ static struct sf_plan plan_for(uint32_t tp, int recompute) {
                             .recompute = recompute,
                             .ranks_per_domain = 8,
                             .layers = {2, 2}};
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        sf_err_print(&err);
-        fail();
-    }
-    return prog;
 }
 
 static uint32_t count(const struct sf_prog *prog, bool (*wanted)(const struct sf_call *call)) {

@@ -11,23 +11,8 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
-#include "planner/compile.h"
 #include "planner/schedule.h"
-#include "tests/unit/test_planner_fixture.h"
-
-static struct sf_topo *cluster; /* 8 GPUs */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#include "tests/unit/test_planner_compiled.h"
 
 static struct sf_scenario scenario(uint32_t experts) {
     return shaped_scenario(cluster, &(struct shape){8, 64, 4, 2, 96, experts, 128, 32, SF_BF16});
@@ -35,42 +20,9 @@ static struct sf_scenario scenario(uint32_t experts) {
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t tp, uint32_t dp, uint32_t pp, uint32_t microbatches,
                                uint32_t zero) {
-    struct sf_plan p = {.tp = tp,
-                        .ep = 1,
-                        .dp = dp,
-                        .pp = pp,
-                        .vpp = 1,
-                        .micro_batch = 1,
-                        .microbatches = microbatches,
-                        .schedule = SF_SCHEDULE_1F1B,
-                        .zero = zero,
-                        .ranks_per_domain = 8};
-    for (uint32_t i = 0; i < pp; i++) {
-        p.layers[i] = s->model.layers / pp;
-    }
-    s->job.gpus = tp * dp * pp;
-    s->job.global_batch_sequences = (uint64_t)dp * microbatches;
-    return p;
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        sf_err_print(&err);
-        fail();
-    }
-    return prog;
-}
-
-static uint64_t bytes_moved(const struct sf_class *c, int kind, uint32_t *ops) {
-    uint64_t bytes = 0;
-    *ops = 0;
-    for (uint32_t i = 0; i < c->ops_n; i++) {
-        bytes += c->ops[i].kind == kind ? c->ops[i].bytes : 0;
-        *ops += c->ops[i].kind == kind;
-    }
-    return bytes;
+    return even_plan(
+        s, (struct sf_plan){
+               .tp = tp, .dp = dp, .pp = pp, .microbatches = microbatches, .schedule = SF_SCHEDULE_1F1B, .zero = zero});
 }
 
 static uint64_t buffer_bytes(const struct sf_class *c, const char *name) {
@@ -177,6 +129,39 @@ static void test_uneven_stages(void **state) {
     struct sf_prog *prog = compiled(&s, &p);
     assert_int_equal(prog->job.chunks, 3);
     sf_prog_free(prog);
+}
+
+static uint64_t swapped_bytes(const struct sf_prog *prog, uint32_t class_i, int kind) {
+    const struct sf_class *c = &prog->classes[class_i];
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        const struct sf_op *op = &c->ops[i];
+        bool swap = op->comm != SF_NONE && strcmp(prog->comms[op->comm].name, "pp.swap") == 0;
+        bytes += swap && op->kind == kind ? op->bytes : 0;
+    }
+    return bytes;
+}
+
+/* Both ends swap their shares of the table alone, whatever the layers beside it. */
+static void test_tied_tables_are_shared_alike(void **state) {
+    static const uint32_t cuts[3][4] = {{2, 2, 2, 2}, {3, 2, 2, 1}, {1, 2, 2, 3}};
+    static const int schedules[] = {SF_SCHEDULE_1F1B, SF_SCHEDULE_ZB_H1};
+    (void)state;
+    for (uint32_t k = 0; k < 12; k++) {
+        struct sf_scenario s = scenario(k / 6 % 2 > 0 ? 4 : 0);
+        struct sf_plan p = plan_for(&s, 1, 2, 4, 6, 3);
+        s.model.tied = true;
+        p.schedule = schedules[k / 3 % 2];
+        memcpy(p.layers, cuts[k % 3], sizeof cuts[0]);
+        struct sf_prog *prog = compiled(&s, &p);
+        uint64_t share = s.model.vocab * s.model.hidden * 2 / 2; /* of two ranks, in bf16 */
+        for (uint32_t c = 0; c < prog->classes_n; c++) {
+            bool end = c == 0 || c + 1 == prog->classes_n;
+            assert_int_equal(swapped_bytes(prog, c, SF_OP_SEND), end ? share : 0);
+            assert_int_equal(swapped_bytes(prog, c, SF_OP_RECV), end ? share : 0);
+        }
+        sf_prog_free(prog);
+    }
 }
 
 /* Groups of ranks share, and the groups add up their shares: once per step, whatever the microbatches. */
@@ -287,6 +272,7 @@ int main(void) {
         cmocka_unit_test(test_uneven_stages),
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_groups_are_added_up),
+        cmocka_unit_test(test_tied_tables_are_shared_alike),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_out_of_memory_everywhere),
     };

@@ -10,55 +10,17 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
-#include "planner/compile.h"
 #include "sim/cost.h"
-#include "tests/unit/test_planner_fixture.h"
-
-static struct sf_topo *cluster; /* 8 GPUs */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#include "tests/unit/test_planner_compiled.h"
 
 static struct sf_scenario scenario(int precision) {
     return shaped_scenario(cluster, &(struct shape){8, 64, 4, 2, 96, 0, 128, 64, precision});
 }
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t tp, uint32_t dp, uint32_t pp, uint32_t slices) {
-    struct sf_plan p = {.tp = tp,
-                        .ep = 1,
-                        .dp = dp,
-                        .pp = pp,
-                        .vpp = 1,
-                        .micro_batch = 1,
-                        .microbatches = 4,
-                        .slices = slices,
-                        .schedule = SF_SCHEDULE_1F1B,
-                        .ranks_per_domain = 8};
-    for (uint32_t i = 0; i < pp; i++) {
-        p.layers[i] = s->model.layers / pp;
-    }
-    s->job.gpus = tp * dp * pp;
-    s->job.global_batch_sequences = (uint64_t)dp * p.microbatches;
-    return p;
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        sf_err_print(&err);
-        fail();
-    }
-    return prog;
+    return even_plan(
+        s, (struct sf_plan){
+               .tp = tp, .dp = dp, .pp = pp, .microbatches = 4, .slices = slices, .schedule = SF_SCHEDULE_1F1B});
 }
 
 static void test_all_shapes(void **state) {

@@ -10,50 +10,12 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
-#include "planner/compile.h"
-#include "tests/unit/test_planner_fixture.h"
-
-static struct sf_topo *cluster; /* 8 GPUs */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#include "tests/unit/test_planner_compiled.h"
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t dp, uint32_t pp, uint32_t microbatches) {
-    struct sf_plan p = {.tp = 1,
-                        .ep = 1,
-                        .dp = dp,
-                        .pp = pp,
-                        .vpp = 1,
-                        .micro_batch = 1,
-                        .microbatches = microbatches,
-                        .schedule = SF_SCHEDULE_1F1B,
-                        .split_head = true,
-                        .ranks_per_domain = 8};
-    for (uint32_t i = 0; i < pp; i++) {
-        p.layers[i] = s->model.layers / pp;
-    }
-    s->job.gpus = dp * pp;
-    s->job.global_batch_sequences = (uint64_t)dp * microbatches;
-    return p;
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        sf_err_print(&err);
-        fail();
-    }
-    return prog;
+    return even_plan(
+        s, (struct sf_plan){
+               .dp = dp, .pp = pp, .microbatches = microbatches, .schedule = SF_SCHEDULE_1F1B, .split_head = true});
 }
 
 static const struct sf_tensor *find(const struct sf_class *c, const char *name) {

@@ -219,6 +219,76 @@ static double by_hand(const struct sf_io *io) {
     return sf_ps_to_s(result.sim.step_time);
 }
 
+/* ---- as frameworks run ------------------------------------------------------------------------------------------- */
+
+/* The step of `plan` on four A100. */
+static double step_of(const struct sf_plan *plan, const struct sf_framework *f, uint64_t *bytes) {
+    struct world w = {""};
+    struct sf_io io = {.self = &w, .read_all = read_world};
+    struct sf_scenario s;
+    struct sf_cost *cost;
+    static struct sf_plan_result result;
+    assert_int_equal(sf_scenario_load(&io, "s.yaml", SF_CATALOG_DIR, NULL, &s, NULL), 0);
+    assert_int_equal(sf_cost_create(s.topo, &io, NULL, &cost, NULL), 0);
+    sf_cost_set_framework(cost, f);
+    struct sf_err err = {0};
+    if (sfi_case_run(&s, cost, f, plan, &result, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    sf_cost_free(cost);
+    sf_scenario_clear(&s);
+    *bytes = result.unfused_memory_bytes;
+    return sf_ps_to_s(result.sim.step_time);
+}
+
+static const struct sf_plan four_stages = {.tp = 1,
+                                           .ep = 1,
+                                           .dp = 1,
+                                           .pp = 4,
+                                           .vpp = 1,
+                                           .micro_batch = 1,
+                                           .microbatches = 8,
+                                           .schedule = SF_SCHEDULE_1F1B,
+                                           .ranks_per_domain = 4,
+                                           .layers = {1, 1, 1, 1}};
+
+/* The host resumes once per pass, of which 2 (8 + 3) follow one another; waiting twice as long costs twice as much. */
+static void test_transfers_that_are_waited_for(void **state) {
+    struct sf_framework f = {.name = "f", .gemm_share = 1, .pointwise = 1, .loss = 1, .unfused_attention = true};
+    struct sf_plan split = four_stages, alone = four_stages;
+    uint64_t bytes, same;
+    (void)state;
+    assert_false(sfi_case_waits(&four_stages, &f));
+    double free_s = step_of(&four_stages, &f, &bytes);
+    f.resume_ps = SF_PS_PER_S / 100;
+    split.schedule = SF_SCHEDULE_ZB_1P;
+    alone.pp = 1;
+    assert_true(sfi_case_waits(&four_stages, &f) && !sfi_case_waits(&split, &f) && !sfi_case_waits(&alone, &f));
+    double once_s = step_of(&four_stages, &f, &same) - free_s;
+    assert_int_equal(bytes, same);
+    assert_true(once_s > 0.20 && once_s < 0.24);
+    f.resume_ps *= 2;
+    assert_true(fabs((step_of(&four_stages, &f, &same) - free_s) / once_s - 2) < 0.1);
+}
+
+/* Without a barrier between steps the ramp up of a stage lies beside the ramp down of others. */
+static void test_steps_without_a_barrier(void **state) {
+    struct sf_framework f = {.name = "f", .gemm_share = 1, .pointwise = 1, .loss = 1, .unfused_attention = true};
+    struct sf_plan plan = four_stages;
+    uint64_t bytes, same;
+    (void)state;
+    plan.schedule = SF_SCHEDULE_ZB_2P;
+    double apart = step_of(&plan, &f, &bytes);
+    f.rolling = true;
+    double rolling = step_of(&plan, &f, &same);
+    assert_int_equal(bytes, same);
+    assert_true(rolling < 0.98 * apart && rolling > 0.5 * apart);
+    plan.schedule = SF_SCHEDULE_1F1B; /* its optimizer waits for all stages */
+    apart = step_of(&plan, &f, &bytes);
+    f.rolling = false;
+    assert_true(step_of(&plan, &f, &bytes) == apart);
+}
+
 static void test_a_row_by_hand(void **state) {
     struct world w;
     struct sf_io io = {.self = &w, .read_all = read_world};
@@ -387,6 +457,8 @@ int main(void) {
         cmocka_unit_test(test_assumptions),
         cmocka_unit_test(test_split_at_the_ends),
         cmocka_unit_test(test_a_row_by_hand),
+        cmocka_unit_test(test_transfers_that_are_waited_for),
+        cmocka_unit_test(test_steps_without_a_barrier),
         cmocka_unit_test(test_plain_layers_and_whole_rows),
         cmocka_unit_test(test_calibration_rows_leave_the_figures),
         cmocka_unit_test(test_spearman),

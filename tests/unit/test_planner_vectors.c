@@ -10,22 +10,7 @@
 
 #include <cmocka.h>
 
-#include "planner/compile.h"
-#include "tests/unit/test_planner_fixture.h"
-
-static struct sf_topo *cluster; /* 8 GPUs */
-
-static int setup(void **state) {
-    (void)state;
-    cluster = load_cluster("hgx-h100-1node");
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    sf_topo_free(cluster);
-    return 0;
-}
+#include "tests/unit/test_planner_compiled.h"
 
 enum { LAYERS = 8, TOKENS = 16, VOCAB = 250 };
 
@@ -40,30 +25,7 @@ static struct sf_scenario scenario(bool gpt2) {
 }
 
 static struct sf_plan plan_for(struct sf_scenario *s, uint32_t tp, uint32_t pp, int schedule) {
-    struct sf_plan p = {.tp = tp,
-                        .ep = 1,
-                        .dp = 1,
-                        .pp = pp,
-                        .vpp = 1,
-                        .micro_batch = 1,
-                        .microbatches = 4,
-                        .schedule = schedule,
-                        .ranks_per_domain = 8};
-    for (uint32_t i = 0; i < pp; i++) {
-        p.layers[i] = LAYERS / pp;
-    }
-    s->job.gpus = tp * pp;
-    s->job.global_batch_sequences = 4;
-    return p;
-}
-
-static struct sf_prog *compiled(const struct sf_scenario *s, const struct sf_plan *p) {
-    struct sf_prog *prog = NULL;
-    struct sf_err err = {0};
-    if (sf_compile(s, p, &prog, &err) != 0) {
-        fail_msg("%s", err.msg);
-    }
-    return prog;
+    return even_plan(s, (struct sf_plan){.tp = tp, .pp = pp, .microbatches = 4, .schedule = schedule});
 }
 
 static uint32_t count(const struct sf_prog *prog, int op_kind, uint8_t call_kind) {

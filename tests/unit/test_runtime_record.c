@@ -213,13 +213,14 @@ struct pair {
 };
 
 static void open_pair(struct pair *p) {
-    unsigned char id[SFI_NCCL_ID_BYTES] = {0};
+    unsigned char id[1][SFI_NCCL_ID_BYTES];
     memset(p, 0, sizeof *p);
     assert_int_equal(sfi_record_create(&(struct sfi_record_options){.execute = true}, &p->rec, &p->err), 0);
     p->api = sfi_record_api(p->rec);
+    p->api->comm_id(p->api->self, id[0], NULL);
     for (uint32_t r = 0; r < 2; r++) {
         void *memory;
-        p->api->comm_world(p->api->self, id, 2, r, &p->comm[r][0], NULL);
+        p->api->comm_world(p->api->self, (const unsigned char(*)[SFI_NCCL_ID_BYTES])id, 1, 2, r, &p->comm[r][0], NULL);
         p->api->comm_split(p->api->self, p->comm[r][0], 0, r, "second", &p->comm[r][1], NULL);
         p->api->alloc(p->api->self, r, 4096, &memory, NULL);
         p->memory[r] = memory;

@@ -38,10 +38,12 @@ static inline void open_stage(struct stage *st, const struct sf_prog *prog, cons
 /* Sessions, captured; returns the first failure. */
 static inline int capture(struct stage *st, bool is_virtual) {
     uint32_t ranks = sf_prog_ranks(st->prog), n = is_virtual ? 1 : ranks;
-    unsigned char id[SFI_NCCL_ID_BYTES] = {0};
+    unsigned char id[1][SFI_NCCL_ID_BYTES];
+    SF_TRY(st->api.comm_id(st->api.self, id[0], &st->err));
     for (uint32_t i = 0; i < n; i++) {
         if (!is_virtual) {
-            SF_TRY(st->api.comm_world(st->api.self, id, ranks, i, &st->worlds[i], &st->err));
+            SF_TRY(st->api.comm_world(st->api.self, (const unsigned char(*)[SFI_NCCL_ID_BYTES])id, 1, ranks, i,
+                                      &st->worlds[i], &st->err));
         }
         SF_TRY(sfi_session_create(&st->api, &st->run, i, is_virtual ? ranks : 1, &st->worlds[i], &st->sessions[i],
                                   &st->err));

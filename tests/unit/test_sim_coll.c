@@ -91,6 +91,7 @@ static const char *const numbers[][2] = {
     {"exchange_message", "2us"},
     {"nvls", ""},
     {"  rate", "90GB/s"},
+    {"  link_peak", "100GB/s"},
     {"  base", "0us"},
     {"  turn", "0us"},
     {"  turn_least", "0us"},
@@ -264,6 +265,26 @@ static void test_switches_that_add(void **state) {
     close_bench(&sharp);
     close_bench(&many);
     close_bench(&one);
+}
+
+/* What switches add up follows the links, of whatever class: here all are twice as fast as those of the model. */
+static void test_switches_follow_their_links(void **state) {
+    (void)state;
+    const struct sf_topo_scale twice = {.up = 2.0, .out = 1.0, .memory = 1.0};
+    struct world w = {.domains = 1};
+    struct sf_io io = {&w, read_from, NULL};
+    struct sf_err err = {0};
+    struct bench own = ideal(1, NULL), faster = {0};
+    const struct sf_coll_query q = ask(SF_COLL_ALL_REDUCE, 80000000, 1, 8);
+    assert_int_equal(sf_topo_scaled(own.topo, &twice, &faster.topo, &err), SF_OK);
+    assert_int_equal(sf_coll_create(faster.topo, &io, &faster.coll, &err), SF_OK);
+    expect_us(&own, q, SF_COLL_NVLS, SF_COLL_SIMPLE, 1000);
+    expect_us(&faster, q, SF_COLL_NVLS, SF_COLL_SIMPLE, 500);
+    assert_int_equal(sf_coll_grade(own.coll, &q.span), SF_GRADE_MEASURED);
+    assert_int_equal(sf_coll_grade(faster.coll, &q.span), SF_GRADE_EXTRAPOLATED);
+    sf_coll_free(faster.coll);
+    sf_topo_scaled_free(faster.topo);
+    close_bench(&own);
 }
 
 static void test_exchanges_and_pat(void **state) {
@@ -511,6 +532,7 @@ static void test_bad_models(void **state) {
         {"host: intel", "hots: intel", "hots"},
         {"370.8GB/s", "370.8", "370.8"},
         {"2MiB", "0B", "at least one byte"},
+        {"link_peak: { value: 100GB/s", "link_peak: { value: 0GB/s", "above 0"},
         {"share_simple: { value: 1.0", "share_simple: { value: 1.5", "1.5"},
         {"channels: { value: 24", "channels: { value: 9223372036854775807", "1048576"},
         {"exposed: { value: 1, source: test", "exposed: { value: 1", "source"},
@@ -530,6 +552,44 @@ static void test_bad_models(void **state) {
         }
         close_bench(&b);
     }
+}
+
+/* Every number of a model in turn: refused with its place, or a model that still gives finite times. */
+static void try_number(const char *from, const char *to, const char *by) {
+    char text[8192];
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(from - model), model, by, to);
+    struct world w = {.model = text, .domains = 4};
+    struct sf_err err = {0};
+    struct bench b = {0};
+    int rc = open_world(&w, &b, &err);
+    if (rc != SF_OK && (rc != SF_E_INPUT || err.line == 0 || err.column == 0)) {
+        fail_msg("%.30s with %s: code %d at %s:%u: %s", from, by, rc, err.file, err.line, err.msg);
+    }
+    for (int op = 0; rc == SF_OK && op < SF_COLL_OPS_N; op++) {
+        double t = chosen_s(&b, (enum sf_coll_op)op, 64 * MIB, 4, 8);
+        if (!(t >= 0 && t < 1e15)) {
+            fail_msg("%.30s with %s: %s takes %g s", from, by, sf_coll_op_name(op), t);
+        }
+    }
+    close_bench(&b);
+}
+
+static void test_every_number_with_every_value(void **state) {
+    (void)state;
+    static const char *const values[] = {"0",    "-1",  "9223372036854775808",  "9223372036854775807",
+                                         "1e19", "nan", "18446744073709551616", "1e400"};
+    size_t tried = 0;
+    for (const char *at = strstr(model, "value: "); at != NULL; at = strstr(at, "value: ")) {
+        at += strlen("value: ");
+        const char *end = strchr(at, ','), *unit = at + strspn(at, "0123456789.");
+        for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+            char by[64];
+            snprintf(by, sizeof by, "%s%.*s", values[i], (int)(end - unit), unit);
+            try_number(at, end, by);
+            tried++;
+        }
+    }
+    assert_true(tried > 8 * 40);
 }
 
 static void test_bad_wishes(void **state) {
@@ -593,6 +653,7 @@ int main(void) {
         cmocka_unit_test(test_rings),
         cmocka_unit_test(test_trees),
         cmocka_unit_test(test_switches_that_add),
+        cmocka_unit_test(test_switches_follow_their_links),
         cmocka_unit_test(test_exchanges_and_pat),
         cmocka_unit_test(test_tuning_by_hand),
         cmocka_unit_test(test_what_nccl_picks),
@@ -601,6 +662,7 @@ int main(void) {
         cmocka_unit_test(test_wishes_of_a_cluster),
         cmocka_unit_test(test_the_cost_model_asks),
         cmocka_unit_test(test_bad_models),
+        cmocka_unit_test(test_every_number_with_every_value),
         cmocka_unit_test(test_bad_wishes),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_names),

@@ -348,9 +348,10 @@ static void test_memory_running_out(void **state) {
 /* Few events and many: the same order, whatever was added when. */
 static void test_the_queue_sorts(void **state) {
     (void)state;
-    for (uint32_t size = 5; size <= 5000; size *= 10) {
-        struct sfi_event *room = test_calloc(size, sizeof *room);
-        struct sfi_queue q = {.event = room, .size = size};
+    for (uint32_t size = 5; size <= 50000; size *= 10) {
+        struct sfi_event *room = test_calloc(sfi_queue_room(size), sizeof *room);
+        struct sfi_queue q;
+        sfi_queue_init(&q, room, size);
         struct sfi_event last = {0, 0};
         uint64_t x = 1, taken = 0;
         for (uint64_t added = 0; taken < 20000;) {
@@ -365,6 +366,41 @@ static void test_the_queue_sorts(void **state) {
             last = e;
             taken++;
         }
+        test_free(room);
+    }
+}
+
+/* Emptied and filled anew, as when dead events are dropped, nothing is lost; also with all events at one moment, and
+ * with one far behind all others. */
+static void test_a_queue_is_emptied(void **state) {
+    (void)state;
+    static const uint32_t sizes[] = {200, 2000, 40000};
+    static const sf_time_ps spans[] = {1, 1000, INT64_C(1) << 40};
+    for (size_t k = 0; k < 9; k++) {
+        uint32_t size = sizes[k / 3], n = size / 2;
+        struct sfi_event *room = test_calloc(sfi_queue_room(size), sizeof *room), last = {-1, 0};
+        struct sfi_queue q;
+        sfi_queue_init(&q, room, size);
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t x = (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
+            sfi_queue_add(&q, i == 7 ? INT64_MAX / 8 : (sf_time_ps)(x >> 20) % spans[k % 3], x);
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            if (i % (n / 4) == 0) {
+                uint32_t left = sfi_queue_empty(&q);
+                assert_int_equal(left, n - i);
+                assert_int_equal(q.n, 0);
+                for (uint32_t e = 0; e < left; e++) {
+                    struct sfi_event event = q.event[e];
+                    sfi_queue_add(&q, event.time, event.key);
+                }
+            }
+            struct sfi_event e = sfi_queue_first(&q);
+            assert_true(sfi_event_before(last, e) || last.time < 0);
+            sfi_queue_take(&q);
+            last = e;
+        }
+        assert_int_equal(q.n, 0);
         test_free(room);
     }
 }
@@ -420,6 +456,7 @@ int main(void) {
         cmocka_unit_test(test_kernels_feel_communication),
         cmocka_unit_test(test_work_is_conserved),
         cmocka_unit_test(test_the_queue_sorts),
+        cmocka_unit_test(test_a_queue_is_emptied),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

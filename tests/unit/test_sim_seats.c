@@ -1,5 +1,5 @@
 /* Where ranks sit when GPUs are dead, spare or missing, and what a step takes where GPUs are of two kinds. */
-#include "test_sim_fixture.h"
+#include "test_sim_random.h"
 
 #include "sim/seats.h"
 
@@ -12,11 +12,12 @@ static const char *old_text(const char *path) {
         *strstr(device, "8GB/s") = '4';
         return device;
     }
-    if (strstr(path, "links/tape")) {
+    if (strstr(path, "links/tape") || strstr(path, "other/card")) { /* which says it is a card */
         snprintf(card, sizeof card,
-                 "name: tape\npeak: { value: 0.25GB/s, source: test, grade: measured }\n"
+                 "name: %s\npeak: { value: 0.25GB/s, source: test, grade: measured }\n"
                  "usable: { value: 0.25GB/s, source: test, grade: measured }\n"
-                 "latency: { value: 5us, source: test, grade: measured }\n");
+                 "latency: { value: 5us, source: test, grade: measured }\n",
+                 strstr(path, "other/card") ? "card" : "tape");
         return card;
     }
     return NULL;
@@ -74,17 +75,18 @@ static void expect_seats(const char *overlay, uint32_t per_domain, uint32_t n, c
                          struct sf_seats_report report) {
     struct toy t = {0};
     struct sf_err err = {0};
+    const struct sf_blocks b = {.ranks = n, .most = per_domain};
     struct sf_seats_report got;
     uint32_t gpu[16];
     open_racks(&t, 4, four, 1, overlay);
-    must(sf_seats_fill(t.topo, n, per_domain, gpu, &got, &err), &err);
+    must(sf_seats_fill(t.topo, &b, gpu, &got, &err), &err);
     for (uint32_t r = 0; r < n; r++) {
-        uint32_t one = sf_seats_of(t.topo, per_domain, r);
+        uint32_t one = sf_seats_of(t.topo, &b, r);
         assert_int_equal(gpu[r], want[r]);
         assert_true(one == gpu[r] || (report.on_spares > 0 && one == SF_NONE));
     }
     assert_memory_equal(&got, &report, sizeof got);
-    assert_int_equal(sf_seats_fit(t.topo, n, per_domain), report.on_spares == 0);
+    assert_int_equal(sf_seats_fit(t.topo, &b), report.on_spares == 0);
     toy_close(&t);
 }
 
@@ -108,10 +110,10 @@ static void test_too_few_seats_name_the_ranks(void **state) {
     struct sf_err err = {0};
     uint32_t gpu[16];
     open_racks(&t, 4, four, 1, "dead: { gpus: [\"4..6\"] }\n");
-    assert_false(sf_seats_fit(t.topo, 16, 4));
-    assert_int_equal(sf_seats_fill(t.topo, 16, 4, gpu, NULL, &err), SF_E_INPUT);
+    assert_false(sf_seats_fit(t.topo, &(struct sf_blocks){.ranks = 16, .most = 4}));
+    assert_int_equal(sf_seats_fill(t.topo, &(struct sf_blocks){.ranks = 16, .most = 4}, gpu, NULL, &err), SF_E_INPUT);
     assert_non_null(strstr(err.msg, "ranks 4 to 7 find no seats: domain 1 has 1 of the 4"));
-    assert_true(sf_seats_fit(t.topo, 12, 4));
+    assert_true(sf_seats_fit(t.topo, &(struct sf_blocks){.ranks = 12, .most = 4}));
     toy_close(&t);
 }
 
@@ -123,10 +125,46 @@ static void test_partly_filled_racks_are_passed_over(void **state) {
     struct sf_err err = {0};
     uint32_t gpu[16];
     open_racks(&t, 4, partly, 3, NULL);
-    must(sf_seats_fill(t.topo, 6, 3, gpu, NULL, &err), &err);
+    must(sf_seats_fill(t.topo, &(struct sf_blocks){.ranks = 6, .most = 3}, gpu, NULL, &err), &err);
     assert_memory_equal(gpu, want, 6 * sizeof *gpu);
-    assert_false(sf_seats_fit(t.topo, 9, 3));
-    assert_int_not_equal(sf_seats_fill(t.topo, 9, 3, gpu, NULL, &err), 0);
+    assert_false(sf_seats_fit(t.topo, &(struct sf_blocks){.ranks = 9, .most = 3}));
+    assert_int_not_equal(sf_seats_fill(t.topo, &(struct sf_blocks){.ranks = 9, .most = 3}, gpu, NULL, &err), 0);
+    toy_close(&t);
+}
+
+/* Two pairs to a whole block: racks of 4 first, then racks of 3 and 2 with a pair each. */
+static void test_smaller_racks_take_smaller_blocks(void **state) {
+    (void)state;
+    const struct racks mixed[] = {{"toy", "card", 1, 3}, {"toy", "card", 2, 4}, {"toy", "card", 1, 2}};
+    const uint32_t want[] = {4, 5, 6, 7, 8, 9, 10, 11, 0, 1, 12, 13};
+    struct sf_blocks b;
+    struct toy t = {0};
+    struct sf_err err = {0};
+    struct sf_seats_report report;
+    uint32_t gpu[16];
+    open_racks(&t, 4, mixed, 3, NULL);
+    sf_blocks_init(&b, 12, 4, (uint32_t[]){2, 2, 3}, 3); /* pairs; four are a block; twelve are in no rack */
+    assert_int_equal(b.teams_n, 2);
+    assert_true(sf_seats_fit(t.topo, &b));
+    must(sf_seats_fill(t.topo, &b, gpu, &report, &err), &err);
+    assert_memory_equal(gpu, want, sizeof want);
+    assert_int_equal(report.moved, 0);
+    for (uint32_t r = 0; r < b.ranks; r++) {
+        assert_int_equal(sf_seats_of(t.topo, &b, r), want[r]);
+    }
+    b.ranks = 14;
+    assert_false(sf_seats_fit(t.topo, &b));
+    assert_int_equal(sf_seats_fill(t.topo, &b, gpu, NULL, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "seats for 12 ranks"));
+    toy_close(&t);
+    open_racks(&t, 4, mixed, 3, "dead: { gpus: [\"1\", \"2\"] }\n"); /* no pair is left in the first */
+    b.ranks = 12;
+    assert_int_equal(sf_seats_fill(t.topo, &b, gpu, NULL, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "ranks 8 to 9 find no seats: domain 0 has 1 of the 2"));
+    b.ranks = 10;
+    must(sf_seats_fill(t.topo, &b, gpu, &report, &err), &err);
+    assert_int_equal(gpu[9], 13);
+    assert_int_equal(report.moved + report.lost, 0);
     toy_close(&t);
 }
 
@@ -171,6 +209,78 @@ static void test_stages_on_two_kinds(void **state) {
     assert_int_equal(step_on(p, mixed, 2, NULL).step_time, f + hop + 2 * f + 2 * b + hop + b + 70 * NS);
 }
 
+/* Four replicas of two stages: the first stage fills a rack of four, the second two racks of two. */
+static void test_stages_on_racks_of_two_sizes(void **state) {
+    (void)state;
+    const struct racks alike[] = {{"toy", "card", 1, 4}, {"toy", "card", 2, 2}};
+    const struct racks mixed[] = {{"toy", "card", 1, 4}, {"old", "tape", 2, 2}};
+    struct pipe p = {.tp = 1,
+                     .ep = 1,
+                     .dp = 4,
+                     .pp = 2,
+                     .microbatches = 1,
+                     .per_domain = 4,
+                     .domain_gpus = 4,
+                     .gpipe = true,
+                     .act_bytes = 500,
+                     .f_ns = {10000, 10000},
+                     .b_ns = {20000, 20000}};
+    struct toy t = {0};
+    struct sf_route r;
+    open_racks(&t, 4, alike, 2, NULL);
+    sf_topo_route(t.topo, 0, 4, &r);
+    toy_close(&t);
+    sf_time_ps f = 10 * US, b = 20 * US, near = 1 * US + r.latency_ps, far = 2 * US + r.latency_ps;
+    assert_int_equal(step_on(p, alike, 2, NULL).step_time, 2 * f + 2 * b + 2 * near + 70 * NS);
+    assert_int_equal(step_on(p, mixed, 2, NULL).step_time, f + far + 2 * f + 2 * b + far + b + 70 * NS);
+    p.tp = 2; /* pairs keep together, and so do their collectives */
+    p.dp = 2;
+    p.tp_bytes = 4000;
+    sf_time_ps together = step_on(p, alike, 2, NULL).step_time;
+    p.per_domain = 2;
+    const struct racks pairs[] = {{"toy", "card", 4, 2}};
+    assert_int_equal(step_on(p, pairs, 1, NULL).step_time, together);
+}
+
+/* Racks of any size and kind in any order: folded and unfolded agree, whoever sits where. */
+static void test_random_racks_fold(void **state) {
+    (void)state;
+    struct sf_rng rng = sf_rng_seed(74);
+    uint32_t uneven = 0;
+    for (int i = 0; i < 150; i++) {
+        struct racks racks[4];
+        struct pipe p;
+        uint32_t n = pick(&rng, 2, 4), seats = 0, least = 9;
+        do {
+            random_pipe(&rng, &p);
+        } while (p.tp * p.ep * p.dp * p.pp > 24 || p.domain_gpus > 6 || p.per_domain < p.domain_gpus);
+        uint32_t ranks = p.tp * p.ep * p.dp * p.pp;
+        for (uint32_t k = 0; k < n; k++) {
+            bool old = chance(&rng, 40);
+            racks[k] = (struct racks){old ? "old" : "toy", old ? "tape" : "card", pick(&rng, 1, 3),
+                                      k == 0 ? p.domain_gpus : pick(&rng, 1, p.domain_gpus)};
+            seats += racks[k].in_use / p.tp * p.tp * racks[k].domains;
+            least = racks[k].in_use < least ? racks[k].in_use : least;
+        }
+        if (p.domain_gpus % p.tp != 0 || p.domain_gpus < p.tp || seats < ranks) {
+            continue;
+        }
+        struct sf_prog *prog = pipe_build(&p);
+        struct sf_blocks b;
+        struct toy t = {0};
+        sf_blocks_of(prog, &b);
+        open_racks(&t, p.domain_gpus, racks, n, NULL);
+        bool fits = sf_seats_fit(t.topo, &b);
+        sf_prog_free(prog);
+        toy_close(&t);
+        if (fits) {
+            step_on(p, racks, n, NULL);
+            uneven += least < p.domain_gpus;
+        }
+    }
+    assert_true(uneven >= 20);
+}
+
 /* Replicas of two kinds meet in their gradients: the reduction goes at the pace of the slower, and begins when it is
  * ready. */
 static void test_replicas_of_two_kinds_wait_for_the_slower(void **state) {
@@ -192,6 +302,34 @@ static void test_replicas_of_two_kinds_wait_for_the_slower(void **state) {
     sf_time_ps both = step_on(p, mixed, 2, NULL).step_time;
     assert_int_equal(both, all_slow);
     assert_true(all_fast < both);
+}
+
+/* Kinds differ by what they are worth: racks whose cards have one name and two rates are not of one kind. */
+static void test_names_do_not_make_a_kind(void **state) {
+    (void)state;
+    const struct racks named[] = {{"toy", "card", 1, 2}, {"toy", "other/card.yaml", 1, 2}};
+    const struct racks slow[] = {{"toy", "tape", 2, 2}}, again[] = {{"toy", "card", 1, 2}, {"toy", "card", 1, 2}};
+    const struct pipe p = {.tp = 1,
+                           .ep = 1,
+                           .dp = 4,
+                           .pp = 1,
+                           .microbatches = 1,
+                           .per_domain = 2,
+                           .domain_gpus = 2,
+                           .grad_bytes = 4000,
+                           .f_ns = {10000},
+                           .b_ns = {20000}};
+    uint8_t kind_of_stock[SF_KINDS_MAX];
+    struct toy t = {0};
+    open_racks(&t, 2, named, 2, NULL);
+    assert_int_equal(sf_kinds_of(t.topo, kind_of_stock), 2);
+    assert_true(sf_topo_mixed(t.topo));
+    toy_close(&t);
+    open_racks(&t, 2, again, 2, NULL);
+    assert_int_equal(sf_kinds_of(t.topo, kind_of_stock), 1);
+    assert_false(sf_topo_mixed(t.topo));
+    toy_close(&t);
+    assert_int_equal(step_on(p, named, 2, NULL).step_time, step_on(p, slow, 1, NULL).step_time);
 }
 
 /* A team that straddles kinds keeps step with the slower one. */
@@ -238,6 +376,30 @@ static void test_a_hurt_nic_slows_its_group(void **state) {
     assert_int_equal(idle, idle_well); /* nobody uses it */
 }
 
+/* Two messages at once from one GPU share what its NVLink has left, as they share all of it where it is whole. */
+static void test_hurt_nvlink_is_shared(void **state) {
+    (void)state;
+    const struct racks fast[] = {{"toy", "card", 2, 4}};
+    const char *half = "degraded: [{ links: [\"nvlink-up 0\"], rate: 0.5 }]\n";
+    struct pipe p = {.tp = 2,
+                     .ep = 1,
+                     .dp = 2,
+                     .pp = 1,
+                     .microbatches = 1,
+                     .per_domain = 4,
+                     .domain_gpus = 4,
+                     .act_bytes = 500000,
+                     .ring = 1,
+                     .f_ns = {10000},
+                     .b_ns = {20000}};
+    sf_time_ps one_well = step_on(p, fast, 1, NULL).step_time, one_hurt = step_on(p, fast, 1, half).step_time;
+    p.cross = 1;
+    sf_time_ps two_well = step_on(p, fast, 1, NULL).step_time, two_hurt = step_on(p, fast, 1, half).step_time;
+    sf_time_ps message = one_hurt - one_well; /* at half the rate it takes as long again */
+    assert_int_equal(two_well - one_well, message);
+    assert_int_equal(two_hurt - one_well, 3 * message);
+}
+
 static void test_ranks_that_cannot_meet_are_named(void **state) {
     (void)state;
     const struct racks fast[] = {{"toy", "card", 2, 1}};
@@ -269,10 +431,15 @@ int main(void) {
         cmocka_unit_test(test_ranks_step_over_what_is_lost),
         cmocka_unit_test(test_too_few_seats_name_the_ranks),
         cmocka_unit_test(test_partly_filled_racks_are_passed_over),
+        cmocka_unit_test(test_smaller_racks_take_smaller_blocks),
         cmocka_unit_test(test_stages_on_two_kinds),
+        cmocka_unit_test(test_stages_on_racks_of_two_sizes),
+        cmocka_unit_test(test_random_racks_fold),
         cmocka_unit_test(test_replicas_of_two_kinds_wait_for_the_slower),
+        cmocka_unit_test(test_names_do_not_make_a_kind),
         cmocka_unit_test(test_a_team_of_two_kinds_keeps_step),
         cmocka_unit_test(test_a_hurt_nic_slows_its_group),
+        cmocka_unit_test(test_hurt_nvlink_is_shared),
         cmocka_unit_test(test_ranks_that_cannot_meet_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

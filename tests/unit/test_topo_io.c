@@ -210,13 +210,17 @@ static void assert_same_cluster(const struct sf_topo *a, const struct sf_topo *b
     x.gpus_in_use = x.gpus;
     x.spare_gpus = 0;
     assert_memory_equal(&x, &y, sizeof x);
-    sf_topo_stock(a, 0, &sa);
-    sf_topo_stock(b, 0, &sb);
-    assert_string_equal(sa.kind, sb.kind);
-    assert_string_equal(sa.device->name, sb.device->name);
-    assert_same_links(sa.up, sb.up);
-    assert_same_links(sa.cpu, sb.cpu);
-    assert_same_links(sa.out, sb.out);
+    assert_int_equal(sf_topo_stocks(a), sf_topo_stocks(b));
+    for (uint32_t i = 0; i < sf_topo_stocks(a); i++) {
+        sf_topo_stock(a, i, &sa);
+        sf_topo_stock(b, i, &sb);
+        assert_int_equal(sa.domains, sb.domains);
+        assert_true(sf_topo_stocks(a) > 1 || strcmp(sa.kind, sb.kind) == 0); /* devices of a graph have one name each */
+        assert_string_equal(sa.device->name, sb.device->name);
+        assert_same_links(sa.up, sb.up);
+        assert_same_links(sa.cpu, sb.cpu);
+        assert_same_links(sa.out, sb.out);
+    }
     assert_int_equal(sf_topo_rails(a), sf_topo_rails(b));
     assert_int_equal(sf_topo_planes(a), sf_topo_planes(b));
     assert_string_equal(sf_topo_name(a), sf_topo_name(b));
@@ -250,7 +254,7 @@ static void test_infragraph_there_and_back(void **state) {
         struct sf_topo_counts counts;
         sf_topo_count(t, &counts);
         /* What the format cannot hold is another test's. */
-        if (sf_topo_stocks(t) == 1 && counts.dead_nics + counts.dead_switches + counts.dead_cables == 0 &&
+        if (counts.dead_nics + counts.dead_switches + counts.dead_cables == 0 &&
             counts.degraded_links + counts.dead_gpus + counts.spare_domains == 0) {
             struct trip trip = go(t, SF_TOPO_FORMAT_INFRAGRAPH, 0, NULL);
             assert_same_cluster(t, trip.t);
@@ -314,13 +318,36 @@ static void test_mixed_clusters(void **state) {
     const struct memory_file file = {"g.yaml", text.data};
     struct memory_io m = {&file, 1};
     const struct sf_io io = {&m, memory_read_all, NULL};
+    const struct sf_topo_wishes one = {.nic = "connectx8-800g"};
     assert_int_equal(
-        sf_topo_import(&io, "g.yaml", SF_CATALOG_DIR, SF_TOPO_FORMAT_INFRAGRAPH, NULL, &cluster, NULL, &err),
+        sf_topo_import(&io, "g.yaml", SF_CATALOG_DIR, SF_TOPO_FORMAT_INFRAGRAPH, &one, &cluster, NULL, &err),
         SF_E_INPUT);
-    assert_non_null(strstr(err.msg, "one kind of device with xpus, found new1 beside old0"));
+    assert_non_null(strstr(err.msg, "domains are of 2 kinds"));
     sf_buf_free(&text);
     sf_buf_free(&cluster);
     sf_topo_free(t);
+}
+
+/* Kinds of domains, what each is plugged into, and whether it begins a group of its own. */
+static void test_mixed_graphs_there_and_back(void **state) {
+    (void)state;
+    static const char *const starts[] = {"", "starts: group, "};
+    for (size_t i = 0; i < 2; i++) {
+        char text[2048];
+        const char *at = strstr(mixed_text, "device: gb300");
+        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - mixed_text), mixed_text, starts[i], at);
+        memcpy(strstr(text, "domains: 4, nic: connectx7"), "domains: 3", 10); /* a group is not filled */
+        struct sf_topo *t = must_load_text(text);
+        struct trip trip = go(t, SF_TOPO_FORMAT_INFRAGRAPH, 0, NULL);
+        assert_same_cluster(t, trip.t);
+        assert_same_routes(t, trip.t);
+        assert_int_equal(trip.found.groups_n, 2);
+        assert_string_equal(trip.found.groups[0].nic, "connectx7-400g");
+        assert_string_equal(trip.found.groups[1].device, "gb300");
+        assert_string_equal(trip.found.groups[1].starts ? trip.found.groups[1].starts : "", i == 0 ? "" : "group");
+        back(&trip);
+        sf_topo_free(t);
+    }
 }
 
 /* A node knows its tray; of a rack it sees no more. */
@@ -658,13 +685,21 @@ static void test_dot_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_captured_nodes),        cmocka_unit_test(test_captured_clusters),
-        cmocka_unit_test(test_captured_refusals),     cmocka_unit_test(test_infragraph_there_and_back),
-        cmocka_unit_test(test_planes_there_and_back), cmocka_unit_test(test_mixed_clusters),
-        cmocka_unit_test(test_nodes_there_and_back),  cmocka_unit_test(test_devices_that_are_no_gpus),
-        cmocka_unit_test(test_nccl_reads_it),         cmocka_unit_test(test_hwloc_reads_it),
-        cmocka_unit_test(test_dot_whole_clusters),    cmocka_unit_test(test_dot_pods),
-        cmocka_unit_test(test_dot_dead_cables),       cmocka_unit_test(test_dot_refusals),
+        cmocka_unit_test(test_captured_nodes),
+        cmocka_unit_test(test_captured_clusters),
+        cmocka_unit_test(test_captured_refusals),
+        cmocka_unit_test(test_infragraph_there_and_back),
+        cmocka_unit_test(test_planes_there_and_back),
+        cmocka_unit_test(test_mixed_clusters),
+        cmocka_unit_test(test_mixed_graphs_there_and_back),
+        cmocka_unit_test(test_nodes_there_and_back),
+        cmocka_unit_test(test_devices_that_are_no_gpus),
+        cmocka_unit_test(test_nccl_reads_it),
+        cmocka_unit_test(test_hwloc_reads_it),
+        cmocka_unit_test(test_dot_whole_clusters),
+        cmocka_unit_test(test_dot_pods),
+        cmocka_unit_test(test_dot_dead_cables),
+        cmocka_unit_test(test_dot_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,14 +86,16 @@ static void test_xml_limits(void **state) {
     assert_non_null(strstr(err.msg, "at most 4096 bytes, found 5000"));
     assert_int_equal(err.line, 1);
     text.bytes = 0;
-    sf_buf_printf(&text, "<system");
-    for (int i = 0; i < 100; i++) {
-        sf_buf_printf(&text, " a%d=\"\"", i);
+    sf_buf_printf(&text, "<?pi a=\"?>\n<!-- 1' -->\n <system");
+    for (int i = 0; i < 1000000; i++) { /* each compared with each other would be hours */
+        sf_buf_printf(&text, " a%d='>'", i);
     }
     sf_buf_printf(&text, "/>");
     sf_buf_write(&text, "", 1);
     assert_int_equal(import_text(text.data, SF_TOPO_FORMAT_NCCL, NULL, &err), SF_E_INPUT);
     assert_non_null(strstr(err.msg, "at most 64 attributes"));
+    assert_int_equal(err.line, 3);
+    assert_int_equal(err.column, 2);
     sf_buf_free(&text);
 }
 

@@ -1,5 +1,6 @@
 /* The graphs that cuDNN is given compute attention: a small interpreter walks the same list of ops in f32, chunk by
  * chunk, and is held to the reference. And the files that plans are kept in. Needs neither CUDA nor cuDNN. */
+#include "core/scratch.h"
 #include "tests/unit/test_kernels_util.h"
 
 #include "core/arena.h"
@@ -302,6 +303,22 @@ static void test_chunks(void **unused) {
     assert_in_range(sfi_attn_work(&call, false), 1, SFI_ATTN_WORK_GOAL);
 }
 
+static void test_forecasts_count_the_work_area(void **unused) {
+    (void)unused;
+    static const int64_t seqs[] = {64, 1000, 1024, 2048, 8192, 65536}, batches[] = {1, 3, 8, 48};
+    for (size_t i = 0; i < sizeof seqs / sizeof *seqs * (sizeof batches / sizeof *batches); i++) {
+        for (int64_t group = 1; group <= 8; group *= 2) {
+            for (int64_t width = 64; width <= 256; width *= 2) {
+                int64_t seq = seqs[i / 4], batch = batches[i % 4];
+                struct sf_call call = backward_call(batch, seq, 32, 32 / group, width);
+                assert_int_equal(sf_call_scratch_bytes(&call), sfi_attn_work(&call, false));
+                call.kind = SF_CALL_ATTN_FWD;
+                assert_int_equal(sf_call_scratch_bytes(&call), sfi_attn_work(&call, false));
+            }
+        }
+    }
+}
+
 static void test_shapes_that_have_no_graph(void **unused) {
     (void)unused;
     struct sfi_attn_shape s;
@@ -406,6 +423,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mathematics),
         cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_forecasts_count_the_work_area),
         cmocka_unit_test(test_shapes_that_have_no_graph),
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_file_names),

@@ -58,15 +58,15 @@ static void check(int i, float from) {
 }
 
 static int open_all(void **state) {
-    unsigned char id[SFI_NCCL_ID_BYTES];
+    unsigned char id[1][SFI_NCCL_ID_BYTES];
     void *memory;
     (void)state;
     const struct sfi_gpu_api *a = on.api;
     OK(a->stream_create(a->self, "compute", &on.stream, &err));
     OK(a->alloc(a->self, 0, 3 * BYTES, &memory, &err));
     on.memory = memory;
-    OK(a->comm_id(a->self, id, &err));
-    OK(a->comm_world(a->self, id, 1, 0, &on.world, &err));
+    OK(a->comm_id(a->self, id[0], &err));
+    OK(a->comm_world(a->self, (const unsigned char(*)[SFI_NCCL_ID_BYTES])id, 1, 1, 0, &on.world, &err));
     OK(a->comm_split(a->self, on.world, 0, 0, "part", &on.part, &err));
     OK(a->comm_register(a->self, on.part, on.memory, 3 * BYTES, &on.handle, &err));
     return 0;
@@ -141,7 +141,7 @@ static void test_estimate_moves_nothing(void **state) {
     check(1, 7.0f);
 }
 
-/* The last test: the communicator is gone afterwards. */
+/* The communicator is gone afterwards. */
 static void test_healthy_then_given_up(void **state) {
     const struct sfi_gpu_api *a = on.api;
     (void)state;
@@ -154,12 +154,36 @@ static void test_healthy_then_given_up(void **state) {
     OK(a->comm_fault(a->self, on.world, &err));
 }
 
+static int looks;
+
+static int lose_patience(void *self, struct sf_err *e) {
+    (void)self;
+    return ++looks > 3 ? sf_fail(e, SF_E_FAULT, "rank 1: has a reason") : SF_OK;
+}
+
+/* A world of two whose other rank says elsewhere that it will never come. */
+static void test_nobody_waits_for_who_has_failed(void **state) {
+    const struct sfi_gpu_api *a = on.api;
+    const struct sfi_watch watch = {.look = lose_patience};
+    unsigned char id[1][SFI_NCCL_ID_BYTES];
+    void *world = &world;
+    (void)state;
+    OK(a->comm_id(a->self, id[0], &err));
+    a->watch(a->self, &watch);
+    int rc = a->comm_world(a->self, (const unsigned char(*)[SFI_NCCL_ID_BYTES])id, 1, 2, 0, &world, &err);
+    a->watch(a->self, NULL);
+    assert_int_equal(rc, SF_E_FAULT);
+    assert_string_equal(err.msg, "rank 1: has a reason");
+    assert_null(world);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_message_to_itself),
         cmocka_unit_test(test_captured_and_launched_twice),
         cmocka_unit_test(test_estimate_moves_nothing),
         cmocka_unit_test(test_healthy_then_given_up),
+        cmocka_unit_test(test_nobody_waits_for_who_has_failed),
     };
     const struct sfi_gpu_open how = {.version = SFI_GPU_API_VERSION, .device = -1};
     void *module = dlopen(SF_MODULE, RTLD_NOW | RTLD_LOCAL);

@@ -2,7 +2,7 @@
 """Fit one framework's numbers on one device class to its calibration rows, and write its file and its line of the index.
 
 usage: fit.py STATICFIRE NAME DEVICE unfused|fused TABLE.csv CASE_ID_OR_SHARE ... [fix:KEY=VALUE ...] [free:KEY ...]
-              [about:TEXT] [add]
+              [about:TEXT] [rolling] [add]
 
 A share such as 0.1:vtrain- takes that part of the table's rows whose case_id begins so, at random with seed 1;
 0.1:mpt-@H100 only of those on that GPU. `add` keeps the file's other devices and their calibration rows. Needs numpy and
@@ -20,16 +20,16 @@ from scipy.optimize import least_squares
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEYS = ("host_call", "step", "pointwise", "loss", "gemm_share", "gemm_share_fp8", "gather_hidden", "moe", "attention_share",
-        "tp_hidden", "kernels", "loss_parallel", "gather_slow", "spread")
+        "tp_hidden", "kernels", "loss_parallel", "gather_slow", "spread", "resume")
 START = {"host_call": 40.0, "step": 2.0, "pointwise": 1.5, "loss": 5.0, "gemm_share": 0.95, "gemm_share_fp8": 0.95,
          "gather_hidden": 0.5, "moe": 4.0, "attention_share": 0.8, "tp_hidden": 0.5, "kernels": 1.0,
-         "loss_parallel": 5.0, "gather_slow": 5.0, "spread": 0.02}
+         "loss_parallel": 5.0, "gather_slow": 5.0, "spread": 0.02, "resume": 0.3}
 LOW = {"host_call": 0.0, "step": 0.0, "pointwise": 0.5, "loss": 0.5, "gemm_share": 0.6, "gemm_share_fp8": 0.6,
        "gather_hidden": 0.0, "moe": 0.5, "attention_share": 0.1, "tp_hidden": 0.0, "kernels": 0.0,
-       "loss_parallel": 0.5, "gather_slow": 1.0, "spread": 0.0}
+       "loss_parallel": 0.5, "gather_slow": 1.0, "spread": 0.0, "resume": 0.0}
 HIGH = {"host_call": 300.0, "step": 100.0, "pointwise": 8.0, "loss": 40.0, "gemm_share": 1.2, "gemm_share_fp8": 1.3,
         "gather_hidden": 1.0, "moe": 60.0, "attention_share": 1.6, "tp_hidden": 1.0, "kernels": 20.0,
-        "loss_parallel": 80.0, "gather_slow": 100.0, "spread": 0.1}
+        "loss_parallel": 80.0, "gather_slow": 100.0, "spread": 0.1, "resume": 2.0}
 
 
 def device_text(p):
@@ -41,12 +41,13 @@ def device_text(p):
             + (f", attention_share: {p['attention_share']:.3f}" if p["attention_share"] not in (0, 1) else "")
             + (f", tp_hidden: {p['tp_hidden']:.3f}" if p["tp_hidden"] else "")
             + "".join(f", {k}: {p[k]:.{digits}f}" for k, digits in (("kernels", 2), ("loss_parallel", 2),
-                                                                    ("gather_slow", 2), ("spread", 4)) if p[k]) + " }")
+                                                                    ("gather_slow", 2), ("spread", 4)) if p[k])
+            + (f", resume: {p['resume']:.3f}ms" if p["resume"] else "") + " }")
 
 
-def framework_text(name, about, attention, ids, devices):
+def framework_text(name, about, attention, rolling, ids, devices):
     lines = [f"# Written by fit.py; sim/framework.c says what the keys mean.\nname: {name}\nabout: \"{about}\"\n"
-             f"attention: {attention}\ngrade: calibrated\ncalibration: [{', '.join(ids)}]\ndevices:\n"]
+             f"attention: {attention}\n{'rolling: true' + chr(10) if rolling else ''}grade: calibrated\ncalibration: [{', '.join(ids)}]\ndevices:\n"]
     lines += [f"  {d}: {device_text(p)}\n" for d, p in devices.items()]
     return "".join(lines)
 
@@ -54,13 +55,16 @@ def framework_text(name, about, attention, ids, devices):
 def main():
     binary, name, device, attention, table = sys.argv[1:6]
     about, fixed, ids, add = "", {"attention_share": 1.0, "tp_hidden": 0.0, "kernels": 0.0, "loss_parallel": 0.0,
-                             "gather_slow": 0.0, "spread": 0.0}, [], False
+                             "gather_slow": 0.0, "spread": 0.0, "resume": 0.0}, [], False
+    rolling = False
     with open(table, newline="") as f:
         reader = csv.DictReader(f)
         columns, rows = reader.fieldnames, list(reader)
     for word in sys.argv[6:]:
         if word.startswith("about:"):
             about = word[6:]
+        elif word == "rolling":
+            rolling = True
         elif word == "add":
             add = True
         elif word.startswith("free:"):
@@ -101,7 +105,7 @@ def main():
         def errors(x):
             p = dict(fixed, **dict(zip(free, x)))
             with open(os.path.join(tmp, "frameworks", name + ".yaml"), "w") as f:
-                f.write(framework_text(name, about, attention, ids[:1], {device: p}))
+                f.write(framework_text(name, about, attention, rolling, ids[:1], {device: p}))
             out = subprocess.run([binary, "validate", cases, "--json", "--catalog", tmp], capture_output=True, text=True,
                                  check=True).stdout
             got = json.loads(out)["rows"]
@@ -123,7 +127,7 @@ def main():
         ids = old.split("calibration: [")[1].split("]")[0].split(", ") + ids
         others = "".join(x + "\n" for x in old.split("devices:\n")[1].splitlines() if not x.startswith(f"  {device}:"))
     with open(path, "w") as f:
-        f.write(framework_text(name, about, attention, ids, {device: p}) + others)
+        f.write(framework_text(name, about, attention, rolling, ids, {device: p}) + others)
 
 
 main()
