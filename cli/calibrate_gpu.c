@@ -70,7 +70,8 @@ void cli_calibrate_job(uint32_t n, uint32_t ranks, struct sf_buf *model, struct 
         "{\"seq_len\": %u, \"global_batch\": %u, \"precision\": \"bf16\", \"gpus\": %u, \"steps\": 1, \"seed\": "
         "1, \"optimizer\": {\"kind\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": "
         "1e-8, \"weight_decay\": 0.1, \"warmup_steps\": 1}}, \"plan\": {\"pp\": %u, \"dp\": %u, \"tp\": %u, "
-        "\"vpp\": 1, \"schedule\": \"1f1b\", \"micro_batch\": %u}}\n",
+        "\"vpp\": 1, \"schedule\": \"1f1b\", \"micro_batch\": %u, "
+        "\"slices\": 1, \"split_head\": false, \"whole_rows\": false}}\n",
         m->seq_len, 2 * m->micro_batch * dp, ranks, pp, dp, tp, m->micro_batch);
 }
 

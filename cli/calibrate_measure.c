@@ -92,7 +92,8 @@ static int write_job(struct cli *cli, const struct folder *f, const struct model
         "{\"seq_len\": %u, \"global_batch\": %u, \"precision\": \"f32\", \"gpus\": %u, \"steps\": 1, \"seed\": "
         "1, \"optimizer\": {\"kind\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": "
         "1e-8, \"weight_decay\": 0.1, \"warmup_steps\": 1}}, \"plan\": {\"pp\": %u, \"dp\": %u, \"tp\": 1, "
-        "\"vpp\": 1, \"schedule\": \"1f1b\", \"micro_batch\": %u}}\n",
+        "\"vpp\": 1, \"schedule\": \"1f1b\", \"micro_batch\": %u, "
+        "\"slices\": 1, \"split_head\": false, \"whole_rows\": false}}\n",
         m->seq_len, 4 * m->micro_batch * dp, ranks, pp, dp, m->micro_batch);
     int rc = cli_output(f->model, &model, &cli->err);
     int rc2 = cli_output(f->scenario, &job, &cli->err);

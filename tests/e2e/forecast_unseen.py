@@ -80,7 +80,7 @@ class Bench:
                  "hidden_act": "silu", "tie_word_embeddings": False, "initializer_range": 0.02}
         job = {"name": x["name"], "cluster": "machine.yaml", "model": "config.json",
                "plan": {"pp": x["pp"], "dp": x["dp"], "tp": x["tp"], "vpp": x["vpp"], "schedule": x["schedule"],
-                        "micro_batch": x["mb"]},
+                        "micro_batch": x["mb"], "slices": 1, "split_head": False, "whole_rows": False},
                "job": {"seq_len": x["seq"], "global_batch": x["mb"] * x["dp"] * 2 * x["pp"], "precision": "f32",
                        "gpus": ranks, "steps": 1, "seed": 3,
                        "optimizer": {"kind": "adamw", "lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,

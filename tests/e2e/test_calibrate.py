@@ -55,7 +55,8 @@ def forecast(folder):
     check(width["models"] != width["bare"], f"calibration does not change the interval: {width}")
     (folder / "job.json").write_text(json.dumps({
         "name": "seen", "cluster": "machine.yaml", "model": str(ROOT / "scenarios/models/tiny-llama/config.json"),
-        "plan": {"pp": 2, "dp": 1, "schedule": "1f1b", "vpp": 1, "micro_batch": 1, "tp": 1},
+        "plan": {"pp": 2, "dp": 1, "schedule": "1f1b", "vpp": 1, "micro_batch": 1, "tp": 1, "slices": 1,
+                 "split_head": False},
         "job": {"seq_len": 256, "global_batch": 4, "precision": "f32", "gpus": 2, "steps": 1, "seed": 1,
                 "optimizer": {"kind": "adamw", "lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
                               "weight_decay": 0.1, "warmup_steps": 1}}}))
