@@ -227,11 +227,26 @@ static int apply(int option, struct settings *s, struct sf_err *err) {
     }
 }
 
+/* One of several processes that a launcher started. */
+static bool has_siblings(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *size = getenv(names[i]);
+        if (size && strtoul(size, NULL, 10) > 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Options that would change nothing are refused. */
 static int check_gpu_settings(const struct settings *s, struct sf_err *err) {
     bool cuda = s->on_gpu && !s->gpu.record;
     if (s->on_gpu && (s->transport_given || s->run.reference_kernels)) {
         return sf_fail(err, SF_E_USAGE, "--transport and --reference-kernels belong to --backend cpu");
+    }
+    if (s->gpu.record && !s->measure && has_siblings()) {
+        return sf_fail(err, SF_E_USAGE, "--backend record runs all ranks in one process; start it without mpirun");
     }
     if (s->measure && s->gpu.estimates_path) {
         return sf_fail(err, SF_E_USAGE, "--estimates belongs to training, not to --measure");
@@ -304,7 +319,13 @@ static void draw_bar(const struct output *o) {
 }
 
 /* Figures that a device does not have are left out. */
-static void print_step(const struct sf_rt_step *s, double rate) {
+static void print_step(const struct sf_rt_step *s, double rate, bool record) {
+    if (record && isnan(s->loss)) {
+        printf("step %4u  every rule held; nothing computed, for CPUs have no kernels of this precision\n",
+               s->step + 1);
+        fflush(stdout);
+        return;
+    }
     printf("step %4u  loss %.6f", s->step + 1, s->loss);
     if (!isnan(s->norm)) {
         printf("  norm %.6g", s->norm);
@@ -348,7 +369,7 @@ static void on_step(void *self, const struct sf_rt_step *s) {
     }
     o->steps_done = s->step + 1;
     if (!o->settings->quiet && !o->settings->json) {
-        print_step(s, rate);
+        print_step(s, rate, o->settings->gpu.record);
     }
     if (o->settings->log) {
         log_step(o, s, rate);

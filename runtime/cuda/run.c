@@ -345,6 +345,10 @@ static int open_run(struct gpu_run *g, const struct sf_prog *prog, const struct 
     g->run.options = options;
     SF_TRY(check_place(g, prog, err));
     SF_TRY(sfi_device_open(prog, g->how, &g->device, err));
+    if (options->dump_path && !g->device.computes) {
+        fprintf(stderr, "staticfire: nothing is computed, for CPUs have no kernels of this program's "
+                        "precision; the dump will hold zeros\n");
+    }
     g->target = (struct sfi_target){
         .self = g->device.api->self, .name = g->how->record ? "CPU" : "CUDA", .supports = g->device.api->supports};
     return sfi_run_open_probed(&g->run, prog, options, &g->target, probe, err);
