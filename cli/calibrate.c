@@ -13,7 +13,7 @@
 #define FILE_MAX_BYTES ((size_t)64 << 20)
 
 struct calibrate_args {
-    const char *output, *from, *op, *program, *backend, *device;
+    const char *output, *from, *op, *program, *backend, *device, *transport;
     uint32_t ranks, models;
     const char *measured; /* the backend, where something was measured */
 };
@@ -107,11 +107,17 @@ static int read_all(struct cli *cli, const struct calibrate_args *a, char **file
     return 0;
 }
 
+static int transport_of(struct cli *cli, const struct calibrate_args *a, bool *mpi) {
+    *mpi = a->transport != NULL && strcmp(a->transport, "mpi") == 0;
+    if (a->transport != NULL && !*mpi && strcmp(a->transport, "threads") != 0) {
+        return cli_fail_usage(cli, "calibrate", "--transport expects threads or mpi, found \"%.40s\"", a->transport);
+    }
+    return SF_OK;
+}
+
 static int measure_here(struct cli *cli, struct calibrate_args *a, struct sf_calib_data *d) {
-    struct cli_calibrate how = {.backend = a->backend,
-                                .device = a->device,
-                                .models = a->models > 0 ? a->models : CLI_CALIBRATE_MODELS,
-                                .ranks = a->ranks};
+    struct cli_calibrate how = {.backend = a->backend, .device = a->device, .models = a->models, .ranks = a->ranks};
+    SF_TRY(transport_of(cli, a, &how.mpi));
     SF_TRY(cli_calibrate_backend(cli, &how));
     a->measured = how.backend;
     return cli_calibrate_measure(cli, &how, d);
@@ -235,12 +241,10 @@ static int check_args(struct cli *cli, const struct calibrate_args *a, int files
     if (a->from == NULL && (files_n > 0 || a->op != NULL || a->program != NULL)) {
         return cli_fail_usage(cli, "calibrate", "files, --op and --program belong to --from");
     }
-    if (a->from != NULL && (a->models > 0 || a->backend != NULL || a->device != NULL)) {
-        return cli_fail_usage(cli, "calibrate",
-                              "--models, --backend and --device say what is measured here; leave them or --from out");
-    }
-    if (a->models > CLI_CALIBRATE_MODELS) {
-        return cli_fail_usage(cli, "calibrate", "--models: there are %d", CLI_CALIBRATE_MODELS);
+    if (a->from != NULL && (a->models > 0 || a->backend != NULL || a->device != NULL || a->transport != NULL)) {
+        return cli_fail_usage(
+            cli, "calibrate",
+            "--models, --backend, --device and --transport say what is measured here; leave them or --from out");
     }
     return sf_output_check(a->output, &cli->err);
 }
@@ -266,7 +270,10 @@ int verb_calibrate(struct cli *cli, int argc, char **argv) {
         {"backend", 0, CLI_TEXT, &a.backend, "KIND",
          "measure cpu, cuda (where there is a GPU), or record: made-up times"},
         {"device", 0, CLI_TEXT, &a.device, "CLASS", "the GPU's class in the catalog, where its name does not say"},
-        {"models", 0, CLI_COUNT, &a.models, "N", "measure only the first N of 6 models (a few seconds each)"},
+        {"transport", 0, CLI_TEXT, &a.transport, "KIND",
+         "between cores: threads (default) or mpi, as forecast jobs will"},
+        {"models", 0, CLI_COUNT, &a.models, "N",
+         "measure only the first N of 12 models, 6 on GPUs (a few seconds each)"},
         {0},
     };
     int first;

@@ -5,14 +5,16 @@
 #include "cli/cli.h"
 #include "sim/calib.h"
 
-#define CLI_CALIBRATE_MODELS 6
+#define CLI_CALIBRATE_MODELS 6 /* of GPUs */
+#define CLI_CALIBRATE_CPU_MODELS 12
 
 /* What is measured here. */
 struct cli_calibrate {
     const char
         *backend; /* cpu, cuda or record; NULL: cuda where there is a GPU and this build has its module, else cpu */
     const char *device; /* GPUs: its class in the catalog; NULL: by its name */
-    uint32_t models;    /* the first so many */
+    uint32_t models;    /* the first so many; 0: all */
+    bool mpi;           /* cores: ranks are processes under mpirun */
     uint32_t ranks;     /* cores, or GPUs under mpirun; 0: all cores, one GPU */
 };
 

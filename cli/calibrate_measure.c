@@ -14,12 +14,24 @@
 #include "cli/progress.h"
 #include "core/doc.h"
 
-/* In turn over pipeline stages and over copies, so that messages and collectives are both seen. */
+/* What ranks share: in a real run a weight comes back after the other layers' did, and what stages, copies and parts of
+ * matrices leave in each other's caches differs. Backwards in two halves find their operands colder. */
+enum way { STAGES, HALVES, HEAD, COPIES, PARTS }; /* HALVES, HEAD: stages too */
+
+/* Token counts and widths from some dozens to some hundreds, multiples of large powers of two and not; four layers a
+ * rank, so that caches hold as little of the last layer's operands as they will. */
+enum { LAYERS = 4 };
 static const struct model {
     uint32_t hidden, heads, kv_heads, ffn, seq_len, micro_batch, vocab;
-} models[CLI_CALIBRATE_MODELS] = {
-    {256, 8, 4, 512, 256, 1, 256}, {64, 4, 2, 160, 64, 4, 256},    {128, 4, 4, 384, 128, 2, 512},
-    {192, 6, 2, 512, 192, 2, 256}, {384, 6, 6, 1024, 128, 2, 384}, {96, 3, 3, 256, 384, 1, 256},
+    enum way way;
+    bool gpt2; /* LayerNorm, biases, GELU without a gate */
+} models[CLI_CALIBRATE_CPU_MODELS] = {
+    {256, 8, 4, 512, 256, 1, 256, STAGES, false},  {64, 4, 2, 160, 64, 4, 256, COPIES, false},
+    {128, 4, 4, 384, 128, 2, 512, HALVES, false},  {192, 6, 2, 512, 192, 2, 256, COPIES, false},
+    {384, 6, 6, 1024, 128, 2, 384, HALVES, false}, {256, 8, 8, 1024, 112, 1, 256, PARTS, false},
+    {96, 3, 3, 256, 384, 1, 256, COPIES, false},   {320, 10, 5, 640, 64, 1, 512, HEAD, false},
+    {128, 2, 1, 512, 288, 2, 256, COPIES, false},  {224, 7, 7, 896, 448, 1, 256, STAGES, true},
+    {448, 7, 7, 1344, 80, 1, 384, COPIES, false},  {64, 2, 2, 128, 240, 3, 256, PARTS, false},
 };
 
 struct folder {
@@ -77,24 +89,53 @@ static int write_machine(struct cli *cli, const struct folder *f, uint32_t *rank
     return rc ? rc : rc2;
 }
 
-static int write_job(struct cli *cli, const struct folder *f, const struct model *m, uint32_t ranks, bool stages) {
-    struct sf_buf model = {0}, job = {0};
-    uint32_t pp = stages ? ranks : 1, dp = stages ? 1 : ranks, layers = ranks > 2 ? ranks : 2;
-    sf_buf_printf(&model,
+/* Ranks in the directions that a model's way says; parts of heads only where every rank gets some. */
+struct grid {
+    uint32_t pp, dp, tp;
+};
+
+static struct grid grid_of(const struct model *m, uint32_t ranks) {
+    bool parts = m->way == PARTS && m->kv_heads % ranks == 0 && m->vocab % ranks == 0;
+    if (m->way == COPIES || (m->way == PARTS && !parts)) {
+        return (struct grid){1, ranks, 1};
+    }
+    return parts ? (struct grid){1, 1, ranks} : (struct grid){ranks, 1, 1};
+}
+
+static void print_model(const struct model *m, uint32_t layers, struct sf_buf *out) {
+    if (m->gpt2) {
+        sf_buf_printf(
+            out,
+            "{\"model_type\": \"gpt2\", \"n_embd\": %u, \"n_layer\": %u, \"n_head\": %u, \"n_inner\": %u, "
+            "\"n_positions\": %u, \"vocab_size\": %u, \"activation_function\": \"gelu_new\", "
+            "\"layer_norm_epsilon\": 1e-5, \"initializer_range\": 0.02, \"attn_pdrop\": 0, \"embd_pdrop\": 0, "
+            "\"resid_pdrop\": 0}\n",
+            m->hidden, layers, m->heads, m->ffn, m->seq_len, m->vocab);
+        return;
+    }
+    sf_buf_printf(out,
                   "{\"model_type\": \"llama\", \"hidden_size\": %u, \"intermediate_size\": %u, \"num_hidden_layers\": "
                   "%u, \"vocab_size\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"rope_theta\": "
                   "10000.0, \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"tie_word_embeddings\": false, "
                   "\"initializer_range\": 0.02}\n",
                   m->hidden, m->ffn, layers, m->vocab, m->heads, m->kv_heads);
+}
+
+static int write_job(struct cli *cli, const struct folder *f, const struct model *m, uint32_t ranks) {
+    struct sf_buf model = {0}, job = {0};
+    const struct grid g = grid_of(m, ranks);
+    bool halves = m->way == HALVES && ranks > 1, head = m->way == HEAD && ranks > 1 && m->vocab % ranks == 0;
+    print_model(m, LAYERS * g.pp, &model);
     sf_buf_printf(
         &job,
         "{\"name\": \"calibrate\", \"cluster\": \"machine.yaml\", \"model\": \"config.json\", \"job\": "
         "{\"seq_len\": %u, \"global_batch\": %u, \"precision\": \"f32\", \"gpus\": %u, \"steps\": 1, \"seed\": "
         "1, \"optimizer\": {\"kind\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": "
-        "1e-8, \"weight_decay\": 0.1, \"warmup_steps\": 1}}, \"plan\": {\"pp\": %u, \"dp\": %u, \"tp\": 1, "
-        "\"vpp\": 1, \"schedule\": \"1f1b\", \"micro_batch\": %u, "
-        "\"slices\": 1, \"split_head\": false, \"whole_rows\": false}}\n",
-        m->seq_len, 4 * m->micro_batch * dp, ranks, pp, dp, m->micro_batch);
+        "1e-8, \"weight_decay\": 0.1, \"warmup_steps\": 1}}, \"plan\": {\"pp\": %u, \"dp\": %u, \"tp\": %u, "
+        "\"vpp\": 1, \"schedule\": \"%s\", \"micro_batch\": %u, "
+        "\"slices\": 1, \"split_head\": %s, \"whole_rows\": false}}\n",
+        m->seq_len, 4 * m->micro_batch * g.dp, ranks, g.pp, g.dp, g.tp, halves ? "zb-h1" : "1f1b", m->micro_batch,
+        head ? "true" : "false");
     int rc = cli_output(f->model, &model, &cli->err);
     int rc2 = cli_output(f->scenario, &job, &cli->err);
     return rc ? rc : rc2;
@@ -216,17 +257,35 @@ static void name_of(const struct starter *s, uint32_t n, char *name, size_t size
     }
 }
 
-static int measure_all(struct cli *cli, const struct starter *s, const struct folder *f, struct sf_calib_data *out) {
+/* A table states what two idle ranks found of a transfer that its program does not have: their operands are in the
+ * first caches, a program's are not. Another model has it. */
+static void drop_unused(const struct model *m, uint32_t ranks, struct sf_calib_data *out) {
+    uint32_t last = out->sources_n - 1;
+    bool passes_on = grid_of(m, ranks).pp > 1;
+    if (ranks < 2) {
+        return;
+    }
+    out->message_s[last] = passes_on ? out->message_s[last] : 0.0;
+    out->message_rate[last] = passes_on ? out->message_rate[last] : 0.0;
+    out->collective_s[last] = passes_on ? 0.0 : out->collective_s[last];
+    out->collective_rate[last] = passes_on ? 0.0 : out->collective_rate[last];
+}
+
+static int measure_all(struct cli *cli, struct starter *s, const struct folder *f, struct sf_calib_data *out) {
     struct cli_progress progress = cli_progress_begin("measuring");
     uint32_t ranks = s->gpu && s->how->ranks == 0 ? 1 : s->how->ranks;
     char name[96];
     int rc = s->gpu ? write_gpus(cli, s, f, ranks) : write_machine(cli, f, &ranks);
+    snprintf(s->ranks, sizeof s->ranks, "%u", ranks);
     for (uint32_t i = 0; i < s->how->models && rc == SF_OK; i++) {
         name_of(s, i, name, sizeof name);
-        rc = s->gpu ? write_gpu_job(cli, f, i, ranks) : write_job(cli, f, &models[i], ranks, i % 2 == 0);
+        rc = s->gpu ? write_gpu_job(cli, f, i, ranks) : write_job(cli, f, &models[i], ranks);
         rc = rc ? rc : compile(cli, f);
         rc = rc ? rc : measure(cli, s, f);
         rc = rc ? rc : read_table(cli, f, name, out);
+        if (!s->gpu) {
+            drop_unused(&models[i], ranks, out);
+        }
         cli_progress_update(&progress, (double)(i + 1) / s->how->models);
     }
     cli_progress_end(&progress);
@@ -246,6 +305,14 @@ int cli_calibrate_backend(struct cli *cli, struct cli_calibrate *how) {
     if (!record && !cuda && how->device != NULL) {
         return sf_fail(&cli->err, SF_E_USAGE, "--device names a class of GPUs; leave it or --backend cpu out");
     }
+    if ((record || cuda) && how->mpi) {
+        return sf_fail(&cli->err, SF_E_USAGE, "--transport mpi is measured between cores: add --backend cpu");
+    }
+    uint32_t most = record || cuda ? CLI_CALIBRATE_MODELS : CLI_CALIBRATE_CPU_MODELS;
+    if (how->models > most) {
+        return sf_fail(&cli->err, SF_E_USAGE, "--models: there are %u for this backend", most);
+    }
+    how->models = how->models > 0 ? how->models : most;
     return SF_OK;
 }
 
@@ -256,11 +323,10 @@ int cli_calibrate_measure(struct cli *cli, const struct cli_calibrate *how, stru
         return sf_fail(&cli->err, SF_E_USAGE,
                        "staticfire-run is neither beside staticfire nor in PATH; build it first");
     }
-    if (strcmp(how->backend, "cuda") == 0 && how->ranks > 1) {
-        snprintf(s.ranks, sizeof s.ranks, "%u", how->ranks);
-        if (cli_find_program("mpirun", s.mpirun) != 0) {
-            return sf_fail(&cli->err, SF_E_USAGE, "no mpirun in PATH, which several GPUs need: install Open MPI");
-        }
+    bool several = strcmp(how->backend, "cuda") == 0 && how->ranks > 1;
+    if ((several || how->mpi) && cli_find_program("mpirun", s.mpirun) != 0) {
+        return sf_fail(&cli->err, SF_E_USAGE, "no mpirun in PATH, which %s: install Open MPI",
+                       how->mpi ? "--transport mpi needs" : "several GPUs need");
     }
     SF_TRY(folder_create(&f, &cli->err));
     int rc = measure_all(cli, &s, &f, out);

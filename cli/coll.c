@@ -5,6 +5,7 @@
 #include "cli/args.h"
 #include "cli/load.h"
 #include "cli/print.h"
+#include "cli/sources.h"
 #include "core/arena.h"
 #include "core/units.h"
 #include "sim/coll.h"
@@ -21,14 +22,17 @@ struct coll_args {
 static const struct cli_usage usage = {
     .verb = "coll",
     .operands = "CLUSTER.yaml",
-    .about = "How long a collective takes over ranks that fill domains one by one, and what NCCL would run.\n"
-             "time is derived from the steps of the algorithm; NCCL is what its tuning model expects, by which\n"
-             "it picks. Sizes are those of nccl-tests: the whole buffer of one rank. --bytes takes one size or\n"
-             "a range, which doubles from the first to the last.",
+    .about =
+        "How long a collective takes over ranks that fill domains one by one, and what NCCL would run.\n"
+        "time is derived from the steps of the algorithm; NCCL is what its tuning model expects, by which\n"
+        "it picks. With --times nccl the two change places: NCCL's is the time where it has one (it does not\n"
+        "tune all_to_all). Sizes are those of nccl-tests: the whole buffer of one rank. --bytes takes one size or\n"
+        "a range, which doubles from the first to the last.",
     .examples = "  staticfire coll scenarios/clusters/gb300-nvl72-1rack.yaml --op all_reduce --ranks 72\n"
                 "  staticfire coll cluster.yaml --op all_to_all --ranks 256 --per-domain 8 --bytes 1MiB..1GiB\n"
                 "  staticfire coll cluster.yaml --op all_gather --ranks 8 --algorithm ring --protocol ll128\n"
-                "  staticfire coll cluster.yaml --ranks 64 --bytes 256MiB --all\n",
+                "  staticfire coll cluster.yaml --ranks 64 --bytes 256MiB --all\n"
+                "  staticfire coll cluster.yaml --ranks 64 --times nccl\n",
     .operands_min = 1,
     .operands_max = 1,
 };
@@ -173,6 +177,7 @@ static void slow_down(const struct question *q, struct sf_coll_choice *c) {
     struct sf_coll_choice base;
     if (q->left < 1 && sf_coll_price(q->coll, &empty, c->algorithm, c->protocol, &base)) {
         c->time_s = base.time_s + (c->time_s - base.time_s) / q->left;
+        c->steps_s = base.steps_s + (c->steps_s - base.steps_s) / q->left;
     }
 }
 
@@ -209,16 +214,17 @@ static size_t answers(const struct question *q, uint64_t bytes, struct sf_coll_c
 
 static json_t *row_json(const struct question *q, uint64_t bytes, const struct sf_coll_choice *c, bool chosen) {
     double t = c->time_s;
-    return json_pack("{s:I, s:f, s:f, s:f, s:s, s:s, s:o, s:b}", "bytes", (json_int_t)bytes, "time_us", t * 1e6,
-                     "algbw_GBps", t > 0 ? (double)bytes / t / 1e9 : 0.0, "busbw_GBps",
+    return json_pack("{s:I, s:f, s:f, s:f, s:s, s:s, s:o, s:f, s:s, s:b}", "bytes", (json_int_t)bytes, "time_us",
+                     t * 1e6, "algbw_GBps", t > 0 ? (double)bytes / t / 1e9 : 0.0, "busbw_GBps",
                      sf_coll_busbw(q->op, q->span.members, bytes, t) / 1e9, "algorithm",
                      sf_coll_algorithm_name((int)c->algorithm), "protocol", sf_coll_protocol_name((int)c->protocol),
-                     "nccl_us", c->nccl_s >= 0 ? json_real(c->nccl_s * 1e6) : json_null(), "chosen", chosen);
+                     "nccl_us", c->nccl_s >= 0 ? json_real(c->nccl_s * 1e6) : json_null(), "steps_us", c->steps_s * 1e6,
+                     "times", c->by_nccl ? "nccl" : "steps", "chosen", chosen);
 }
 
-static void heading(struct cli_table *t) {
-    static const char *const names[] = {"bytes",      "algorithm",  "protocol", "time us",
-                                        "algbw GB/s", "busbw GB/s", "NCCL us",  ""};
+static void heading(struct cli_table *t, bool by_nccl) {
+    const char *const names[] = {
+        "bytes", "algorithm", "protocol", "time us", "algbw GB/s", "busbw GB/s", by_nccl ? "steps us" : "NCCL us", ""};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         cli_cell(t, "%s", names[i]);
     }
@@ -233,8 +239,9 @@ static void row(struct cli_table *t, const struct question *q, uint64_t bytes, c
     cli_cell(t, "%.2f", s * 1e6);
     cli_cell(t, "%.2f", s > 0 ? (double)bytes / s / 1e9 : 0.0);
     cli_cell(t, "%.2f", sf_coll_busbw(q->op, q->span.members, bytes, s) / 1e9);
-    if (c->nccl_s >= 0) {
-        cli_cell(t, "%.2f", c->nccl_s * 1e6);
+    double other = sf_coll_by_nccl(q->coll) ? c->steps_s : c->nccl_s;
+    if (other >= 0) {
+        cli_cell(t, "%.2f", other * 1e6);
     } else {
         cli_cell(t, "-");
     }
@@ -254,7 +261,7 @@ static int print_rows(struct cli *cli, const struct sf_topo *t, const struct que
     struct sf_buf out = {0};
     json_t *rows = json_array();
     size_t total = 0;
-    heading(&table);
+    heading(&table, sf_coll_by_nccl(q->coll));
     for (size_t i = 0; i < sizes->n; i++) {
         struct sf_coll_choice c[SF_COLL_CANDIDATES];
         size_t chosen, n = answers(q, sizes->bytes[i], c, &chosen);
@@ -267,6 +274,11 @@ static int print_rows(struct cli *cli, const struct sf_topo *t, const struct que
     sf_buf_printf(&out, "%s over %u ranks of %s: %u domain%s of %u\n", sf_coll_op_name((int)q->op), q->span.members,
                   sf_topo_name(t), q->span.domains, q->span.domains == 1 ? "" : "s", q->span.min_per_domain);
     cli_table_print(&table, "", &out);
+    if (sf_coll_by_nccl(q->coll)) {
+        sf_buf_printf(&out, "time is %s\n",
+                      q->op == SF_COLL_ALL_TO_ALL ? "by the steps: NCCL does not tune all_to_all"
+                                                  : "what NCCL's tuning model expects");
+    }
     if (total == 0) {
         json_decref(rows);
         sf_buf_free(&out);
@@ -325,6 +337,7 @@ int verb_coll(struct cli *cli, int argc, char **argv) {
         {"protocol", 0, CLI_TEXT, &a.protocol, "NAME", "ll, ll128 or simple"},
         {"overlay", 0, CLI_TEXT, &want.overlay, "FILE", "dead, degraded and spare parts, instead of the cluster's own"},
         {"routing", 0, CLI_TEXT, &want.routing, "MODE", "adaptive, ecmp, rail-local or pxn, instead of the cluster's"},
+        {"times", 0, CLI_TEXT, &want.times, "WORD", CLI_TIMES_HELP},
         {"all", 'a', CLI_FLAG, &a.all, NULL, "every pair that can do it; < marks what NCCL would run"},
         {NULL, 0, CLI_FLAG, NULL, NULL, NULL},
     };

@@ -22,6 +22,13 @@ static bool search_stop(void *self) {
     return interrupted != 0;
 }
 
+/* Once: a second Ctrl-C ends the process as usual. */
+static struct sigaction listen_for_interrupt(void) {
+    struct sigaction ours = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)}, before;
+    sigaction(SIGINT, &ours, &before);
+    return before;
+}
+
 int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost,
                const struct sf_search_options *want, struct sf_plan_result *results, uint32_t *results_n,
                struct sf_search_stats *stats) {
@@ -30,15 +37,24 @@ int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cos
     options.stop = search_stop;
     options.progress = cli_progress_update;
     options.self = &progress;
-    /* Once: a second Ctrl-C ends the process as usual. */
-    struct sigaction ours = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)}, before;
-    sigaction(SIGINT, &ours, &before);
+    const struct sigaction before = listen_for_interrupt();
     int rc = sf_search(s, cost, &options, results, results_n, stats, &cli->err);
     sigaction(SIGINT, &before, NULL);
     cli_progress_end(&progress);
     if (rc == 0 && stats->stopped) {
         fprintf(stderr, "staticfire: interrupted, these are the best plans so far\n");
     }
+    return rc;
+}
+
+int cli_search_fewer(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost,
+                     const struct sf_search_options *want, const struct sf_plan_result *best,
+                     struct sf_plan_result *out, bool *found) {
+    struct sf_search_options options = *want;
+    options.stop = search_stop;
+    const struct sigaction before = listen_for_interrupt();
+    int rc = sf_search_fewer(s, cost, &options, best, out, found, &cli->err);
+    sigaction(SIGINT, &before, NULL);
     return rc;
 }
 
@@ -80,8 +96,11 @@ static uint32_t plan_gpus(const struct sf_plan *p) {
 }
 
 int cli_cluster_change(struct cli *cli, const struct cli_load *want, struct sf_cluster_change *out) {
-    *out = (struct sf_cluster_change){
-        .overlay = want->overlay, .routing = -1, .routing_seed = want->routing_seed, .fewer = want->fewer};
+    *out = (struct sf_cluster_change){.overlay = want->overlay,
+                                      .routing = -1,
+                                      .routing_seed = want->routing_seed,
+                                      .times = want->times,
+                                      .fewer = want->fewer};
     for (int r = 0; want->routing != NULL && r < SF_ROUTINGS_N; r++) {
         out->routing = strcmp(sf_routing_name(r), want->routing) == 0 ? r : out->routing;
     }
@@ -92,12 +111,12 @@ int cli_cluster_change(struct cli *cli, const struct cli_load *want, struct sf_c
     return 0;
 }
 
-/* With a plan the job has the plan's GPUs: on a changed cluster it may ask for others. */
+/* With a plan the job has the plan's GPUs: on a changed cluster, or by choice, they are not what it asks for. */
 static int load_scenario(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
     struct sf_cluster_change change;
     SF_TRY(cli_cluster_change(cli, want, &change));
     t->changed = want->overlay != NULL;
-    change.gpus = t->changed && t->has_plan ? plan_gpus(&t->plan) : 0;
+    change.gpus = t->has_plan && (t->changed || t->plan.gpus > 0) ? plan_gpus(&t->plan) : 0;
     SF_TRY(sf_scenario_load_on(&sf_io_posix, path, cli->catalog, want->cluster, &change, &t->scenario, &cli->err));
     t->has_scenario = true;
     return find_cluster_path(cli, path, want, t);

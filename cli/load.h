@@ -28,7 +28,8 @@ struct cli_load {
     const char *overlay; /* NULL: the plan's, or what the cluster file says */
     const char *routing; /* a word; NULL: what the cluster file says */
     uint64_t routing_seed;
-    bool fewer; /* a job that wants more GPUs than the overlay leaves takes fewer */
+    const char *times; /* of collectives, likewise */
+    bool fewer;        /* a job that wants more GPUs than the overlay leaves takes fewer */
 };
 /* What the words say about the cluster. */
 int cli_cluster_change(struct cli *cli, const struct cli_load *want, struct sf_cluster_change *out);
@@ -41,5 +42,9 @@ const struct sf_topo *cli_target_topo(const struct cli_target *t); /* NULL for a
 int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost,
                const struct sf_search_options *want, struct sf_plan_result *results, uint32_t *results_n,
                struct sf_search_stats *stats);
+/* Likewise whether fewer GPUs are quicker: sf_search_fewer. */
+int cli_search_fewer(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost,
+                     const struct sf_search_options *want, const struct sf_plan_result *best,
+                     struct sf_plan_result *out, bool *found);
 
 #endif

@@ -7,18 +7,20 @@
 #include "cli/load.h"
 #include "cli/plan_explain.h"
 #include "cli/print.h"
+#include "cli/sources.h"
 #include "core/arena.h"
 
 #define SEEDS_MAX 1000
+#define THREADS_MAX 1024
 
 struct plan_args {
-    const char *scenario, *output, *cluster, *kernels, *overlay, *routing;
+    const char *scenario, *output, *cluster, *kernels, *overlay, *routing, *times;
     const char *objective_name;
     int objective;
-    uint32_t top, seeds;
+    uint32_t top, seeds, threads;
     uint64_t seed, budget;
     double jitter;
-    bool explain, quick;
+    bool explain, quick, fewer;
 };
 
 static const struct cli_usage usage = {
@@ -40,12 +42,22 @@ static const struct cli_usage usage = {
     .operands_max = 1,
 };
 
+#define COUNTS 4 /* numbers of GPUs that --fewer searches, the job's own among them */
+
+struct count {
+    uint32_t gpus;
+    sf_time_ps step;
+};
+
 struct found {
     int objective;
     struct sf_plan_result *results;
     uint32_t n;
     struct sf_search_stats stats;
-    struct cli_explained why; /* where asked for */
+    struct cli_explained why;     /* where asked for */
+    struct sf_plan_result *fewer; /* on fewer GPUs, and worth more; NULL: none seen */
+    struct count counts[COUNTS];  /* numbers of GPUs that were searched */
+    uint32_t counts_n;
 };
 
 static uint64_t peak_of(const struct sf_plan_result *r) {
@@ -85,12 +97,22 @@ static json_t *merit_json(const struct sf_merit *m) {
                      m->tokens_per_day, "cost_per_megatoken", m->cost_per_megatoken);
 }
 
+/* Null where all layers are of one kind. */
+static json_t *recompute_layers_json(const struct sf_plan *p) {
+    json_t *out = p->partly ? json_array() : json_null();
+    for (uint32_t v = 0; v < p->pp * p->vpp && p->partly; v++) {
+        json_array_append_new(out, json_integer((json_int_t)p->recompute_layers[v]));
+    }
+    return out;
+}
+
 /* What plans can choose beside their degrees; as in a plan's file, what is left out is as ever. */
 static json_t *variants_json(const struct sf_plan *p) {
-    return json_pack("{s:i, s:i, s:s, s:b, s:b, s:i, s:i}", "etp", (int)sf_plan_etp(p), "slices",
+    return json_pack("{s:i, s:i, s:s, s:b, s:b, s:i, s:i, s:o, s:s}", "etp", (int)sf_plan_etp(p), "slices",
                      (int)sf_plan_slices(p), "cp_exchange", p->cp_gather ? "gather" : "ring", "whole_rows",
                      p->whole_rows, "split_head", p->split_head, "zero_group", (int)p->zero_group, "offload",
-                     (int)p->offload);
+                     (int)p->offload, "recompute_layers", recompute_layers_json(p), "recompute_rest",
+                     sf_recompute_name(p->recompute_rest));
 }
 
 static json_t *result_json(const struct sf_plan_result *r) {
@@ -124,16 +146,23 @@ static json_t *found_json(const struct cli_target *t, const struct found *f) {
         }
         json_array_append_new(plans, plan);
     }
-    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:I, s:I, s:I}",
-                     "scenario", cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
-                     cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)),
-                     "plans", plans, "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded,
-                     "evaluated", (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated,
-                     "placements", (json_int_t)f->stats.placements, "too_large", (json_int_t)f->stats.too_large,
-                     "bound_s", f->stats.bound_s, "first_plan_s", f->stats.first_plan_s, "search_time_s",
-                     f->stats.search_time_s, "stopped", f->stats.stopped, "gpus", (json_int_t)t->scenario.job.gpus,
-                     "gpus_asked", (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
-                     (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
+    json_t *counts = json_array();
+    for (uint32_t i = 0; i < f->counts_n; i++) {
+        json_array_append_new(counts, json_pack("{s:I, s:f}", "gpus", (json_int_t)f->counts[i].gpus, "step_time_s",
+                                                sf_ps_to_s(f->counts[i].step)));
+    }
+    json_t *fewer = f->fewer != NULL ? result_json(f->fewer) : json_null();
+    return json_pack(
+        "{s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:I, s:I, s:I}",
+        "searched_gpus", counts, "on_fewer_gpus", fewer, "times", cli_times_word(t->cost), "scenario",
+        cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
+        cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)), "plans", plans,
+        "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded, "evaluated",
+        (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated, "placements",
+        (json_int_t)f->stats.placements, "too_large", (json_int_t)f->stats.too_large, "bound_s", f->stats.bound_s,
+        "first_plan_s", f->stats.first_plan_s, "search_time_s", f->stats.search_time_s, "stopped", f->stats.stopped,
+        "gpus", (json_int_t)t->scenario.job.gpus, "gpus_asked", (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
+        (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
 }
 
 static const char *const column_of[] = {"", "p95", "tokens/day", "per Mtoken"};
@@ -172,7 +201,8 @@ static void plan_row(struct cli_table *t, uint32_t number, int objective, const 
     cli_cell(t, "%u", p->vpp);
     cli_cell(t, "%u x %u", p->microbatches, p->micro_batch);
     cli_cell(t, "%s", sf_plan_schedule_text(p));
-    cli_cell(t, "%s", sf_recompute_name(p->recompute));
+    char recompute[64];
+    cli_cell(t, "%s", sf_plan_recompute_text(p, recompute, sizeof recompute));
     cli_cell(t, "%u", p->zero);
     cli_cell(t, "%s", cli_seconds(step));
     cli_cell(t, "%s", cli_mfu(r->mfu));
@@ -279,9 +309,12 @@ static void print_upkeep(const struct sf_scenario *s, const struct found *f, int
 }
 
 /* What the plans had to make do with, and what priced them where GPUs differ. */
-static void print_cluster(const struct sf_scenario *s, struct sf_buf *out) {
+static void print_cluster(const struct sf_scenario *s, const struct found *f, struct sf_buf *out) {
     uint8_t kind_of_stock[SF_KINDS_MAX];
-    if (s->job.gpus != s->job.gpus_asked) {
+    if (f->results[0].plan.gpus > 0) {
+        sf_buf_printf(out, "%s of the job's %s GPUs: the others would make the step longer\n", cli_count(s->job.gpus),
+                      cli_count(s->job.gpus_asked));
+    } else if (s->job.gpus != s->job.gpus_asked) {
         sf_buf_printf(out, "%s of the %s GPUs asked for: %s are left in use\n", cli_count(s->job.gpus),
                       cli_count(s->job.gpus_asked), cli_count(sf_topo_gpus_in_use(s->topo)));
     }
@@ -303,6 +336,29 @@ static void print_search(const struct sf_search_stats *s, int objective, struct 
                   objective == SF_OBJECTIVE_TIME ? "" : ", with all that is lost beside steps");
 }
 
+static uint32_t gpus_of(const struct sf_plan *p) {
+    return p->tp * sf_plan_cp(p) * p->dp * p->pp;
+}
+
+static void print_fewer(const struct found *f, struct sf_buf *out) {
+    if (f->fewer == NULL) {
+        return;
+    }
+    const struct sf_plan *p = &f->fewer->plan;
+    double step = sf_ps_to_s(f->fewer->sim.step_time), best = sf_ps_to_s(f->results[0].sim.step_time);
+    sf_buf_printf(
+        out, "fewer GPUs do better: %s (dp %u, %s, %u to a domain) take %s, %+.1f %%; --fewer searches such numbers\n",
+        cli_count(gpus_of(p)), p->dp, sf_plan_schedule_text(p), p->ranks_per_domain, cli_seconds(step),
+        100 * (step / best - 1));
+}
+
+static void print_counts(const struct found *f, struct sf_buf *out) {
+    for (uint32_t i = 0; i < f->counts_n; i++) {
+        sf_buf_printf(out, "%s%s GPUs %s%s", i == 0 ? "searched: " : ", ", cli_count(f->counts[i].gpus),
+                      cli_seconds(sf_ps_to_s(f->counts[i].step)), i + 1 == f->counts_n ? "\n" : "");
+    }
+}
+
 static void print_found(const struct cli_target *t, const struct found *f, const struct plan_args *a,
                         struct sf_buf *out) {
     const struct sf_scenario *s = &t->scenario;
@@ -310,7 +366,7 @@ static void print_found(const struct cli_target *t, const struct found *f, const
                   s->name, cli_off(), s->model.name, cli_count(s->job.gpus), sf_topo_name(s->topo),
                   cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
                   sf_dtype_name(s->job.precision));
-    print_cluster(s, out);
+    print_cluster(s, f, out);
     struct cli_table table = {.align = a->objective == SF_OBJECTIVE_TIME ? "rrrrrrrrllrrrrrrr" : "rrrrrrrrllrrrrrrrr"};
     plan_head(&table, a->objective);
     for (uint32_t i = 0; i < f->n; i++) {
@@ -325,6 +381,11 @@ static void print_found(const struct cli_target *t, const struct found *f, const
     }
     print_upkeep(s, f, a->objective, out);
     print_search(&f->stats, a->objective, out);
+    print_fewer(f, out);
+    print_counts(f, out);
+    if (cli_times_text(t->cost) != NULL) {
+        sf_buf_printf(out, "collectives take %s\n", cli_times_text(t->cost));
+    }
     if (a->output != NULL) {
         sf_buf_printf(out, "Plan: %s\n", a->output);
     }
@@ -372,17 +433,89 @@ static int write_plan(struct cli *cli, const struct cli_target *t, const struct 
     return cli_output(a->output, &buf, &cli->err);
 }
 
-static int search_and_print(struct cli *cli, const struct cli_target *t, const struct plan_args *a, struct found *f) {
-    SF_TRY(cli_search(cli, &t->scenario, t->cost,
-                      &(struct sf_search_options){.top = a->top,
-                                                  .objective = a->objective,
-                                                  .jitter = a->jitter,
-                                                  .seeds = a->seeds,
-                                                  .explain = a->explain,
-                                                  .quick = a->quick,
-                                                  .auto_seed = a->seed,
-                                                  .auto_budget = a->budget},
-                      f->results, &f->n, &f->stats));
+/* Not for what is found under noise, whose finalists take minutes, nor where the replicas are pinned. */
+static int look_at_fewer(struct cli *cli, const struct cli_target *t, const struct sf_search_options *options,
+                         struct found *f) {
+    bool found;
+    if (options->objective == SF_OBJECTIVE_P95 || t->scenario.pins.dp.n > 0) {
+        return 0;
+    }
+    struct sf_plan_result *fewer = sf_calloc(1, sizeof *fewer);
+    if (fewer == NULL) {
+        return sf_fail_memory(&cli->err, "a plan");
+    }
+    int rc = cli_search_fewer(cli, &t->scenario, t->cost, options, &f->results[0], fewer, &found);
+    if (rc == 0 && found) {
+        f->fewer = fewer;
+        return 0;
+    }
+    sf_free(fewer);
+    return rc;
+}
+
+/* The better of two searches stays in `f`. */
+static void keep_better(struct found *f, struct sf_plan_result **results, uint32_t n, struct sf_search_stats *stats,
+                        uint32_t gpus, uint32_t *best_gpus) {
+    if (n > 0 && (*results)[0].merit.worth_s < f->results[0].merit.worth_s) {
+        struct sf_plan_result *worse = f->results;
+        struct sf_search_stats of_worse = f->stats;
+        uint32_t worse_n = f->n;
+        f->results = *results;
+        f->stats = *stats;
+        f->n = n;
+        *results = worse;
+        *stats = of_worse;
+        n = worse_n;
+        *best_gpus = gpus;
+    }
+    sf_plan_results_clear(*results, n);
+    sf_search_stats_clear(stats);
+}
+
+static int search_counts(struct cli *cli, struct cli_target *t, const struct sf_search_options *options,
+                         struct found *f) {
+    struct sf_job *job = &t->scenario.job;
+    uint32_t counts[COUNTS - 1], counts_n = sf_search_counts(&t->scenario, COUNTS - 1, counts), best = job->gpus;
+    struct sf_plan_result *results = sf_calloc(options->top, sizeof *results);
+    int rc = results != NULL ? 0 : sf_fail_memory(&cli->err, "plans");
+    f->counts[f->counts_n++] = (struct count){job->gpus, f->results[0].sim.step_time};
+    for (uint32_t i = 0; i < counts_n && rc == 0 && !f->stats.stopped; i++) {
+        struct sf_search_stats stats = {0};
+        uint32_t n = 0;
+        job->gpus = counts[i];
+        rc = cli_search(cli, &t->scenario, t->cost, options, results, &n, &stats);
+        if (rc == SF_E_NOPLAN || rc == SF_E_INTERRUPTED) {
+            cli->err = (struct sf_err){0};
+            rc = 0;
+        }
+        if (rc == 0 && n > 0) {
+            f->counts[f->counts_n++] = (struct count){counts[i], results[0].sim.step_time};
+        }
+        keep_better(f, &results, n, &stats, counts[i], &best);
+    }
+    for (uint32_t i = 0; i < f->n && best != job->gpus_asked; i++) {
+        f->results[i].plan.gpus = best;
+    }
+    job->gpus = best;
+    sf_free(results);
+    return rc;
+}
+
+static int search_and_print(struct cli *cli, struct cli_target *t, const struct plan_args *a, struct found *f) {
+    const struct sf_search_options options = {.top = a->top,
+                                              .objective = a->objective,
+                                              .jitter = a->jitter,
+                                              .seeds = a->seeds,
+                                              .threads = a->threads,
+                                              .explain = a->explain,
+                                              .quick = a->quick,
+                                              .no_advice = a->quick, /* the pins are nobody's */
+                                              .auto_seed = a->seed,
+                                              .auto_budget = a->budget};
+    SF_TRY(cli_search(cli, &t->scenario, t->cost, &options, f->results, &f->n, &f->stats));
+    if (!a->quick && !f->stats.stopped) {
+        SF_TRY(a->fewer ? search_counts(cli, t, &options, f) : look_at_fewer(cli, t, &options, f));
+    }
     if (a->output != NULL) {
         struct sf_plan plan = f->results[0].plan; /* what it names is the file's business alone */
         SF_TRY(write_plan(cli, t, a, &plan));
@@ -445,15 +578,21 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
         {"seeds", 0, CLI_COUNT, &a.seeds, "N", "steps simulated for p95, per finalist (default 8)"},
         {"seed", 0, CLI_U64, &a.seed, "N", "of schedules made to measure (default 0)"},
         {"budget", 0, CLI_U64, &a.budget, "N", "passes placed for each of them (default 1000000)"},
+        {"threads", 0, CLI_COUNT, &a.threads, "N", "of the search (default: one per core; the plans are the same)"},
+        {"fewer", 0, CLI_FLAG, &a.fewer, NULL, "search smaller numbers of GPUs too, each whole (minutes)"},
         {"explain", 0, CLI_FLAG, &a.explain, NULL, "where time goes, what would turn the order; bounds and layers"},
         {"cluster", 0, CLI_TEXT, &a.cluster, "FILE", "instead of the scenario's cluster"},
         {"kernels", 0, CLI_TEXT, &a.kernels, "FILE", "measured kernel table"},
         {"overlay", 0, CLI_TEXT, &a.overlay, "FILE", "dead, degraded and spare parts, instead of the cluster's own"},
         {"routing", 0, CLI_TEXT, &a.routing, "MODE", "adaptive, ecmp, rail-local or pxn, instead of the cluster's"},
+        {"times", 0, CLI_TEXT, &a.times, "WORD", CLI_TIMES_HELP},
         {0},
     };
     int first;
     SF_TRY(cli_parse(cli, &usage, options, argc, argv, &first));
+    if (a.threads > THREADS_MAX) {
+        return cli_fail_usage(cli, "plan", "--threads is at most %d, found %u", THREADS_MAX, a.threads);
+    }
     if (a.top > 1000) {
         return cli_fail_usage(cli, "plan", "--top expects at most 1000, found %u", a.top);
     }
@@ -471,6 +610,7 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
                                                 .kernels = a.kernels,
                                                 .overlay = a.overlay,
                                                 .routing = a.routing,
+                                                .times = a.times,
                                                 .fewer = true,
                                                 .cost = true},
                              &t);
@@ -483,6 +623,8 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
     cli_target_clear(&t);
     sf_plan_results_clear(f.results, f.n);
     cli_explained_clear(&f.why);
+    sf_plan_results_clear(f.fewer, f.fewer != NULL ? 1 : 0);
+    sf_free(f.fewer);
     sf_search_stats_clear(&f.stats);
     sf_free(f.results);
     return rc;

@@ -13,14 +13,15 @@
 
 #define VERB "schedule"
 #define TABLE_MAX_BYTES (64u << 20)
-#define NO_LIMIT (-1.0)  /* as long as nobody names one */
+#define NOT_GIVEN (-1.0) /* as long as nobody names a number */
+#define SPLIT_HEAD "split-head"
 #define CHART_DEVICES 64 /* more would scroll away */
 
 struct schedule_args {
     const char *kind, *f, *b, *w, *comm, *wrap, *table, *layout, *svg, *csv;
     double limit, weight_share; /* limit in p M */
     double loss_layers;
-    bool published;
+    bool published, share_matters; /* the weight share was asked for, so a schedule it says nothing about is refused */
     struct sf_pipe_spec spec;
 };
 
@@ -36,6 +37,9 @@ static const struct cli_usage usage = {
              "  auto      the shortest span under --memory-limit (1 p M), searched for over orders and placements\n"
              "            of 1 to 4 chunks or of --chunks, no worse than any of the above, with what is provably\n"
              "            possible on its placement. Ctrl-C prints the best so far.\n"
+             "  split-head\n"
+             "            1f1b with the output head split by vocabulary over all devices. --layout says where the\n"
+             "            layers are and --loss-layers what the head weighs; its parts hold no activations here\n"
              "  all       every family side by side\n"
              "  table     the passes in --table FILE.csv: a row per device, cells such as 0F0 0I0 0W0 or 0B0\n\n"
              "M is the activation of one microbatch on one device; 1F1B holds p M.\n"
@@ -67,9 +71,17 @@ static int set_costs(const struct schedule_args *a, struct cli_schedule *out, st
         return sf_pipe_costs_create(out->pipe, &a->spec, &out->costs, err);
     }
     int rc = sf_pipe_layout_parse(a->layout, &layout, err);
-    rc = rc == 0 ? sf_pipe_layout_costs(&layout, out->pipe, &a->spec, a->loss_layers, &out->costs, err) : rc;
+    bool split = strcmp(a->kind, SPLIT_HEAD) == 0;
+    rc = rc != 0 ? rc
+         : split ? sf_pipe_split_head_costs(&layout, out->pipe, &a->spec, a->loss_layers, &out->costs, err)
+                 : sf_pipe_layout_costs(&layout, out->pipe, &a->spec, a->loss_layers, &out->costs, err);
     sf_pipe_layout_clear(&layout);
     return rc;
+}
+
+static int make_split_head(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
+    SF_TRY(sf_pipe_split_head(a->spec.devices, a->spec.microbatches, &out->pipe, err));
+    return set_costs(a, out, err);
 }
 
 static int make_family(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
@@ -120,6 +132,28 @@ static int check_limit(const struct schedule_args *a, const struct cli_schedule 
     return 0;
 }
 
+static bool has_weight_passes(const struct sf_pipe *p) {
+    for (uint32_t d = 0; d < p->devices; d++) {
+        for (uint32_t i = 0; i < p->passes_n[d]; i++) {
+            if (p->passes[d][i].kind == SF_PASS_W) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static int check_share(const struct schedule_args *a, const struct cli_schedule *r, struct sf_err *err) {
+    if (!a->share_matters || has_weight_passes(r->pipe)) {
+        return 0;
+    }
+    return sf_fail(err, SF_E_USAGE,
+                   "--weight-share says nothing about this schedule: every backward of %s is whole, B and W in one "
+                   "pass, and gives all of M back at its end; leave it out, or split backwards as zb-h1, zb-1p, zb-v, "
+                   "v-half, v-min and auto do",
+                   a->kind);
+}
+
 /* The bound is on schedules that need no more memory than was allowed, or than this one takes. */
 static int time_it(const struct schedule_args *a, struct cli_schedule *r, struct sf_err *err) {
     SF_TRY(sf_pipe_replay(r->pipe, &r->costs, &r->timing, NULL, NULL, err));
@@ -136,9 +170,12 @@ static int make(const struct schedule_args *a, struct cli_schedule *out, struct 
         rc = make_table(a, out, err);
     } else if (strcmp(a->kind, "auto") == 0) {
         rc = make_auto(a, out, err);
+    } else if (strcmp(a->kind, SPLIT_HEAD) == 0) {
+        rc = make_split_head(a, out, err);
     } else {
         rc = make_family(a, out, err);
     }
+    rc = rc == 0 ? check_share(a, out, err) : rc;
     rc = rc == 0 ? time_it(a, out, err) : rc;
     if (rc != 0) {
         result_clear(out);
@@ -328,6 +365,7 @@ static int show_all(struct cli *cli, const struct schedule_args *a) {
         struct sf_err why = {0};
         one.kind = sf_pipe_family_name(family);
         one.spec = spec_for(a, family);
+        one.share_matters = false; /* it does for some of them */
         bool made = make(&one, &r, &why) == 0;
         json_array_append_new(list, made ? result_json(one.kind, &r) : refusal_json(one.kind, &why));
         add_row(&table, one.kind, &r, &why);
@@ -353,11 +391,12 @@ static int parse_time(struct cli *cli, const char *name, const char *text, sf_ti
 }
 
 static int check_kind(struct cli *cli, const char *kind) {
-    const char *names[SF_PIPE_FAMILIES_N + 4] = {0};
+    const char *names[SF_PIPE_FAMILIES_N + 5] = {0};
     int n = 0;
     for (; n < SF_PIPE_FAMILIES_N; n++) {
         names[n] = sf_pipe_family_name(n);
     }
+    names[n++] = SPLIT_HEAD;
     names[n++] = "auto";
     names[n++] = "all";
     names[n++] = "table";
@@ -413,8 +452,30 @@ static int check_auto(struct cli *cli, struct schedule_args *a) {
     return 0;
 }
 
+static int check_split_head(struct cli *cli, const struct schedule_args *a) {
+    if (a->spec.slices > 0 || a->spec.chunks > 0) {
+        return cli_fail_usage(cli, VERB,
+                              "--kind " SPLIT_HEAD " takes whole sequences and one chunk of layers per device");
+    }
+    if (a->layout == NULL || !(a->loss_layers > 0)) {
+        return cli_fail_usage(cli, VERB,
+                              "--kind " SPLIT_HEAD " needs --layout, such as 'Et*8|t*8|t*8|t*8L', and --loss-layers: "
+                              "how many layers the head weighs as much as");
+    }
+    return 0;
+}
+
+static int check_share_range(struct cli *cli, struct schedule_args *a) {
+    a->share_matters = a->weight_share > NOT_GIVEN;
+    a->weight_share = a->share_matters ? a->weight_share : 1;
+    if (a->weight_share <= 0 || a->weight_share > 1) {
+        return cli_fail_usage(cli, VERB, "--weight-share expects a share above 0 %% and up to 100 %%");
+    }
+    return 0;
+}
+
 static int complete(struct cli *cli, struct schedule_args *a) {
-    if (a->limit <= 0 && a->limit > NO_LIMIT) {
+    if (a->limit <= 0 && a->limit > NOT_GIVEN) {
         return cli_fail_usage(cli, VERB, "--memory-limit expects a share of p M above 0; leave it out for no limit");
     }
     a->limit = a->limit > 0 ? a->limit : 0;
@@ -428,9 +489,8 @@ static int complete(struct cli *cli, struct schedule_args *a) {
     if (strcmp(a->kind, "all") == 0 && (a->svg != NULL || a->csv != NULL)) {
         return cli_fail_usage(cli, VERB, "--svg and --csv are for one kind at a time");
     }
-    if (a->weight_share <= 0 || a->weight_share > 1) {
-        return cli_fail_usage(cli, VERB, "--weight-share expects a share above 0 %% and up to 100 %%");
-    }
+    SF_TRY(check_share_range(cli, a));
+    SF_TRY(strcmp(a->kind, SPLIT_HEAD) == 0 ? check_split_head(cli, a) : 0);
     SF_TRY(parse_time(cli, "f", a->f, &a->spec.f));
     SF_TRY(parse_time(cli, "b", a->b, &a->spec.b));
     SF_TRY(parse_time(cli, "w", a->w, &a->spec.w));
@@ -446,7 +506,7 @@ static int complete(struct cli *cli, struct schedule_args *a) {
 }
 
 int verb_schedule(struct cli *cli, int argc, char **argv) {
-    struct schedule_args a = {.weight_share = 1, .limit = NO_LIMIT};
+    struct schedule_args a = {.weight_share = NOT_GIVEN, .limit = NOT_GIVEN};
     const struct cli_option options[] = {
         {"kind", 'k', CLI_TEXT, &a.kind, "KIND", "see above"},
         {"stages", 'p', CLI_COUNT, &a.spec.devices, "P", "devices in the pipeline"},

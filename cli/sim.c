@@ -21,7 +21,7 @@
 #define SEEDS_MAX 100000
 
 struct sim_args {
-    const char *target, *trace, *kernels, *cluster, *forecast, *jitter_kind, *slow_list, *overlay, *routing;
+    const char *target, *trace, *kernels, *cluster, *forecast, *jitter_kind, *slow_list, *overlay, *routing, *times;
     bool unfolded, both, links, expand, audit, no_skip;
     uint64_t seed, routing_seed;
     uint32_t trace_ranks, seeds;
@@ -123,10 +123,11 @@ static json_t *breakdown_json(const struct sf_sim_result *r) {
 }
 
 static json_t *basis_json(const struct cli_target *t, const struct sf_sim_result *r, uint64_t seed) {
-    return json_pack("{s:o, s:o, s:o, s:o, s:s, s:f, s:o}", "program", cli_json_hash(sf_prog_hash(t->prog)), "topo",
-                     cli_json_hash(sf_topo_hash(cli_target_topo(t))), "cost", cli_json_hash(sf_cost_hash(t->cost)),
-                     "seed", cli_json_u64(seed), "grade", sf_grade_name((int)r->grade), "extrapolated_share",
-                     r->extrapolated_share, "sources", cli_sources_json(cli_target_topo(t)));
+    return json_pack("{s:o, s:o, s:o, s:o, s:s, s:s, s:f, s:o}", "program", cli_json_hash(sf_prog_hash(t->prog)),
+                     "topo", cli_json_hash(sf_topo_hash(cli_target_topo(t))), "cost",
+                     cli_json_hash(sf_cost_hash(t->cost)), "seed", cli_json_u64(seed), "times", cli_times_word(t->cost),
+                     "grade", sf_grade_name((int)r->grade), "extrapolated_share", r->extrapolated_share, "sources",
+                     cli_sources_json(cli_target_topo(t)));
 }
 
 static json_t *interval_json(const struct figures *f) {
@@ -252,6 +253,9 @@ static void print_basis(const struct cli_target *t, const struct sim_args *a, co
              sf_topo_name(cli_target_topo(t)));
     cli_fact(out, "cost model", "%s  %s", sf_hash_format(sf_cost_hash(t->cost), hash),
              a->kernels != NULL ? a->kernels : "no kernel table");
+    if (cli_times_text(t->cost) != NULL) {
+        cli_fact(out, "collectives", "%s", cli_times_text(t->cost));
+    }
     cli_fact(out, "seed", "%" PRIu64, a->seed);
 }
 
@@ -261,9 +265,10 @@ static void print_sim(const struct cli_target *t, const struct sim_args *a, cons
     sf_buf_printf(out, "%s%s%s\n", cli_on(CLI_BOLD), t->prog->title, cli_off());
     if (t->searched) {
         const struct sf_plan *p = &t->plan;
+        char recompute[64];
         sf_buf_printf(out, "planned: tp %u, ep %u, pp %u, dp %u, vpp %u, %u x %u sequences, %s, recompute %s\n", p->tp,
                       p->ep, p->pp, p->dp, p->vpp, p->microbatches, p->micro_batch, sf_schedule_name(p->schedule),
-                      sf_recompute_name(p->recompute));
+                      sf_plan_recompute_text(p, recompute, sizeof recompute));
     }
     print_step(t, r, out);
     print_spread(&results->spread, out);
@@ -489,10 +494,10 @@ static int check_network(struct cli *cli, const struct sim_args *a) {
         return cli_fail_usage(cli, "sim",
                               "a forecast is replayed with whole collectives when it is compared: leave out --expand");
     }
-    if (a->forecast != NULL && (a->overlay != NULL || a->routing != NULL || a->links)) {
+    if (a->forecast != NULL && (a->overlay != NULL || a->routing != NULL || a->times != NULL || a->links)) {
         return cli_fail_usage(cli, "sim",
-                              "a forecast is joined through its cluster file: say overlay and routing there, and "
-                              "leave out --overlay, --routing and --links");
+                              "a forecast is joined through its cluster file: say overlay, routing and times there, "
+                              "and leave out --overlay, --routing, --times and --links");
     }
     return 0;
 }
@@ -511,6 +516,7 @@ int verb_sim(struct cli *cli, int argc, char **argv) {
         {"seeds", 0, CLI_COUNT, &a.seeds, "N", "simulate N seeds: p50, p95, p99 of the step"},
         {"overlay", 0, CLI_TEXT, &a.overlay, "FILE", "dead, degraded and spare parts, instead of the cluster's own"},
         {"routing", 0, CLI_TEXT, &a.routing, "MODE", "adaptive, ecmp, rail-local or pxn, instead of the cluster's"},
+        {"times", 0, CLI_TEXT, &a.times, "WORD", CLI_TIMES_HELP},
         {"routing-seed", 0, CLI_U64, &a.routing_seed, "N", "of the hash that --routing ecmp picks paths by"},
         {"links", 0, CLI_FLAG, &a.links, NULL, "simulate every link inside the fabric that can be contended"},
         {"expand", 0, CLI_FLAG, &a.expand, NULL,
@@ -551,6 +557,7 @@ int verb_sim(struct cli *cli, int argc, char **argv) {
                             .overlay = a.overlay,
                             .routing = a.routing,
                             .routing_seed = a.routing_seed,
+                            .times = a.times,
                             .program = true,
                             .cost = true};
     SF_TRY(cli_target_load(cli, a.target, &want, &t));

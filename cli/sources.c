@@ -2,6 +2,20 @@
 
 #include <string.h>
 
+#include "sim/coll.h"
+
+const char *cli_times_word(const struct sf_cost *cost) {
+    const struct sf_coll *coll = sf_cost_coll(cost);
+    return coll == NULL ? "rings" : sf_coll_by_nccl(coll) ? "nccl" : "steps";
+}
+
+const char *cli_times_text(const struct sf_cost *cost) {
+    const struct sf_coll *coll = sf_cost_coll(cost);
+    return coll != NULL && sf_coll_by_nccl(coll)
+               ? "what NCCL's tuning model expects; all_to_all and messages, which it does not tune, by their steps"
+               : NULL;
+}
+
 json_t *cli_sources_json(const struct sf_topo *t) {
     const struct sf_source *sources = NULL;
     size_t n = t != NULL ? sf_topo_sources(t, &sources) : 0;

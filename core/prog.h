@@ -71,7 +71,8 @@ enum sf_op_kind {
 };
 
 enum sf_op_flag {
-    SF_OP_TARGETS = 1u, /* LOAD: targets, not inputs */
+    SF_OP_TARGETS = 1u, /* LOAD: targets, not inputs; arg 0 takes whole rows of them: of the next token, of the one
+                         * behind it and so on, as many in every such load of a program */
     SF_OP_SUM_F32 = 2u, /* reductions: elements are f32 (otherwise bf16) */
 };
 

@@ -40,6 +40,19 @@ static bool conflict(const struct place *p, uint32_t a, uint32_t b) {
     return !sfi_uses_before(&p->uses[a], &p->uses[b]) && !sfi_uses_before(&p->uses[b], &p->uses[a]);
 }
 
+/* What lies within a buffer that is placed now is used up before it: whoever has to keep clear of that has to keep
+ * clear of the new one as well, because no later buffer is used up before this one begins. */
+static void forget(struct place *p, uint64_t from, uint64_t to) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->placed_n; i++) {
+        const struct sf_buffer *other = &p->bufs[p->placed[i]];
+        if (other->offset < from || other->offset + align_up(other->bytes) > to) {
+            p->placed[n++] = p->placed[i];
+        }
+    }
+    p->placed_n = n;
+}
+
 /* First fit: walk the placed buffers by offset and stop at the first gap among those that conflict. */
 static void place_one(struct place *p, uint32_t buf, uint64_t floor) {
     uint64_t size = align_up(p->bufs[buf].bytes), at = floor;
@@ -55,6 +68,7 @@ static void place_one(struct place *p, uint32_t buf, uint64_t floor) {
     }
     p->bufs[buf].offset = at;
     p->end = at + size > p->end ? at + size : p->end;
+    forget(p, at, at + size);
     uint32_t i = p->placed_n++;
     for (; i > 0 && p->bufs[p->placed[i - 1]].offset > at; i--) {
         p->placed[i] = p->placed[i - 1];

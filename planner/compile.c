@@ -32,24 +32,25 @@ static void shape_experts(const struct sf_model *m, const struct sf_plan *plan, 
     out->shared_gate = m->shared_gate;
 }
 
-static void make_shape(const struct sf_scenario *s, const struct sf_plan *plan, bool routed, struct sfi_shape *out) {
+static void make_shape(const struct sf_scenario *s, const struct sf_plan *plan, bool routed, int recompute,
+                       struct sfi_shape *out) {
     const struct sf_model *m = &s->model;
-    *out = (struct sfi_shape){
-        .batch = plan->micro_batch,
-        .seq = s->job.seq_len_tokens,
-        .hidden = m->hidden,
-        .head_dim = m->head_dim,
-        .experts = routed ? m->experts : 0,
-        .topk = routed ? m->topk : 0,
-        .etp = sf_plan_etp(plan),
-        .tp = plan->tp,
-        .cp = sf_plan_cp(plan),
-        .slices = sf_plan_slices(plan),
-        .ep = plan->ep,
-        .recompute = plan->recompute == SF_RECOMPUTE_FULL,
-        .selective = plan->recompute == SF_RECOMPUTE_SELECTIVE || plan->recompute == SF_RECOMPUTE_SELECTIVE_UP,
-        .redo_up = plan->recompute == SF_RECOMPUTE_MLA_UP || plan->recompute == SF_RECOMPUTE_SELECTIVE_UP,
-        .expert_fill = 1};
+    *out =
+        (struct sfi_shape){.batch = plan->micro_batch,
+                           .seq = s->job.seq_len_tokens,
+                           .hidden = m->hidden,
+                           .head_dim = m->head_dim,
+                           .experts = routed ? m->experts : 0,
+                           .topk = routed ? m->topk : 0,
+                           .etp = sf_plan_etp(plan),
+                           .tp = plan->tp,
+                           .cp = sf_plan_cp(plan),
+                           .slices = sf_plan_slices(plan),
+                           .ep = plan->ep,
+                           .recompute = recompute == SF_RECOMPUTE_FULL,
+                           .selective = recompute == SF_RECOMPUTE_SELECTIVE || recompute == SF_RECOMPUTE_SELECTIVE_UP,
+                           .redo_up = recompute == SF_RECOMPUTE_MLA_UP || recompute == SF_RECOMPUTE_SELECTIVE_UP,
+                           .expert_fill = 1};
     out->dtype = s->job.precision == SF_F32 ? SF_F32 : SF_BF16;
     out->gemm_dtype = s->job.precision;
     out->elem = (uint64_t)sf_dtype_bytes(out->dtype);
@@ -79,11 +80,37 @@ static void make_shape(const struct sf_scenario *s, const struct sf_plan *plan, 
 }
 
 void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
-    make_shape(s, plan, s->model.experts > 0, out);
+    make_shape(s, plan, s->model.experts > 0, plan->recompute, out);
 }
 
 void sfi_shape_dense(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
-    make_shape(s, plan, false, out);
+    make_shape(s, plan, false, plan->recompute, out);
+}
+
+void sfi_shape_further(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out) {
+    make_shape(s, plan, sf_model_routes(&s->model, s->model.layers), SF_RECOMPUTE_NONE, out);
+}
+
+static int make_shapes(struct sfi_compile *c, struct sf_err *err) {
+    const struct sf_plan *plan = c->plan;
+    sfi_shape_init(c->s, plan, &c->shape);
+    sfi_shape_dense(c->s, plan, &c->dense);
+    make_shape(c->s, plan, c->s->model.experts > 0, plan->recompute_rest, &c->rest);
+    make_shape(c->s, plan, false, plan->recompute_rest, &c->rest_dense);
+    sfi_shape_further(c->s, plan, &c->mtp);
+    if (!plan->partly) {
+        return 0;
+    }
+    c->left_out = sf_calloc(c->s->model.layers, sizeof *c->left_out);
+    if (c->left_out == NULL) {
+        return sf_fail_memory(err, "compilation");
+    }
+    for (uint32_t v = 0, layer = 0; v < plan->pp * plan->vpp; v++) {
+        for (uint32_t i = 0; i < plan->layers[v]; i++) {
+            c->left_out[layer++] = i >= plan->recompute_layers[v];
+        }
+    }
+    return 0;
 }
 
 static uint32_t comm(struct sf_build *b, const char *name, uint32_t axes, uint32_t members) {
@@ -165,7 +192,9 @@ static void build_mesh(struct sfi_compile *c) {
     build_shards(c, both, ep, shard, dp);
     c->comms.fwd = comm(c->b, "pp.fwd", pp, p->pp);
     c->comms.bwd = comm(c->b, "pp.bwd", pp, p->pp);
-    c->comms.swap = c->s->model.tied || sf_schedule_copies(p) > 1 ? comm(c->b, "pp.swap", pp, p->pp) : SF_NONE;
+    c->comms.swap = c->s->model.tied || c->s->model.mtp > 0 || sf_schedule_copies(p) > 1
+                        ? comm(c->b, "pp.swap", pp, p->pp)
+                        : SF_NONE;
     bool shares = p->zero > 0 && c->comms.dp_n > 1;
     c->comms.norm = sfi_squares_bytes(c) > 0 ? comm(c->b, "norm", shares ? both | (shard ? shard : dp) | pp : pp,
                                                     p->pp * (shares ? c->comms.share_n[SFI_DENSE] : 1))
@@ -242,8 +271,9 @@ static bool same_kinds(const struct sf_model *m, const struct sfi_vstage *a, con
 static const struct sfi_vstage *find_equal(const struct sfi_compile *c, const struct sfi_vstage *vs) {
     for (uint32_t i = 0; i < vs->index; i++) {
         const struct sfi_vstage *o = &c->vs[i];
-        if (o->owns_params && o->layers == vs->layers && o->is_first == vs->is_first && o->is_last == vs->is_last &&
-            o->ends == vs->ends && o->head == vs->head && same_kinds(&c->s->model, o, vs)) {
+        if (o->owns_params && o->layers == vs->layers && o->again == vs->again && o->is_first == vs->is_first &&
+            o->is_last == vs->is_last && o->ends == vs->ends && o->head == vs->head &&
+            same_kinds(&c->s->model, o, vs)) {
             return o;
         }
     }
@@ -282,6 +312,14 @@ static int build_vstage(struct sfi_compile *c, struct sfi_vstage *vs, struct sf_
     return refuse_size(vs, "working memory", vs->work_bytes, err);
 }
 
+static uint32_t again_of(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    uint32_t n = 0;
+    while (n < vs->layers && !sfi_is_left_out(c, vs->first_layer + n)) {
+        n++;
+    }
+    return n;
+}
+
 static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
     uint32_t layer = 0;
     for (uint32_t i = 0; i < c->vs_n; i++) {
@@ -289,10 +327,12 @@ static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
         vs->index = i;
         vs->layers = c->plan->split_head && i >= c->plan->pp ? 0 : sfi_unit_layers(c->plan, c->units, i);
         vs->first_layer = layer;
+        vs->again = again_of(c, vs);
         vs->is_first = i == 0;
         vs->is_last = i + 1 == c->vs_n;
         vs->ends = c->plan->split_head ? i + 1 == c->plan->pp : vs->is_last;
         vs->head = c->plan->split_head ? i >= c->plan->pp : vs->is_last;
+        vs->mtp = vs->is_last ? c->s->model.mtp : 0;
         layer += vs->layers;
         SF_TRY(build_vstage(c, vs, err));
     }
@@ -344,13 +384,22 @@ static int build_classes(struct sfi_compile *c, struct sf_prog **out, struct sf_
     return rc;
 }
 
+static int check_halves(const struct sfi_compile *c, struct sf_err *err) {
+    const struct sfi_shape *both[] = {&c->shape, &c->rest};
+    const int kinds[] = {c->plan->recompute, c->plan->recompute_rest};
+    for (int i = 0; i < 2 && c->table.split; i++) {
+        if (both[i]->selective || both[i]->redo_up) {
+            return sf_fail(err, SF_E_INPUT, "plan: recompute %s needs a schedule of whole backwards, found %s",
+                           sf_recompute_name(kinds[i]), sf_schedule_name(c->plan->schedule));
+        }
+    }
+    return 0;
+}
+
 static int compile_all(struct sfi_compile *c, struct sf_prog **out, struct sf_err *err) {
     SF_TRY(sfi_table_init(c, err));
-    c->shape.split = c->dense.split = c->table.split;
-    if (c->shape.split && (c->shape.selective || c->shape.redo_up)) {
-        return sf_fail(err, SF_E_INPUT, "plan: recompute %s needs a schedule of whole backwards, found %s",
-                       sf_recompute_name(c->plan->recompute), sf_schedule_name(c->plan->schedule));
-    }
+    c->shape.split = c->dense.split = c->rest.split = c->rest_dense.split = c->mtp.split = c->table.split;
+    SF_TRY(check_halves(c, err));
     build_mesh(c);
     SF_TRY(build_facts(c, err));
     SF_TRY(build_vstages(c, err));
@@ -366,11 +415,10 @@ static int compile(const struct sf_scenario *s, const struct sf_plan *plan, bool
                             .vs_n = plan->pp * plan->vpp * units * (plan->split_head ? 2 : 1),
                             .units = units,
                             .unbounded = unbounded};
-    sfi_shape_init(s, plan, &c.shape);
-    sfi_shape_dense(s, plan, &c.dense);
     c.b = sf_build_create();
     c.vs = sf_calloc(c.vs_n, sizeof *c.vs);
-    int rc = c.b && c.vs ? compile_all(&c, out, err) : sf_fail_memory(err, "compilation");
+    int rc = c.b && c.vs ? make_shapes(&c, err) : sf_fail_memory(err, "compilation");
+    rc = rc == 0 ? compile_all(&c, out, err) : rc;
     for (uint32_t i = 0; c.vs && i < c.vs_n; i++) {
         if (c.vs[i].owns_params) {
             sf_free(c.vs[i].params.buckets);
@@ -379,6 +427,7 @@ static int compile(const struct sf_scenario *s, const struct sf_plan *plan, bool
         }
     }
     sf_free(c.vs);
+    sf_free(c.left_out);
     sfi_table_clear(&c.table);
     sf_build_free(c.b);
     return rc;

@@ -75,6 +75,11 @@
  * Tied tables. On one stage head and embedding share the table and its gradient. A pipeline (and canonical mode always)
  * has two copies; after the reduction over ranks their gradients are swapped and added on both sides.
  *
+ * Predicting further. Layers that predict tokens behind the next one are part of the last virtual stage, behind the
+ * head (compile_mtp.c). Its loads of targets bring a row of tokens for every depth, which are what depths are given
+ * too. Norm and head are the model's; the embedding has a copy there, as a tied table has, unless there is one stage
+ * and sums have no order.
+ *
  * Mixtures. Layers may be of two kinds, with experts and without, and shared experts run beside the others. With etp 1
  * the ranks of tp have whole experts and are among those of ep; else they share each expert's matrices. Latent
  * attention and whatever routes is for pricing: kernels cannot run it yet. A first or last virtual stage may hold the
@@ -124,5 +129,9 @@ int sf_plan_check(const struct sf_scenario *s, const struct sf_plan *plan, struc
 
 /* Its part about `zero`: is there somebody to share with, and may it be shared? */
 int sf_zero_check(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_err *err);
+
+/* Like sf_compile, for programs that are only priced or weighed and need not fit a device. */
+int sfi_compile_unbounded(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_prog **out,
+                          struct sf_err *err);
 
 #endif

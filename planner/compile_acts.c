@@ -90,6 +90,11 @@ static uint64_t acts_bytes(const struct sfi_shape *s) {
     return b.peak;
 }
 
+void sfi_place_block(const struct sfi_shape *s, struct sfi_bump *b, struct sfi_acts *out) {
+    const struct places all = {.kept = b, .light = b, .up = b};
+    place_acts(s, &all, out);
+}
+
 uint64_t sfi_row_room(const struct sfi_shape *s) {
     return sfi_round_up(s->row_bytes, SFI_ALIGN);
 }
@@ -104,33 +109,46 @@ static uint64_t kept_bytes(const struct sfi_shape *s) {
     return acts_bytes(s) + sfi_row_room(s);
 }
 
+/* Of `layers` layers from `first` on: those with experts have the size of the first shape. */
+static uint64_t blocks_of(const struct sf_model *m, uint32_t first, uint32_t layers,
+                          const struct sfi_shape *const of[2], uint64_t bytes_of(const struct sfi_shape *)) {
+    uint64_t routed = sf_model_routed(m, first + layers) - sf_model_routed(m, first);
+    return sfi_mul(routed, bytes_of(of[0])) + sfi_mul(layers - routed, bytes_of(of[1]));
+}
+
 /* Bytes of the blocks of a virtual stage's first layers. */
 static uint64_t first_blocks(const struct sfi_compile *c, const struct sfi_vstage *vs, uint32_t layers,
                              uint64_t bytes_of(const struct sfi_shape *)) {
-    uint64_t routed =
-        sf_model_routed(&c->s->model, vs->first_layer + layers) - sf_model_routed(&c->s->model, vs->first_layer);
-    return sfi_mul(routed, bytes_of(&c->shape)) + sfi_mul(layers - routed, bytes_of(&c->dense));
+    const struct sfi_shape *const again[] = {&c->shape, &c->dense}, *const rest[] = {&c->rest, &c->rest_dense};
+    uint32_t before = layers < vs->again ? layers : vs->again;
+    uint64_t bytes = blocks_of(&c->s->model, vs->first_layer, before, again, bytes_of);
+    return bytes + blocks_of(&c->s->model, vs->first_layer + before, layers - before, rest, bytes_of);
+}
+
+/* What splits make again is held for their weight half. */
+static bool holds(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    return c->shape.split && c->shape.recompute && (vs->again > 0 || vs->layers == 0);
 }
 
 /* Nobody reads the last layer's output from its block. But what is kept for the weight half has a place there, and one
  * for the embedding's gradient behind. */
 uint64_t sfi_stash_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs) {
     uint64_t blocks = first_blocks(c, vs, vs->layers, sfi_block_bytes), room = sfi_row_room(&c->shape);
-    bool behind = c->shape.split && !c->shape.recompute;
-    return behind ? blocks + room : vs->layers > 0 ? blocks - room : 0;
+    if (c->shape.split && !sfi_all_again(c, vs)) {
+        return blocks + (holds(c, vs) ? 0 : room);
+    }
+    return vs->layers > 0 ? blocks - room : 0;
 }
 
 uint64_t sfi_held_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs) {
-    bool held = c->shape.split && c->shape.recompute;
-    return held ? first_blocks(c, vs, vs->layers, kept_bytes) + sfi_row_room(&c->shape) : 0;
-}
-
-static uint32_t kept_formal(const struct sfi_recipe *r) {
-    return r->f.held != SF_NONE ? r->f.held : r->f.stash;
+    return holds(c, vs) ? first_blocks(c, vs, vs->again, kept_bytes) + sfi_row_room(&c->shape) : 0;
 }
 
 sf_ref sfi_embedded_gradient(const struct sfi_recipe *r) {
-    return SF_REF(kept_formal(r), first_blocks(r->c, r->vs, r->vs->layers, kept_bytes));
+    bool held = r->f.held != SF_NONE;
+    uint64_t at = held ? first_blocks(r->c, r->vs, r->vs->again, kept_bytes)
+                       : first_blocks(r->c, r->vs, r->vs->layers, sfi_block_bytes);
+    return SF_REF(held ? r->f.held : r->f.stash, at);
 }
 
 sf_ref sfi_layer_output(const struct sfi_recipe *r, uint32_t layer) {
@@ -139,8 +157,9 @@ sf_ref sfi_layer_output(const struct sfi_recipe *r, uint32_t layer) {
 
 void sfi_acts_of(struct sfi_recipe *r, uint32_t layer, struct sfi_acts *out) {
     const struct sfi_shape *s = sfi_layer_shape(r->c, r->vs->first_layer + layer);
-    bool again = s->recompute && r->f.held == SF_NONE;
-    struct sfi_bump kept = {.formal = kept_formal(r), .at = first_blocks(r->c, r->vs, layer, kept_bytes)};
+    bool held = s->recompute && r->f.held != SF_NONE, again = s->recompute && !held;
+    struct sfi_bump kept = {.formal = held ? r->f.held : r->f.stash,
+                            .at = first_blocks(r->c, r->vs, layer, held ? kept_bytes : sfi_block_bytes)};
     const struct places to = places_of(s, again ? &r->work : &kept, &r->work);
     place_acts(s, &to, out);
     out->out = again ? SF_REF_NONE : sfi_take(&kept, s->row_bytes);
@@ -148,7 +167,7 @@ void sfi_acts_of(struct sfi_recipe *r, uint32_t layer, struct sfi_acts *out) {
     out->x = layer == 0 ? SF_REF(r->f.x, 0) : sfi_layer_output(r, layer - 1);
 }
 
-static void place_head(const struct sfi_shape *s, const struct sfi_vstage *vs, struct sfi_bump *b, struct sfi_head *h) {
+void sfi_place_head(const struct sfi_shape *s, const struct sfi_vstage *vs, struct sfi_bump *b, struct sfi_head *h) {
     uint64_t vocab = s->vocab_part > 0 ? s->vocab_part : s->vocab_local;
     uint64_t stats = s->vocab_part > 0 ? 2 * floats(s->tokens) : 0;
     h->x = vs->ends ? sfi_take(b, s->row_bytes) : SF_REF_NONE;
@@ -163,13 +182,13 @@ static void place_head(const struct sfi_shape *s, const struct sfi_vstage *vs, s
 uint64_t sfi_head_bytes(const struct sfi_shape *s, const struct sfi_vstage *vs) {
     struct sfi_bump b = {0};
     struct sfi_head h;
-    place_head(s, vs, &b, &h);
+    sfi_place_head(s, vs, &b, &h);
     return vs->ends || vs->head ? b.peak : 0;
 }
 
 void sfi_head_of(const struct sfi_recipe *r, struct sfi_head *out) {
     struct sfi_bump b = {.formal = r->f.head};
-    place_head(r->shape, r->vs, &b, out);
+    sfi_place_head(r->shape, r->vs, &b, out);
 }
 
 static void biases_of(const struct sfi_recipe *r, uint32_t layer, uint32_t formal, struct sfi_refs *out) {

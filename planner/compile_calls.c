@@ -219,7 +219,8 @@ void sfi_call_copy(struct sfi_recipe *r, sf_ref x, sf_ref y) {
 
 static float loss_scale(const struct sfi_recipe *r) {
     const struct sf_job *job = &r->c->s->job;
-    return (float)(1.0 / ((double)job->global_batch_sequences * job->seq_len_tokens));
+    double weight = r->depth > 0 ? r->c->s->model.mtp_weight / r->c->s->model.mtp : 1.0;
+    return (float)(weight / ((double)job->global_batch_sequences * job->seq_len_tokens));
 }
 
 static void whole_xent(struct sfi_recipe *r, uint64_t rows, bool add, const sf_ref operand[3]) {

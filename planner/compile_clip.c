@@ -1,10 +1,11 @@
 /* Clipping by the global norm: every rank adds up the squares of what it owns, what others own comes by collectives of
  * a few kilobytes, and the gradient's scale in the hyperparameters is cut.
  *
- * A vector has a slot for the embedding, for every layer and for the head, in sections: experts, what tensor-parallel
- * ranks hold parts of, what they hold whole. Each slot is filled on the ranks of one pipeline stage; everybody else
- * adds zeros, and the slots are added up in their order. So the norm has the same bits for every depth of the pipeline.
- * Shared optimizers put what they own of a stage into one slot, because a rank's share begins anywhere in a layer. */
+ * A vector has a slot for the embedding, for every layer, those that predict further too, and for the head, in
+ * sections: experts, what tensor-parallel ranks hold parts of, what they hold whole. Each slot is filled on the ranks
+ * of one pipeline stage; everybody else adds zeros, and the slots are added up in their order. So the norm has the same
+ * bits for every depth of the pipeline. Shared optimizers put what they own of a stage into one slot, because a rank's
+ * share begins anywhere in a layer. */
 #include "planner/compile_internal.h"
 
 enum section { EXPERTS, PARTS, WHOLES, SECTIONS };
@@ -22,7 +23,7 @@ struct squares {
 };
 
 static uint32_t layers_of(const struct sfi_compile *c) {
-    return c->s->model.layers;
+    return c->s->model.layers + c->s->model.mtp;
 }
 
 static uint64_t slots_n(const struct sfi_compile *c) {
@@ -45,7 +46,7 @@ static uint32_t first_slot(const struct sfi_vstage *vs) {
 }
 
 static uint64_t chunk_slots(const struct sfi_vstage *vs) {
-    return vs->layers + (uint64_t)vs->is_first + (uint64_t)vs->is_last;
+    return sfi_blocks(vs) + (uint64_t)vs->is_first + (uint64_t)vs->is_last;
 }
 
 static struct sf_call new_call(enum sf_call_kind kind, int dtype, uint64_t n) {
@@ -87,8 +88,15 @@ static uint64_t first_layer_slot(const struct sfi_vstage *vs) {
 /* Equal pieces, a layer each. */
 static void add_layers(struct squares *q, enum section section, uint64_t at, uint64_t stride) {
     const struct sfi_vstage *vs = q->st->chunks[q->chunk].vs;
-    for (uint32_t i = 0; i < vs->layers && stride > 0; i++) {
+    for (uint32_t i = 0; i < sfi_blocks(vs) && stride > 0; i++) {
         add_squares(q, section, first_layer_slot(vs) + i, GRADIENTS + SFI_DENSE, at + i * stride, stride);
+    }
+}
+
+/* Of layers that predict further: two equal pieces each, which lie one behind the other. */
+static void add_further(struct squares *q, const struct sfi_vstage *vs, uint64_t at, uint64_t bytes) {
+    for (uint32_t i = 0; i < vs->mtp; i++) {
+        add_squares(q, WHOLES, first_layer_slot(vs) + vs->layers + i, GRADIENTS + SFI_DENSE, at + i * bytes, bytes);
     }
 }
 
@@ -96,8 +104,9 @@ static void add_layers(struct squares *q, enum section section, uint64_t at, uin
 static void add_norms(struct squares *q, const struct sfi_vstage *vs) {
     const struct sfi_params *p = &vs->params;
     add_layers(q, WHOLES, p->norms, 2 * p->norm_stride);
+    add_further(q, vs, sfi_params_norm(p, 2 * (uint64_t)sfi_blocks(vs)), 2 * p->norm_stride);
     if (vs->is_last) {
-        add_squares(q, WHOLES, first_layer_slot(vs) + vs->layers, GRADIENTS + SFI_DENSE,
+        add_squares(q, WHOLES, first_layer_slot(vs) + sfi_blocks(vs), GRADIENTS + SFI_DENSE,
                     sfi_params_norm(p, p->norms_n - 1), p->norm_stride);
     }
     add_layers(q, WHOLES, p->biases, p->bias_stride);
@@ -106,7 +115,7 @@ static void add_norms(struct squares *q, const struct sfi_vstage *vs) {
 /* Of layers that have one. */
 static void add_routers(struct squares *q, const struct sfi_vstage *vs) {
     const struct sfi_params *p = &vs->params;
-    for (uint32_t i = 0; i < vs->layers; i++) {
+    for (uint32_t i = 0; i < sfi_blocks(vs); i++) {
         if (sf_model_routes(&q->st->c->s->model, vs->first_layer + i)) {
             add_squares(q, WHOLES, first_layer_slot(vs) + i, GRADIENTS + SFI_DENSE, p->at[i].router, p->router_stride);
         }
@@ -122,15 +131,17 @@ static void add_replicated(struct squares *q, const struct sfi_vstage *vs, const
         add_squares(q, WHOLES, 0, GRADIENTS + SFI_DENSE, b->offset, b->bytes);
     } else if (p->router_stride > 0 && b->offset == p->routers) {
         add_routers(q, vs);
+    } else if (vs->mtp > 0 && b->offset == p->joints) {
+        add_further(q, vs, p->joints, b->bytes / vs->mtp);
     } else { /* latent projections and their norms */
-        add_layers(q, WHOLES, b->offset, b->bytes / vs->layers);
+        add_layers(q, WHOLES, b->offset, b->bytes / sfi_blocks(vs));
     }
 }
 
 /* A bucket that this rank has whole. Those of layers come in their order, experts behind the rest of their layer. */
 static void add_whole_bucket(struct squares *q, const struct sfi_vstage *vs, const struct sfi_bucket *b) {
     const struct sfi_params *p = &vs->params;
-    uint64_t head = first_layer_slot(vs) + vs->layers;
+    uint64_t head = first_layer_slot(vs) + sfi_blocks(vs);
     if (b->space == SFI_EXPERT) {
         add_squares(q, EXPERTS, q->next_layer - 1, GRADIENTS + SFI_EXPERT, b->offset, b->bytes);
     } else if (b->offset == p->embed || b->offset == p->head) {
@@ -147,17 +158,18 @@ static void add_whole_bucket(struct squares *q, const struct sfi_vstage *vs, con
 static void add_share(struct squares *q, const struct sfi_vstage *vs, const struct sfi_bucket *b, uint64_t offset) {
     bool whole = b->space == SFI_DENSE && b->offset >= vs->params.norms && q->st->c->plan->zero < SFI_ZERO_GRADIENTS;
     enum section section = b->space == SFI_EXPERT ? EXPERTS : whole ? WHOLES : PARTS;
-    add_squares(q, section, vs->layers > 0 ? first_layer_slot(vs) : 0, SHARES, offset, b->owned);
+    add_squares(q, section, sfi_blocks(vs) > 0 ? first_layer_slot(vs) : 0, SHARES, offset, b->owned);
 }
 
-/* A tied table has a copy at the head, with the same gradient. */
+/* A table that both ends read has a copy at the last one, with the same gradient. */
 static bool is_copy(const struct sfi_params *p, const struct sfi_bucket *b) {
-    return p->copied_head && b->space == SFI_DENSE && b->offset == p->head;
+    return p->copy != UINT64_MAX && b->space == SFI_DENSE && b->offset == p->copy;
 }
 
 static bool is_layer(const struct sfi_params *p, const struct sfi_bucket *b) {
     bool local = p->local_stride > 0 && b->offset == p->local_biases;
-    return b->space == SFI_DENSE && b->offset != p->embed && b->offset != p->head && b->offset < p->norms && !local;
+    bool table = b->offset == p->embed || b->offset == p->head || b->offset == p->copy;
+    return b->space == SFI_DENSE && !table && b->offset < p->norms && !local;
 }
 
 static uint64_t add_buckets(struct squares *q, const struct sfi_vstage *vs) {

@@ -178,7 +178,7 @@ static void emit_copies(struct sfi_stage *st) {
     }
 }
 
-/* ---- tied table -------------------------------------------------------------------------------------------------- */
+/* ---- shared table ------------------------------------------------------------------------------------------------ */
 
 /* The bucket of a copied table: the first one of its virtual stage, or the second where both ends share a stage. */
 static uint32_t tied_bucket(const struct sfi_vstage *vs, bool head) {
@@ -209,7 +209,7 @@ static void tied_across_ranks(struct sfi_stage *st, uint32_t stage, uint32_t oth
 
 static void emit_tied(struct sfi_stage *st) {
     const struct sfi_table *t = &st->c->table;
-    if (!st->c->vs[st->c->vs_n - 1].params.copied_head) {
+    if (st->c->vs[st->c->vs_n - 1].params.copy == UINT64_MAX) {
         return;
     }
     for (uint32_t way = 0; way < t->pipe->ways; way++) {

@@ -19,9 +19,13 @@ static void make_logits(struct sfi_recipe *r, struct rows rows, sf_ref n, sf_ref
                   row_of(s, n, rows.first), SF_REF(r->f.param, r->vs->params.head), logits);
 }
 
-/* `add`: to the loss of other slices. */
+static void head_of(const struct sfi_recipe *r, struct sfi_head *out) {
+    (r->depth > 0 ? sfi_mtp_head : sfi_head_of)(r, out);
+}
+
+/* `add`: to the loss of other slices or depths. */
 static void make_loss(struct sfi_recipe *r, struct rows rows, bool add, sf_ref logits, sf_ref loss) {
-    const sf_ref targets = SF_REF(r->f.targets, rows.first * 4);
+    const sf_ref targets = SF_REF(r->f.targets, (r->depth * r->shape->tokens + rows.first) * 4);
     sfi_call_xent(r, rows.n, add || rows.first > 0, (const sf_ref[]){logits, targets, loss});
 }
 
@@ -30,10 +34,10 @@ void sfi_head_forward(struct sfi_recipe *r) {
     struct rows all = {0, s->tokens};
     uint64_t mark = r->work.at;
     struct sfi_head h;
-    sfi_head_of(r, &h);
+    head_of(r, &h);
     if (s->loss_rows == 0) {
         make_logits(r, all, sfi_gather(r, s->hidden, h.n), h.logits);
-        make_loss(r, all, r->slice > 0, h.logits, SF_REF(r->f.loss, 0));
+        make_loss(r, all, r->slice > 0 || r->depth > 0, h.logits, SF_REF(r->f.loss, 0));
     }
     r->work.at = mark;
 }
@@ -63,7 +67,7 @@ static void parts_backward(struct sfi_recipe *r, sf_ref n, sf_ref dn) {
         rows.n = s->tokens - rows.first < rows.n ? s->tokens - rows.first : rows.n;
         r->flags = r->inputs ? 0 : SF_CALL_RECOMPUTE_FLAG;
         make_logits(r, rows, n, logits);
-        make_loss(r, rows, r->inputs && r->slice + 1 < s->slices, logits, loss);
+        make_loss(r, rows, r->inputs && (r->slice + 1 < s->slices || r->depth < r->vs->mtp), logits, loss);
         r->flags = 0;
         rows_backward(r, rows, logits, n, dn);
     }
@@ -73,9 +77,10 @@ void sfi_head_backward(struct sfi_recipe *r, sf_ref g) {
     const struct sfi_shape *s = r->shape;
     const struct sfi_params *p = &r->vs->params;
     uint64_t mark = r->work.at, norm = sfi_params_norm(p, p->norms_n - 1);
-    bool parts = s->loss_rows > 0;
+    bool parts = s->loss_rows > 0, further = r->depth < r->vs->mtp, add = r->add;
     struct sfi_head h;
-    sfi_head_of(r, &h);
+    head_of(r, &h);
+    r->add |= further; /* to what deeper layers made */
     sf_ref dn = r->inputs ? sfi_take(&r->work, s->row_bytes) : SF_REF_NONE;
     sf_ref partial = r->inputs ? sfi_partial(r, s->hidden, dn) : SF_REF_NONE;
     sf_ref n = r->weights || parts ? sfi_gather(r, s->hidden, h.n) : SF_REF_NONE;
@@ -87,7 +92,8 @@ void sfi_head_backward(struct sfi_recipe *r, sf_ref g) {
     if (r->inputs) {
         sfi_reduce(r, s->hidden, partial, dn);
     }
-    sfi_norm_backward(r, false, (const sf_ref[]){dn, h.x, SF_REF(r->f.param, norm), h.rstd, g, SF_REF(r->f.grad, norm)},
-                      h.d_norm);
+    const sf_ref all[] = {dn, h.x, SF_REF(r->f.param, norm), h.rstd, g, SF_REF(r->f.grad, norm)};
+    sfi_norm_backward(r, further, all, h.d_norm);
+    r->add = add;
     r->work.at = mark;
 }

@@ -121,9 +121,12 @@ struct sfi_place {
 /* Where the weights of a virtual stage lie. Offsets are bytes inside the space. */
 struct sfi_params {
     uint64_t embed, head;                 /* UINT64_MAX when the stage has none; equal when tied in place */
-    struct sfi_place *at;                 /* [layers] owned, in the block of `buckets` */
+    uint64_t further;                     /* the embedding that layers which predict further read; UINT64_MAX: none */
+    uint64_t copy;                        /* of the other end's table, that of head or `further`; UINT64_MAX: none */
+    uint64_t joints;                      /* two projections for each of these layers */
+    struct sfi_place *at;                 /* [blocks] owned, in the block of `buckets` */
     uint64_t local_biases, local_stride;  /* of a layer: qkv, then gate and up; parts of tp as their rows are */
-    uint64_t norms, norm_stride, norms_n; /* two per layer, then the final one */
+    uint64_t norms, norm_stride, norms_n; /* two per block, two for each that predicts further, then the final one */
     uint64_t biases, bias_stride;         /* of a layer: attention's output, then feed-forward's; behind the norms */
     uint64_t positions;
     uint64_t routers, router_stride; /* those that there are, one after the other */
@@ -133,7 +136,6 @@ struct sfi_params {
     uint64_t state_n;           /* elements of optimizer state */
     struct sfi_bucket *buckets; /* owned */
     uint32_t buckets_n;
-    bool copied_head; /* tied, and the head has a copy of its own */
 };
 
 /* ---- virtual stages ---------------------------------------------------------------------------------------------- */
@@ -165,6 +167,8 @@ struct sfi_recipes {
 
 struct sfi_vstage {
     uint32_t index, layers, first_layer;
+    uint32_t mtp;   /* layers that predict further, behind the others */
+    uint32_t again; /* its first layers that `recompute` of the plan is for */
     bool is_first, is_last;
     bool ends; /* has the final norm */
     bool head; /* makes logits: all, or of a part of the vocabulary */
@@ -175,6 +179,11 @@ struct sfi_vstage {
     struct sfi_formals fwd, bwd, bwd_input, bwd_weight;
     struct sfi_recipes *recipes; /* [slices], owned like params */
 };
+
+/* With those that predict further. */
+static inline uint32_t sfi_blocks(const struct sfi_vstage *vs) {
+    return vs->layers + vs->mtp;
+}
 
 /* ---- the schedule's table ---------------------------------------------------------------------------------------- */
 
@@ -200,7 +209,10 @@ struct sfi_compile {
     bool unbounded; /* the program need not fit a device */
     struct sf_build *b;
     struct sfi_shape shape;
-    struct sfi_shape dense; /* of layers without experts; equal in models that have none */
+    struct sfi_shape mtp;              /* of layers that predict further, which never run again */
+    struct sfi_shape dense;            /* of layers without experts; equal in models that have none */
+    struct sfi_shape rest, rest_dense; /* the same for layers that `recompute` of the plan leaves out */
+    bool *left_out;                    /* [layers] which those are; NULL: none */
     struct sfi_comms comms;
     struct sfi_vstage *vs; /* [vs_n] */
     uint32_t vs_n;
@@ -208,8 +220,22 @@ struct sfi_compile {
     struct sfi_table table;
 };
 
+static inline bool sfi_is_left_out(const struct sfi_compile *c, uint32_t layer) {
+    return c->left_out != NULL && (layer >= c->s->model.layers || c->left_out[layer]);
+}
 static inline const struct sfi_shape *sfi_layer_shape(const struct sfi_compile *c, uint32_t layer) {
-    return sf_model_routes(&c->s->model, layer) ? &c->shape : &c->dense;
+    if (layer >= c->s->model.layers) {
+        return &c->mtp;
+    }
+    bool routed = sf_model_routes(&c->s->model, layer);
+    if (sfi_is_left_out(c, layer)) {
+        return routed ? &c->rest : &c->rest_dense;
+    }
+    return routed ? &c->shape : &c->dense;
+}
+/* Do all layers run forward again, so that nothing but their inputs is kept? */
+static inline bool sfi_all_again(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    return c->shape.recompute && vs->again == vs->layers;
 }
 
 /* Multiply-adds of the passes of each virtual stage, pp * vpp of them; at least 1. */
@@ -220,18 +246,24 @@ void sfi_table_clear(struct sfi_table *t); /* legal on a zeroed one */
 void sfi_shape_init(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out);
 /* The same for layers without experts. */
 void sfi_shape_dense(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out);
+/* And for those that predict further. */
+void sfi_shape_further(const struct sf_scenario *s, const struct sf_plan *plan, struct sfi_shape *out);
 /* The parts of it that make_shape of compile.c leaves to others. */
 void sfi_shape_latent(const struct sf_model *m, uint32_t tp, struct sfi_shape *out);
 
-/* Like sf_compile, for programs that are only priced and need not fit a device. */
-int sfi_compile_unbounded(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_prog **out,
-                          struct sf_err *err);
 int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, struct sfi_params *out,
                     struct sf_err *err);
 /* Append the named weights of a virtual stage to the open class; bufs[] are its parameter buffers. */
 void sfi_params_tensors(const struct sfi_compile *c, const struct sfi_vstage *vs, const uint32_t bufs[SFI_SPACES]);
 static inline uint64_t sfi_params_norm(const struct sfi_params *p, uint64_t i) {
     return p->norms + i * p->norm_stride;
+}
+/* Norms and projections that join the rows of the depth before, 2 * k, and an embedding, 2 * k + 1, of depth k + 1. */
+static inline uint64_t sfi_mtp_norm(const struct sfi_vstage *vs, uint32_t i) {
+    return sfi_params_norm(&vs->params, 2 * (uint64_t)sfi_blocks(vs) + i);
+}
+static inline uint64_t sfi_mtp_joint(const struct sfi_shape *s, const struct sfi_vstage *vs, uint32_t i) {
+    return vs->params.joints + i * sfi_round_up(sfi_mul(sfi_mul(s->hidden, s->hidden), s->elem), SFI_ALIGN);
 }
 /* Sizes of biases and learned positions, and their buckets (compile_bias.c). */
 uint64_t sfi_vector_bytes(const struct sfi_shape *s, uint64_t n);
@@ -260,6 +292,7 @@ struct sfi_recipe {
     bool inputs, weights; /* backward: which gradients it makes */
     bool add;             /* weight gradients are added, not overwritten */
     uint32_t slice;
+    uint32_t depth; /* whose head is at hand: 0, or that of a layer which predicts so many tokens further */
 };
 
 /* A layer's weights, or their gradients. */
@@ -302,12 +335,19 @@ void sfi_head_of(const struct sfi_recipe *r, struct sfi_head *out);
 /* Sizes of the formals above. */
 uint64_t sfi_stash_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs);
 uint64_t sfi_held_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs); /* 0 unless splits recompute */
+/* Recipes of a weight half read the stash: not all that they need is held. */
+static inline bool sfi_needs_stash(const struct sfi_vstage *vs) {
+    return vs->held_bytes == 0 || vs->again < vs->layers;
+}
 /* Of them, one layer's share of what is kept from forward to backward, and what every chunk has less. */
 uint64_t sfi_block_bytes(const struct sfi_shape *s);
 uint64_t sfi_row_room(const struct sfi_shape *s);
 /* Where a split backward keeps the gradient of the embedding's output: behind the layers. */
 sf_ref sfi_embedded_gradient(const struct sfi_recipe *r);
 uint64_t sfi_head_bytes(const struct sfi_shape *s, const struct sfi_vstage *vs);
+/* Parts of it: all that a layer keeps but its input and output, and what a head keeps. */
+void sfi_place_block(const struct sfi_shape *s, struct sfi_bump *b, struct sfi_acts *out);
+void sfi_place_head(const struct sfi_shape *s, const struct sfi_vstage *vs, struct sfi_bump *b, struct sfi_head *out);
 
 /* A norm and where its results go; w is SF_REF_NONE where there is none. */
 struct sfi_norm {
@@ -353,6 +393,13 @@ void sfi_positions_gradient(struct sfi_recipe *r, sf_ref g);
 /* From the normalised output of the last layer to the loss, and from there to the gradient of that layer's output.
  * Where logits are made in parts, forward does nothing: backward makes each part, its loss and its gradients. */
 void sfi_head_forward(struct sfi_recipe *r);
+/* Layers that predict further, behind the head and ahead of it (compile_mtp.c); nothing where there are none. */
+void sfi_mtp_forward(struct sfi_recipe *r);
+void sfi_mtp_backward(struct sfi_recipe *r, sf_ref g);
+void sfi_mtp_head(const struct sfi_recipe *r, struct sfi_head *out); /* of r->depth, above 0 */
+uint64_t sfi_mtp_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs, uint64_t behind);
+/* What the last stage keeps of a microbatch beside its layers. */
+uint64_t sfi_end_bytes(const struct sf_scenario *s, const struct sf_plan *plan);
 /* A part of the head (compile_vocab.c): logits and their statistics; from those of all parts to the gradients. What it
  * gets it hands on, and what comes back it adds to. */
 void sfi_part_forward(struct sfi_recipe *r);

@@ -59,14 +59,19 @@ static uint32_t emit_load(struct sfi_stage *st, uint32_t j, uint32_t buf, uint16
     struct sf_op op = pass_op(st, &st->steps[j], SF_OP_LOAD, SFI_LOAD);
     const struct sfi_vstage *vs = sfi_chunk_of(st, &st->steps[j])->vs;
     op.comm = sfi_is_part(st->c, vs) ? st->c->comms.vocab : st->c->comms.tp; /* the tables are split over it */
-    struct sf_arg arg = whole(buf, st->c->shape.tokens * 4, SF_WRITE);
+    uint64_t depths = flags & SF_OP_TARGETS ? vs->mtp + UINT64_C(1) : 1;
+    struct sf_arg arg = whole(buf, sfi_mul(depths, st->c->shape.tokens * 4), SF_WRITE);
     op.flags = flags;
     return sf_build_op(st->c->b, &op, &arg, 1, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
 }
 
-/* Where logits are made, whole in forward or in parts in every kind of backward. */
+/* Where logits are made, whole in forward or in parts in every kind of backward; they are the tokens of layers that
+ * predict further, too. */
 static bool uses_targets(const struct sfi_stage *st, const struct sf_pass *step) {
     const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    if (vs->mtp > 0) {
+        return step->kind != SF_PASS_B || st->c->shape.loss_rows > 0;
+    }
     return sfi_is_part(st->c, vs) || (vs->head && (step->kind == SF_PASS_F) == (st->c->shape.loss_rows == 0));
 }
 
@@ -123,7 +128,7 @@ static void bind_shared(struct sfi_stage *st, const struct sf_pass *step, const 
                         struct sf_arg *args) {
     const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
     uint32_t unit = sfi_unit_of(st, step->stage, step->microbatch, 0);
-    bool writes = step->kind == SF_PASS_F || st->c->shape.recompute;
+    bool writes = step->kind == SF_PASS_F || (st->c->shape.recompute && vs->again > 0);
     bool first = step->kind == SF_PASS_F ? step->slice == 0 : step->slice + 1u == st->c->shape.slices;
     bind_pooled(args, f->keys, &st->keys, unit, vs->keys_bytes,
                 !writes                            ? SF_READ
@@ -215,7 +220,8 @@ static void emit_send(struct sfi_stage *st, const struct sf_pass *step, uint32_t
 static void bind_loss(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
                       struct sf_arg *args) {
     if (f->targets != SF_NONE) {
-        bind(args, f->targets, st->targets[st->targeted++ % SFI_SLOTS], st->c->shape.tokens * 4, SF_READ);
+        uint64_t bytes = sfi_mul(sfi_chunk_of(st, step)->vs->mtp + UINT64_C(1), st->c->shape.tokens * 4);
+        bind(args, f->targets, st->targets[st->targeted++ % SFI_SLOTS], bytes, SF_READ);
     }
     if (f->loss != SF_NONE) {
         bool first = step->kind == SF_PASS_F ? step->slice == 0 : step->slice + 1u == st->c->shape.slices;
@@ -263,7 +269,7 @@ static void emit_backward(struct sfi_stage *st, uint32_t j) {
     enum sf_access keeps = split ? SF_READ_WRITE : SF_READ; /* gradients where activations were */
     struct sf_arg args[32];
     uint32_t freed = SF_NONE;
-    bind_common(st, step, f, args, st->c->shape.recompute ? SF_READ : keeps,
+    bind_common(st, step, f, args, sfi_all_again(st->c, vs) ? SF_READ : keeps,
                 sfi_is_part(st->c, vs) ? SF_READ_WRITE : keeps);
     op.recipe = recipes_of(st, step)->input;
     if (!split) {

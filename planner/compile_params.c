@@ -56,7 +56,7 @@ static uint64_t place_experts(const struct sfi_shape *s, uint64_t at, struct sfi
 
 static void add_layers(struct layout *l, const struct sfi_vstage *vs) {
     struct sfi_params *p = l->p;
-    for (uint32_t i = 0; i < vs->layers; i++) {
+    for (uint32_t i = 0; i < sfi_blocks(vs); i++) {
         const struct sfi_shape *s = sfi_layer_shape(l->c, vs->first_layer + i);
         uint64_t dense = p->bytes[SFI_DENSE], expert = p->bytes[SFI_EXPERT];
         add_bucket(l, SFI_DENSE, place_dense(s, dense, &p->at[i]) - dense, true);
@@ -73,7 +73,7 @@ static void add_routers(struct layout *l, const struct sfi_vstage *vs) {
     uint64_t routed = 0;
     p->routers = p->bytes[SFI_DENSE];
     p->router_stride = s->experts ? matrix_bytes(s, s->experts + s->shared_gate, s->hidden) : 0;
-    for (uint32_t i = 0; i < vs->layers; i++) {
+    for (uint32_t i = 0; i < sfi_blocks(vs); i++) {
         p->at[i].router = p->routers + routed * p->router_stride;
         routed += sf_model_routes(&l->c->s->model, vs->first_layer + i);
     }
@@ -86,31 +86,42 @@ static void add_routers(struct layout *l, const struct sfi_vstage *vs) {
 static void add_latents(struct layout *l, const struct sfi_vstage *vs) {
     const struct sfi_shape *s = &l->c->shape;
     uint64_t down = matrix_bytes(s, s->latent, s->hidden), norms = sfi_latent_norm_bytes(s);
-    if (s->kv_rank == 0 || vs->layers == 0) {
+    uint32_t blocks = sfi_blocks(vs);
+    if (s->kv_rank == 0 || blocks == 0) {
         return;
     }
-    uint64_t downs = add_bucket(l, SFI_DENSE, sfi_mul(vs->layers, down), true);
-    uint64_t all_norms = add_bucket(l, SFI_DENSE, sfi_mul(vs->layers, norms), false);
-    for (uint32_t i = 0; i < vs->layers; i++) {
+    uint64_t downs = add_bucket(l, SFI_DENSE, sfi_mul(blocks, down), true);
+    uint64_t all_norms = add_bucket(l, SFI_DENSE, sfi_mul(blocks, norms), false);
+    for (uint32_t i = 0; i < blocks; i++) {
         l->p->at[i].latent = downs + i * down;
         l->p->at[i].latent_norms = all_norms + i * norms;
+    }
+}
+
+/* What joins the rows of two depths, rather than twice as wide rows of both: of those before, then of the embedding. */
+static void add_joints(struct layout *l, const struct sfi_vstage *vs) {
+    const struct sfi_shape *s = &l->c->shape;
+    if (vs->mtp > 0) {
+        l->p->joints =
+            add_bucket(l, SFI_DENSE, sfi_mul(2 * (uint64_t)vs->mtp, matrix_bytes(s, s->hidden, s->hidden)), true);
     }
 }
 
 static void add_replicated(struct layout *l, const struct sfi_vstage *vs) {
     const struct sfi_shape *s = &l->c->shape;
     struct sfi_params *p = l->p;
-    p->norms_n = 2 * (uint64_t)vs->layers + vs->ends;
+    uint64_t blocks = sfi_blocks(vs);
+    p->norms_n = 2 * (blocks + vs->mtp) + vs->ends;
     p->norm_stride = sfi_norm_bytes(s);
     p->bias_stride = sfi_bias_bytes(s);
     p->local_stride = sfi_local_bias_bytes(s);
     uint64_t norms = sfi_mul(p->norms_n, p->norm_stride);
-    if (p->local_stride > 0 && vs->layers > 0) {
-        p->local_biases = add_bucket(l, SFI_DENSE, sfi_mul(vs->layers, p->local_stride), false);
+    if (p->local_stride > 0 && blocks > 0) {
+        p->local_biases = add_bucket(l, SFI_DENSE, sfi_mul(blocks, p->local_stride), false);
     }
     p->norms = p->bytes[SFI_DENSE]; /* an embedding alone has none */
     if (norms > 0) {
-        add_bucket(l, SFI_DENSE, norms + sfi_mul(vs->layers, p->bias_stride), false);
+        add_bucket(l, SFI_DENSE, norms + sfi_mul(blocks, p->bias_stride), false);
     }
     p->biases = p->norms + norms;
     if (vs->is_first && s->positions > 0) {
@@ -118,6 +129,7 @@ static void add_replicated(struct layout *l, const struct sfi_vstage *vs) {
     }
     add_routers(l, vs);
     add_latents(l, vs);
+    add_joints(l, vs);
     p->replicated_bytes = p->bytes[SFI_DENSE] - p->norms;
 }
 
@@ -160,10 +172,10 @@ static void add_tables(struct layout *l, const struct sfi_vstage *vs, bool copie
     if (sfi_is_part(l->c, vs)) {
         l->p->head = add_bucket(l, SFI_DENSE, matrix_bytes(s, s->vocab_part, s->hidden), true);
     } else if (vs->head) {
-        l->p->copied_head = copies;
-        l->p->head = copies ? add_copied_table(l, table, false)
-                     : tied ? l->p->embed
-                            : add_bucket(l, SFI_DENSE, table, true);
+        l->p->copy = copies ? add_copied_table(l, table, false) : UINT64_MAX;
+        uint64_t embed = copies ? l->p->copy : l->p->embed;
+        l->p->head = tied ? embed : add_bucket(l, SFI_DENSE, table, true);
+        l->p->further = vs->mtp > 0 ? embed : UINT64_MAX;
     }
 }
 
@@ -174,14 +186,14 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
     struct layout l = {.c = c, .p = out, .group = {c->comms.share_n[SFI_DENSE], c->comms.share_n[SFI_EXPERT]}};
     l.sharded[SFI_DENSE] = shard && l.group[SFI_DENSE] > 1;
     l.sharded[SFI_EXPERT] = shard && l.group[SFI_EXPERT] > 1;
-    *out = (struct sfi_params){.embed = UINT64_MAX, .head = UINT64_MAX};
-    out->buckets = sf_calloc(2 * (size_t)vs->layers + 8, sizeof *out->buckets);
-    out->at = sf_calloc(vs->layers + 1, sizeof *out->at); /* an end may have none */
+    *out = (struct sfi_params){.embed = UINT64_MAX, .head = UINT64_MAX, .further = UINT64_MAX, .copy = UINT64_MAX};
+    out->buckets = sf_calloc(2 * (size_t)sfi_blocks(vs) + 10, sizeof *out->buckets);
+    out->at = sf_calloc(sfi_blocks(vs) + 1, sizeof *out->at); /* an end may have none */
     if (!out->buckets || !out->at) {
         return sf_fail_memory(err, "parameter layout");
     }
-    /* Canonical sums keep both uses of a tied table apart on one stage too, because pipelines must. */
-    bool copies = m->tied && (c->vs_n > 1 || c->plan->canonical);
+    /* Canonical sums keep both uses of a shared table apart on one stage too, because pipelines must. */
+    bool copies = (m->tied || m->mtp > 0) && (c->vs_n > 1 || c->plan->canonical);
     add_tables(&l, vs, copies);
     uint64_t tables = copies ? out->bytes[SFI_DENSE] : 0;
     uint32_t tables_n = copies ? out->buckets_n : 0;
@@ -379,6 +391,18 @@ static void name_shared(const struct naming *n, const struct sfi_params *p, uint
            "model.layers.%u.mlp.shared_experts.down_proj.weight", layer);
 }
 
+/* Of a layer that predicts further: the rows before it, the embedding of the token it is given. */
+static void name_joints(const struct naming *n, const struct sfi_vstage *vs) {
+    static const char *const norms[] = {"model.layers.%u.hnorm.weight", "model.layers.%u.enorm.weight"};
+    static const char *const joints[] = {"model.layers.%u.h_proj.weight", "model.layers.%u.e_proj.weight"};
+    const struct sfi_shape *s = n->shape;
+    for (uint32_t i = 0; i < 2 * vs->mtp; i++) {
+        uint32_t layer = vs->first_layer + vs->layers + i / 2;
+        vector(n, sfi_mtp_norm(vs, i), 0, norms[i % 2], layer);
+        tensor(n, whole(sfi_mtp_joint(s, vs, i), s->hidden, s->hidden), n->c->s->model.init_std, joints[i % 2], layer);
+    }
+}
+
 static void name_final_norm(const struct naming *n, const struct sfi_params *p) {
     const struct sfi_shape *s = n->shape;
     uint64_t norm = sfi_params_norm(p, p->norms_n - 1);
@@ -398,9 +422,12 @@ static void name_head(const struct naming *n, const struct sfi_params *p) {
         tensor(n, part, m->init_std, "lm_head.weight");
         return;
     }
-    if (p->copied_head || !m->tied) { /* a copy has the table's name, so it starts from the same values */
-        tensor(n, rows_of(n, p->head, s->vocab_local, s->hidden, 0, sf_model_rows(m)), m->init_std, "%s",
-               p->copied_head ? "model.embed_tokens.weight" : "lm_head.weight");
+    const uint64_t at[] = {m->tied ? UINT64_MAX : p->head, p->copy};
+    for (int i = 0; i < 2; i++) { /* a copy has the table's name, so it starts from the same values */
+        if (at[i] != UINT64_MAX) {
+            tensor(n, rows_of(n, at[i], s->vocab_local, s->hidden, 0, sf_model_rows(m)), m->init_std, "%s",
+                   i > 0 ? "model.embed_tokens.weight" : "lm_head.weight");
+        }
     }
 }
 
@@ -420,7 +447,7 @@ void sfi_params_tensors(const struct sfi_compile *c, const struct sfi_vstage *vs
     if (vs->is_first) {
         name_embedding(&dense, p);
     }
-    for (uint32_t i = 0; i < vs->layers; i++) {
+    for (uint32_t i = 0; i < sfi_blocks(vs); i++) {
         uint32_t layer = vs->first_layer + i;
         dense.shape = sfi_layer_shape(c, layer);
         name_attention(&dense, p, i, layer);
@@ -432,6 +459,7 @@ void sfi_params_tensors(const struct sfi_compile *c, const struct sfi_vstage *vs
         }
     }
     dense.shape = &c->shape;
+    name_joints(&dense, vs);
     if (vs->ends) {
         name_final_norm(&dense, p);
     }

@@ -234,12 +234,13 @@ static void layers_backward(struct sfi_recipe *r, sf_ref g) {
     r->shape = &r->c->shape;
 }
 
-/* Only adds, so a table that starts afresh is cleared first, unless the head's gradient already lies there. */
+/* Only adds, so a table that starts afresh is cleared first, unless a gradient of the head, or of a layer that predicts
+ * further, already lies there. */
 static void embed_backward(struct sfi_recipe *r, sf_ref g) {
     const struct sfi_shape *s = r->shape;
     const struct sfi_params *p = &r->vs->params;
     sf_ref table = SF_REF(r->f.grad, p->embed);
-    if (!r->add && p->embed != p->head) {
+    if (!r->add && p->embed != p->head && p->embed != p->further) {
         const uint64_t n[3] = {sfi_mul(s->vocab_local, s->hidden)};
         sfi_call_simple(r, SF_CALL_ZERO, n, &table, 1);
     }
@@ -266,7 +267,7 @@ static void backward_formals(const struct sfi_compile *c, struct sfi_vstage *vs)
     f.y = sfi_formal(&f, !vs->is_last);
     f.dx = sfi_formal(&f, !vs->is_first);
     f.tokens = sfi_formal(&f, vs->is_first);
-    f.targets = sfi_formal(&f, makes_logits(c, vs) || sfi_is_part(c, vs));
+    f.targets = sfi_formal(&f, makes_logits(c, vs) || sfi_is_part(c, vs) || vs->mtp > 0);
     f.loss = sfi_formal(&f, makes_logits(c, vs) || (sfi_is_part(c, vs) && vs->is_last));
     f.work = sfi_formal(&f, true);
     vs->bwd = f;
@@ -294,11 +295,11 @@ static void half_formals(const struct sfi_compile *c, struct sfi_vstage *vs) {
     w.param = sfi_formal(&w, makes_logits(c, vs));
     w.grad = sfi_formal(&w, true);
     w.expert_grad = sfi_formal(&w, vs->params.bytes[SFI_EXPERT] > 0);
-    w.stash = sfi_formal(&w, vs->held_bytes == 0);
+    w.stash = sfi_formal(&w, sfi_needs_stash(vs));
     w.held = sfi_formal(&w, vs->held_bytes > 0);
     w.head = sfi_formal(&w, vs->ends || vs->head);
     w.tokens = sfi_formal(&w, vs->is_first);
-    w.targets = sfi_formal(&w, makes_logits(c, vs));
+    w.targets = sfi_formal(&w, makes_logits(c, vs) || vs->mtp > 0);
     w.work = sfi_formal(&w, true);
     vs->bwd_weight = w;
 }
@@ -309,6 +310,7 @@ static void begin_backward(struct sfi_recipe *r, sf_ref g) {
     if (sfi_is_part(r->c, r->vs)) {
         sfi_part_backward(r, g);
     } else if (r->vs->head) {
+        sfi_mtp_backward(r, g);
         sfi_head_backward(r, g);
     } else if (r->vs->ends) {
         uint64_t norm = sfi_params_norm(&r->vs->params, r->vs->params.norms_n - 1);

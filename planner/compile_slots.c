@@ -80,7 +80,7 @@ static bool use_landing(const struct unit *u, struct use *out) {
 }
 
 static uint32_t last_of_stash(const struct unit *u) {
-    return u->step[u->st->c->shape.recompute ? SFI_PASS_B : SFI_PASS_W];
+    return u->step[sfi_all_again(u->st->c, u->chunk->vs) ? SFI_PASS_B : SFI_PASS_W];
 }
 
 static bool use_stash(const struct unit *u, struct use *out) {

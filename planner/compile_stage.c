@@ -131,13 +131,14 @@ static uint64_t most(uint64_t a, uint64_t b) {
 /* Slots of a pool are equal, so that any chunk can use any of them. */
 static void activation_buffers(struct sfi_stage *st) {
     const struct sfi_shape *s = &st->c->shape;
-    uint64_t work = 0, stash = 0, held = 0, head = 0, keys = 0, sums = 0, away = 0;
+    uint64_t work = 0, stash = 0, held = 0, head = 0, keys = 0, sums = 0, away = 0, depths = 1;
     for (uint32_t i = 0; i < st->chunks_n; i++) {
         const struct sfi_vstage *vs = st->chunks[i].vs;
         work = most(work, vs->work_bytes);
         stash = most(stash, vs->stash_bytes);
         held = most(held, vs->held_bytes);
         head = most(head, vs->head_bytes);
+        depths = most(depths, vs->mtp + UINT64_C(1));
         away = most(away, sfi_away_bytes(st, vs));
         keys = most(keys, vs->keys_bytes);
         sums = most(sums, vs->sums_bytes);
@@ -153,7 +154,7 @@ static void activation_buffers(struct sfi_stage *st) {
     pool_buffers(st, &st->landing, "bwd.in", SF_BUF_COMM, s->row_bytes);
     pool_buffers(st, &st->away, "away", SF_BUF_HOST, away);
     for (uint32_t i = 0; i < SFI_SLOTS && makes_logits(st); i++) {
-        st->targets[i] = buffer(st, "targets", i, SF_BUF_TOKENS, s->tokens * 4, false);
+        st->targets[i] = buffer(st, "targets", i, SF_BUF_TOKENS, sfi_mul(depths, s->tokens * 4), false);
     }
 }
 

@@ -38,6 +38,14 @@ static struct work work_of_layers(const struct sf_model *m, const struct work of
     };
 }
 
+/* All depths of what predicts further: a layer, the projections of its input, a head. */
+static struct work work_of_further(const struct sf_model *m, const struct work of[2], const struct sfi_shape *s) {
+    struct work one = work_of_layers(m, of, m->layers, m->mtp);
+    one.matrices += sfi_mul(2 * (uint64_t)m->mtp, sfi_mul(sfi_mul(s->rows, s->hidden), s->hidden));
+    one.head = sfi_mul(m->mtp, of[0].head);
+    return one;
+}
+
 void sfi_pass_flops(const struct sf_scenario *scenario, const struct sf_plan *plan, uint64_t *f, uint64_t *b,
                     uint64_t *w) {
     struct sfi_shape routed, dense;
@@ -47,11 +55,19 @@ void sfi_pass_flops(const struct sf_scenario *scenario, const struct sf_plan *pl
     uint32_t stages = plan->pp * plan->vpp, layer = 0;
     for (uint32_t i = 0; i < stages; i++) {
         struct work all = work_of_layers(&scenario->model, of, layer, plan->layers[i]);
-        uint64_t head = i + 1 == stages && !plan->split_head ? of[0].head : 0,
+        bool last = i + 1 == stages;
+        struct work further = last ? work_of_further(&scenario->model, of, &dense) : (struct work){0};
+        all.matrices += further.matrices;
+        all.attention += further.attention;
+        uint64_t head = last && !plan->split_head ? of[0].head + further.head : 0,
                  logits = dense.loss_rows > 0 ? head : 0; /* in backward */
         f[i] = 1 + all.matrices + head + all.attention - logits;
         w[i] = 1 + all.matrices + head;
-        b[i] = 1 + all.matrices + head + 2 * all.attention + logits + (dense.recompute ? f[i] - head + logits : 0);
+        b[i] = 1 + all.matrices + head + 2 * all.attention + logits;
+        if (plan->recompute == SF_RECOMPUTE_FULL && (!plan->partly || plan->recompute_layers[i] > 0)) {
+            struct work again = work_of_layers(&scenario->model, of, layer, sf_plan_again(plan, i));
+            b[i] += 1 + again.matrices + again.attention;
+        }
         layer += plan->layers[i];
     }
 }

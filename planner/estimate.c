@@ -27,6 +27,7 @@ static struct stage_load load_of(const struct sfi_layout *l, const struct sfi_pr
     const struct sfi_pass_time *b = &price->time[SFI_TIMED_BW];
     load.backward = load.layers * b->layer + (first ? b->first : 0) + (last ? b->last : 0);
     load.tables = (first ? 1 : 0) + (last ? l->head_tables : 0);
+    load.layers += last ? l->further : 0; /* whose time is the head's */
     return load;
 }
 
@@ -176,7 +177,7 @@ static double compute_s(const struct sfi_base *base, const struct sfi_price *pri
 static struct stage_load load_in(const struct sfi_layout *l, const struct sfi_price *price, const struct sf_plan *plan,
                                  const struct sfi_replayed *r, uint32_t rank) {
     struct stage_load load = {0};
-    uint32_t copy = plan->pp * plan->vpp;
+    uint32_t copy = plan->pp * plan->vpp, further = 0;
     uint32_t stages = plan->split_head ? copy : r->stages; /* parts of the head have no layers */
     for (uint32_t s = 0; s < stages; s++) {
         bool first = s % copy == 0, last = s % copy == copy - 1;
@@ -184,10 +185,12 @@ static struct stage_load load_in(const struct sfi_layout *l, const struct sfi_pr
             load.layers += plan->layers[s % copy];
             load.most_layers = fmax(load.most_layers, plan->layers[s % copy]);
             load.tables += (first ? 1 : 0) + (last && !plan->split_head ? l->head_tables : 0);
+            further += last ? l->further : 0;
         }
     }
     load.tables += plan->split_head ? l->head_tables / plan->pp : 0;
     load.backward = load.layers * price->time[SFI_TIMED_BW].layer;
+    load.layers += further;
     return load;
 }
 
@@ -222,6 +225,19 @@ static double away_rooms(const struct sf_plan *plan, const struct sfi_price *pri
     return plan->offload > 0 ? 4 * price->kept_layer : 0;
 }
 
+static double bytes_of(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
+                       const struct sf_plan *plan, const struct sfi_replayed *r, uint32_t rank,
+                       const struct stage_load *load) {
+    double kept = r->kept[rank] * (1 - away(plan, load)) + away_rooms(plan, price);
+    return state_bytes(base, layout, price, plan, load) + kept;
+}
+
+double sfi_estimate_bytes(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
+                          const struct sf_plan *plan, const struct sfi_replayed *r, uint32_t rank) {
+    const struct stage_load load = load_in(layout, price, plan, r, rank);
+    return bytes_of(base, layout, price, plan, r, rank, &load);
+}
+
 struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sfi_layout *layout,
                                     const struct sfi_price *price, const struct sf_plan *plan,
                                     const struct sfi_replayed *r) {
@@ -231,8 +247,7 @@ struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sf
         struct stage_load load = load_in(layout, price, plan, r, rank);
         tail = fmax(tail, tail_of(base, layout, plan, rank, &load));
         traffic = fmax(traffic, shared_traffic_s(base, layout, plan, rank, &load));
-        double kept = r->kept[rank] * (1 - away(plan, &load)) + away_rooms(plan, price);
-        e.memory_bytes = fmax(e.memory_bytes, state_bytes(base, layout, price, plan, &load) + kept);
+        e.memory_bytes = fmax(e.memory_bytes, bytes_of(base, layout, price, plan, r, rank, &load));
     }
     e.step_s = fmax(r->compute_s, traffic) + tail;
     return e;
@@ -252,7 +267,7 @@ struct sfi_estimate sfi_estimate_plan(const struct sfi_base *base, const struct 
     struct sfi_estimate e = {0};
     double tail = 0, traffic = 0, ends_early = 0, slowest;
     double c = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes;
-    if (plan->schedule > SF_SCHEDULE_INTERLEAVED || plan->split_head || sf_plan_slices(plan) > 1) {
+    if (plan->schedule > SF_SCHEDULE_INTERLEAVED || plan->split_head || plan->partly || sf_plan_slices(plan) > 1) {
         return estimate_by_replay(base, layout, price, plan);
     }
     e.step_s = compute_s(base, price, plan, &slowest) + transfers_s(plan, c, slowest);

@@ -48,6 +48,8 @@ int sfi_memo_table(struct sfi_memo *memo, const struct sf_plan *plan, const stru
 struct sfi_degrees {
     uint32_t tp, cp, ep, micro_batch;
     int recompute;
+    bool partly; /* for some layers; then `rest` is for the others */
+    int rest;
     uint32_t etp, slices; /* 0: tp, 1 */
     bool gather, whole_rows;
 };
@@ -61,8 +63,9 @@ enum sfi_timed { SFI_TIMED_F, SFI_TIMED_BW, SFI_TIMED_B, SFI_TIMED_W, SFI_TIMED 
 /* One pass of a chunk: of each layer in it, of the embedding, of the head and the loss. Seconds, collectives inside
  * and recomputation included. */
 struct sfi_pass_time {
-    double of[2]; /* a layer without experts, if there are such; one with them */
-    double layer; /* their mean over the model */
+    double of[2];    /* a layer without experts, if there are such; one with them */
+    double layer;    /* their mean over the model */
+    double again[2]; /* where only some layers recompute, of those; `of` is then of the others. Else the same */
     double first, last;
 };
 
@@ -75,12 +78,16 @@ struct sfi_price {
     struct sfi_pass_time chain[SFI_TIMED];    /* likewise of the quickest slice, where `least` is of the mean one */
     double kept_of[2];                        /* as pass times */
     double kept_layer, kept_chunk, kept_last; /* bytes from forward to backward: per layer, per chunk, for the head */
+    double kept_again[2], kept_layer_again;   /* as `again` */
     double work;                              /* bytes that a running pass and its kernels need on top */
     double p2p_bytes;
     bool halves; /* backwards can be split */
 };
 /* Sum over `layers` layers from `first` on of what each kind has. */
 double sfi_layers_sum(const struct sf_model *m, const double of[2], uint32_t first, uint32_t layers);
+/* The same where the first `again` of them recompute. */
+double sfi_layers_partly(const struct sf_model *m, const double again[2], const double of[2], uint32_t first,
+                         uint32_t again_n, uint32_t layers);
 /* Forward and backward of a layer or an end. */
 double sfi_price_layer(const struct sfi_price *p);
 double sfi_price_first(const struct sfi_price *p);
@@ -90,6 +97,9 @@ double sfi_price_last(const struct sfi_price *p);
 static inline bool sfi_can_split(int recompute) {
     return recompute == SF_RECOMPUTE_NONE || recompute == SF_RECOMPUTE_FULL;
 }
+
+/* Of plans that have both kinds of layers, from those where all layers are of one. */
+void sfi_price_mix(const struct sfi_price *again, const struct sfi_price *rest, struct sfi_price *out);
 
 /* Compiles the miniatures. SF_E_NOPLAN when they do not fit the device. */
 int sfi_price_init(const struct sfi_base *base, const struct sfi_degrees *degrees, struct sfi_price *out,
@@ -110,7 +120,10 @@ struct sfi_layout {
     uint32_t ranks_per_domain;        /* 0: the cluster has too few seats */
     double layer_dense, layer_expert; /* weights of one layer on one rank */
     double table;                     /* weights of the embedding or the head on one rank */
-    double head_tables;               /* 0 when the head uses the embedding of its own stage, else 1 */
+    double head_tables; /* of the last stage, beside the embedding where it is on the same: 1 for a head of
+                         * its own; with what predicts further its copy of the embedding and the
+                         * projections of its input, as so many tables */
+    uint32_t further;   /* layers of the last stage that predict further */
     struct sfi_line p2p;
     double least_s_per_byte; /* of a transfer between neighbours in the pipeline */
     /* Least seconds of one layer's collectives on any stage: bucket by bucket, and as part of any larger bucket. */
@@ -166,6 +179,9 @@ bool sfi_replay_plan(const struct sfi_base *base, const struct sfi_layout *layou
 struct sfi_estimate sfi_estimate_of(const struct sfi_base *base, const struct sfi_layout *layout,
                                     const struct sfi_price *price, const struct sf_plan *plan,
                                     const struct sfi_replayed *r);
+/* Memory of one rank of the pipeline in such an estimate. */
+double sfi_estimate_bytes(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
+                          const struct sf_plan *plan, const struct sfi_replayed *r, uint32_t rank);
 /* Parts that every virtual stage of a plan with layers is cut into. */
 uint32_t sfi_plan_units(const struct sf_plan *plan);
 /* Layers of every virtual stage, for equal layers and two ends that cost more. */
@@ -173,5 +189,14 @@ void sfi_plan_layers(struct sf_plan *plan, uint32_t layers, double layer, double
 
 /* Recipe time on one rank, collectives included. */
 double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t recipe, uint32_t rank);
+
+/* The same for many recipes of one rank: how its groups are spread is looked up once. Zero but for the first three. */
+struct sfi_seated {
+    const struct sf_prog *prog;
+    const struct sf_topo *topo;
+    uint32_t rank, known; /* communicators, a bit each */
+    struct sf_span span[SF_MAX_COMMS];
+};
+double sfi_seated_recipe_s(struct sfi_seated *at, const struct sf_cost *cost, uint32_t recipe);
 
 #endif

@@ -257,6 +257,13 @@ static void find_least(const struct sfi_base *base, struct sfi_layout *l) {
     l->gather_line = line_of_layers(l->least_gather, layers * l->least_gather_flow, layers);
 }
 
+static double head_tables(const struct sf_scenario *s, const struct sfi_layout *l) {
+    const struct sf_model *m = &s->model;
+    bool copies = l->pp > 1 || s->job.canonical; /* of a table that both ends read */
+    double joints = 2.0 * m->mtp * m->hidden * m->hidden;
+    return (m->tied ? 0 : 1) + ((m->tied || m->mtp > 0) && copies ? 1 : 0) + joints / l->table;
+}
+
 void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees, struct sfi_layout *out) {
     uint32_t gpus = base->scenario->job.gpus, cp = sf_plan_cp(degrees);
     out->tp = degrees->tp;
@@ -275,7 +282,8 @@ void sfi_layout_init(const struct sfi_base *base, const struct sf_plan *degrees,
     }
     mean_layer(&base->scenario->model, out);
     out->table = (double)sf_model_rows(&base->scenario->model) * base->scenario->model.hidden / out->tp;
-    out->head_tables = base->scenario->model.tied && out->pp == 1 && !base->scenario->job.canonical ? 0 : 1;
+    out->head_tables = head_tables(base->scenario, out);
+    out->further = base->scenario->model.mtp;
     find_least(base, out);
     out->p2p = out->pp > 1 ? message_line(base->cost, out) : (struct sfi_line){0, 0};
     for (uint32_t stage = 0; stage < out->pp; stage++) {

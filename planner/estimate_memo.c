@@ -1,25 +1,45 @@
 /* Tables of the families that try many orders before they settle for one. They depend on few things, so plans that
- * differ in how layers are cut, or in degrees that leave the ratio of the passes alone, have the same. */
+ * differ in how layers are cut, or in degrees that leave the ratio of the passes alone, have the same. Of several
+ * threads that want one table the first makes it. */
+#include <pthread.h>
+
 #include "core/arena.h"
 #include "planner/estimate.h"
 
 #define MOST 64 /* the oldest goes first */
 
+struct entry {
+    struct sf_pipe_spec spec;
+    struct sf_pipe *table; /* NULL while somebody makes it */
+    bool used;
+};
+
 struct sfi_memo {
-    struct sf_pipe_spec spec[MOST];
-    struct sf_pipe *table[MOST];
-    uint32_t n, next;
+    pthread_mutex_t lock;
+    pthread_cond_t made;
+    struct entry entry[MOST];
+    uint32_t next;
 };
 
 int sfi_memo_create(struct sfi_memo **out, struct sf_err *err) {
     *out = sf_calloc(1, sizeof **out);
-    return *out != NULL ? 0 : sf_fail_memory(err, "tables of schedules");
+    if (*out == NULL) {
+        return sf_fail_memory(err, "tables of schedules");
+    }
+    pthread_mutex_init(&(*out)->lock, NULL);
+    pthread_cond_init(&(*out)->made, NULL);
+    return 0;
 }
 
 void sfi_memo_free(struct sfi_memo *m) {
-    for (uint32_t i = 0; m != NULL && i < m->n; i++) {
-        sf_pipe_free(m->table[i]);
+    if (m == NULL) {
+        return;
     }
+    for (uint32_t i = 0; i < MOST; i++) {
+        sf_pipe_free(m->entry[i].table);
+    }
+    pthread_cond_destroy(&m->made);
+    pthread_mutex_destroy(&m->lock);
     sf_free(m);
 }
 
@@ -40,36 +60,70 @@ static bool is_costly(int family) {
     }
 }
 
-static int remember(struct sfi_memo *m, const struct sf_pipe_spec *spec, const struct sf_pipe *table) {
-    struct sf_pipe *own;
-    SF_TRY(sf_pipe_copy(table, &own, NULL));
-    if (m->n == MOST) {
-        sf_pipe_free(m->table[m->next]);
+static struct entry *find(struct sfi_memo *m, const struct sf_pipe_spec *spec) {
+    for (uint32_t i = 0; i < MOST; i++) {
+        if (m->entry[i].used && same_spec(&m->entry[i].spec, spec)) {
+            return &m->entry[i];
+        }
     }
-    m->spec[m->next] = *spec;
-    m->table[m->next] = own;
-    m->n += m->n < MOST ? 1 : 0;
-    m->next = (m->next + 1) % MOST;
-    return 0;
+    return NULL;
+}
+
+/* A place for a table to be made, instead of the oldest that is not just being made; NULL: they all are. */
+static struct entry *begin(struct sfi_memo *m, const struct sf_pipe_spec *spec) {
+    for (uint32_t i = 0; i < MOST; i++) {
+        struct entry *e = &m->entry[(m->next + i) % MOST];
+        if (!e->used || e->table != NULL) {
+            m->next = (m->next + i + 1) % MOST;
+            sf_pipe_free(e->table);
+            *e = (struct entry){.spec = *spec, .used = true};
+            return e;
+        }
+    }
+    return NULL;
+}
+
+static void end(struct sfi_memo *m, struct entry *e, const struct sf_pipe *table) {
+    pthread_mutex_lock(&m->lock);
+    if (table == NULL || sf_pipe_copy(table, &e->table, NULL) != 0) {
+        *e = (struct entry){.used = false};
+    }
+    pthread_cond_broadcast(&m->made);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Its table, once it is made; a place to make it; or neither. */
+static int look_up(struct sfi_memo *m, const struct sf_pipe_spec *spec, struct entry **place, struct sf_pipe **out) {
+    int rc = 0;
+    pthread_mutex_lock(&m->lock);
+    struct entry *e = find(m, spec);
+    while (e != NULL && e->table == NULL) {
+        pthread_cond_wait(&m->made, &m->lock);
+        e = find(m, spec);
+    }
+    *place = e == NULL ? begin(m, spec) : NULL;
+    if (e != NULL) {
+        rc = sf_pipe_copy(e->table, out, NULL);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return rc;
 }
 
 int sfi_memo_table(struct sfi_memo *m, const struct sf_plan *plan, const struct sf_pass_weights *weights,
                    struct sf_pipe **out) {
     struct sf_pipe_spec spec;
+    struct entry *place = NULL;
     if (m == NULL || !is_costly(plan->schedule)) {
         return sf_schedule_make(plan, weights, out, NULL);
     }
+    *out = NULL;
     sf_schedule_spec(plan, weights, &spec);
-    for (uint32_t i = 0; i < m->n; i++) {
-        if (same_spec(&m->spec[i], &spec)) {
-            return sf_pipe_copy(m->table[i], out, NULL);
-        }
+    int rc = look_up(m, &spec, &place, out);
+    if (rc == 0 && *out == NULL) {
+        rc = sf_schedule_make(plan, weights, out, NULL);
     }
-    SF_TRY(sf_schedule_make(plan, weights, out, NULL));
-    int rc = remember(m, &spec, *out);
-    if (rc != 0) {
-        sf_pipe_free(*out);
-        *out = NULL;
+    if (place != NULL) {
+        end(m, place, rc == 0 ? *out : NULL);
     }
     return rc;
 }

@@ -15,21 +15,28 @@ struct sfi_degrees sfi_degrees_of(const struct sf_plan *plan) {
                                 .ep = plan->ep,
                                 .micro_batch = plan->micro_batch,
                                 .recompute = plan->recompute,
+                                .partly = plan->partly,
+                                .rest = plan->recompute_rest,
                                 .etp = sf_plan_etp(plan),
                                 .slices = sf_plan_slices(plan),
                                 .gather = sf_plan_cp(plan) > 1 && plan->cp_gather,
                                 .whole_rows = plan->tp > 1 && plan->whole_rows};
 }
 
-static double call_s(const struct sf_prog *prog, const struct sf_cost *cost, const struct sf_call *call,
-                     uint32_t rank) {
+static const struct sf_span *span_of(struct sfi_seated *at, uint32_t comm) {
+    if ((at->known >> comm & 1) == 0) {
+        sf_span_of(at->prog, at->topo, comm, at->rank, &at->span[comm]);
+        at->known |= 1u << comm;
+    }
+    return &at->span[comm];
+}
+
+static double call_s(struct sfi_seated *at, const struct sf_cost *cost, const struct sf_call *call) {
     enum sf_grade grade;
     if (!sf_call_is_collective(call->kind)) {
         return sf_ps_to_s(sf_cost_call(cost, call, &grade));
     }
-    struct sf_span span;
-    sf_span_of(prog, sf_cost_topo(cost), call->comm, rank, &span);
-    return sf_ps_to_s(sf_cost_collective(cost, call->kind, (uint64_t)call->dims[0], &span));
+    return sf_ps_to_s(sf_cost_collective(cost, call->kind, (uint64_t)call->dims[0], span_of(at, call->comm)));
 }
 
 /* As the simulator has it: a collective beside attention runs while the attention before it and the one behind it do.
@@ -54,7 +61,19 @@ static bool is_attention(const struct sf_call *call) {
     return call->kind == SF_CALL_ATTN_FWD || call->kind == SF_CALL_ATTN_BWD;
 }
 
-/* With the collectives that share out what it looked up, or gather the gradients that it adds. */
+/* Layers that predict further look rows up behind the first one that does, and bring their gradients before it. */
+static bool is_outermost(const struct sf_recipe *r, uint32_t i, int kind) {
+    bool forward = kind == SF_CALL_EMBED_FWD;
+    uint32_t first = forward ? 0 : i + 1, end = forward ? i : r->calls_n;
+    for (uint32_t k = first; k < end && r->calls[i].kind == kind; k++) {
+        if (r->calls[k].kind == kind) {
+            return false;
+        }
+    }
+    return r->calls[i].kind == kind;
+}
+
+/* Of the first stage, with the collectives that share out what it looked up, or gather the gradients that it adds. */
 static bool is_embedding(const struct sf_recipe *r, uint32_t i) {
     uint32_t before = i, behind = i;
     while (before > 0 && sf_call_is_collective(r->calls[before].kind)) {
@@ -63,16 +82,16 @@ static bool is_embedding(const struct sf_recipe *r, uint32_t i) {
     while (behind + 1 < r->calls_n && sf_call_is_collective(r->calls[behind].kind)) {
         behind++;
     }
-    return r->calls[before].kind == SF_CALL_EMBED_FWD || r->calls[behind].kind == SF_CALL_EMBED_BWD;
+    return is_outermost(r, before, SF_CALL_EMBED_FWD) || is_outermost(r, behind, SF_CALL_EMBED_BWD);
 }
 
-double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t recipe, uint32_t rank) {
-    const struct sf_recipe *r = &prog->recipes[recipe];
+double sfi_seated_recipe_s(struct sfi_seated *at, const struct sf_cost *cost, uint32_t recipe) {
+    const struct sf_recipe *r = &at->prog->recipes[recipe];
     struct beside beside = {0, 0};
     double sum = 0;
     for (uint32_t i = 0; i < r->calls_n; i++) {
         const struct sf_call *call = &r->calls[i];
-        double s = call_s(prog, cost, call, rank);
+        double s = call_s(at, cost, call);
         if (call->flags & SF_CALL_BESIDE_FLAG) {
             run_beside(&beside, s);
         } else {
@@ -80,6 +99,11 @@ double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint
         }
     }
     return sum + end_beside(&beside, 0);
+}
+
+double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t recipe, uint32_t rank) {
+    struct sfi_seated at = {.prog = prog, .topo = sf_cost_topo(cost), .rank = rank};
+    return sfi_seated_recipe_s(&at, cost, recipe);
 }
 
 /* How the groups of one communicator lie in the real placement, each way once: a group of the miniature sits at the
@@ -92,6 +116,7 @@ struct spans {
 struct pricing {
     const struct sfi_base *base;
     const struct sf_prog *prog;
+    struct sfi_seated *seated; /* its rank 0 */
     uint32_t ep_comm, cp_comm;
     struct spans ep, cp;
 };
@@ -103,7 +128,7 @@ static const struct spans *spans_of(const struct pricing *p, uint32_t comm) {
 static double worst_s(const struct pricing *p, const struct sf_call *call) {
     const struct spans *spans = sf_call_is_collective(call->kind) ? spans_of(p, call->comm) : NULL;
     if (spans == NULL) {
-        return call_s(p->prog, p->base->cost, call, 0);
+        return call_s(p->seated, p->base->cost, call);
     }
     return sf_ps_to_s(sf_cost_collective(p->base->cost, call->kind, (uint64_t)call->dims[0], &spans->worst));
 }
@@ -112,7 +137,7 @@ static double least_on(const struct pricing *p, const struct sf_cost *cost, cons
     const struct spans *spans = sf_call_is_collective(call->kind) ? spans_of(p, call->comm) : NULL;
     double least = INFINITY;
     if (spans == NULL) {
-        return call_s(p->prog, cost, call, 0);
+        return call_s(p->seated, cost, call);
     }
     for (uint32_t i = 0; i < spans->n; i++) {
         least = fmin(least, sf_ps_to_s(sf_cost_collective(cost, call->kind, (uint64_t)call->dims[0], &spans->each[i])));
@@ -259,7 +284,6 @@ static void mini_plan(const struct sfi_base *base, const struct sfi_degrees *d, 
     s->model.layers = layers;
     s->model.dense_first = kind->routed ? 0 : layers;
     s->model.moe_step = 0;
-    s->model.mtp = 0;
     s->job.gpus = d->tp * shared;
     s->job.global_batch_sequences = (uint64_t)shared / d->cp * d->micro_batch * MINI_MICROBATCHES;
     *plan = (struct sf_plan){.tp = d->tp,
@@ -319,7 +343,9 @@ static int price_mini(struct pricing *p, const struct sfi_degrees *d, const stru
     struct sf_prog *prog;
     mini_plan(p->base, d, kind, &s, &plan);
     SF_TRY(sfi_compile_unbounded(&s, &plan, &prog, err));
+    struct sfi_seated seated = {.prog = prog, .topo = sf_cost_topo(p->base->cost)};
     p->prog = prog;
+    p->seated = &seated;
     p->ep_comm = comm_named(prog, "ep");
     p->cp_comm = comm_named(prog, "cp");
     read_mini(p, sf_plan_slices(&plan), out);
@@ -334,10 +360,16 @@ double sfi_layers_sum(const struct sf_model *m, const double of[2], uint32_t fir
     return routed * of[1] + (layers - routed) * of[0];
 }
 
-/* Ends are the same whatever the layers are: those of the kind priced last count. */
+double sfi_layers_partly(const struct sf_model *m, const double again[2], const double of[2], uint32_t first,
+                         uint32_t again_n, uint32_t layers) {
+    return sfi_layers_sum(m, again, first, again_n) + sfi_layers_sum(m, of, first + again_n, layers - again_n);
+}
+
+/* Ends are the same whatever the layers are, but for those that predict further, which are of the kind priced last: its
+ * ends count. */
 static void take_parts(bool routed, struct sums one, struct sums two, struct sfi_pass_time *out) {
     double layer = fmax(two.all - one.all, 0);
-    out->of[routed] = layer;
+    out->of[routed] = out->again[routed] = layer;
     out->first = one.embedding;
     out->last = fmax(one.all - layer - one.embedding, 0);
 }
@@ -363,9 +395,9 @@ static void weigh(const struct sfi_base *base, const struct sfi_degrees *d, bool
     struct sfi_shape shape;
     mini_plan(base, d, &(struct mini_kind){1, routed, SF_SCHEDULE_1F1B}, &s, &plan);
     (routed ? sfi_shape_init : sfi_shape_dense)(&s, &plan, &shape);
-    out->kept_of[routed] = (double)sfi_block_bytes(&shape);
+    out->kept_of[routed] = out->kept_again[routed] = (double)sfi_block_bytes(&shape);
     out->kept_chunk = (double)shape.row_bytes - (double)sfi_row_room(&shape);
-    out->kept_last = (double)sfi_head_bytes(&shape, &(struct sfi_vstage){.ends = true, .head = true});
+    out->kept_last = (double)sfi_end_bytes(&s, &plan);
     out->p2p_bytes = (double)shape.row_bytes;
 }
 
@@ -382,22 +414,53 @@ static void take_means(const struct sf_model *m, struct sfi_price *out) {
         out->least[t].layer = sfi_layers_sum(m, out->least[t].of, 0, m->layers) / m->layers;
         out->chain[t].layer = sfi_layers_sum(m, out->chain[t].of, 0, m->layers) / m->layers;
     }
-    out->kept_layer = sfi_layers_sum(m, out->kept_of, 0, m->layers) / m->layers;
+    out->kept_layer = out->kept_layer_again = sfi_layers_sum(m, out->kept_of, 0, m->layers) / m->layers;
+}
+
+static void mix_times(const struct sfi_pass_time *again, struct sfi_pass_time *out) {
+    for (int t = 0; t < SFI_TIMED; t++) {
+        memcpy(out[t].again, again[t].of, sizeof out[t].again);
+    }
+}
+
+void sfi_price_mix(const struct sfi_price *again, const struct sfi_price *rest, struct sfi_price *out) {
+    *out = *rest;
+    mix_times(again->time, out->time);
+    mix_times(again->least, out->least);
+    mix_times(again->chain, out->chain);
+    memcpy(out->kept_again, again->kept_of, sizeof out->kept_again);
+    out->kept_layer_again = again->kept_layer;
+    out->work = fmax(again->work, rest->work);
+    out->halves = again->halves && rest->halves;
+}
+
+static int price_both(const struct sfi_base *base, const struct sfi_degrees *d, struct sfi_price *out,
+                      struct sf_err *err) {
+    struct sfi_degrees one = *d;
+    struct sfi_price again, rest;
+    one.partly = false;
+    SF_TRY(sfi_price_init(base, &one, &again, err));
+    one.recompute = d->rest;
+    SF_TRY(sfi_price_init(base, &one, &rest, err));
+    sfi_price_mix(&again, &rest, out);
+    return 0;
 }
 
 int sfi_price_init(const struct sfi_base *base, const struct sfi_degrees *d, struct sfi_price *out,
                    struct sf_err *err) {
     const struct sf_model *m = &base->scenario->model;
     struct pricing p = {.base = base};
+    if (d->partly) {
+        return price_both(base, d, out, err);
+    }
     *out = (struct sfi_price){.halves = sfi_can_split(d->recompute) && d->slices <= 1};
     find_spans(base, d, d->ep, experts_beside(d) < d->ep ? 1 : d->tp, &p.ep);
     find_spans(base, d, d->cp, d->tp, &p.cp);
-    if (m->experts == 0 || m->dense_ffn > 0) {
-        SF_TRY(price_kind(&p, d, false, out, err));
+    bool last = sf_model_routes(m, m->layers), other = m->experts > 0 && m->dense_ffn > 0;
+    if (other) {
+        SF_TRY(price_kind(&p, d, !last, out, err));
     }
-    if (m->experts > 0) {
-        SF_TRY(price_kind(&p, d, true, out, err));
-    }
+    SF_TRY(price_kind(&p, d, last, out, err));
     take_means(m, out);
     return 0;
 }

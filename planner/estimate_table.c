@@ -51,16 +51,18 @@ static struct kinds kinds_of(const struct sf_pipe *t) {
 struct stage { /* of one copy of the model */
     const struct sf_model *model;
     uint32_t first_layer, layers;
+    uint32_t again; /* of them recompute */
     bool first, last;
 };
 
 static double pass_s(const struct sfi_pass_time *t, const struct stage *st) {
-    return sfi_layers_sum(st->model, t->of, st->first_layer, st->layers) + (st->first ? t->first : 0) +
-           (st->last ? t->last : 0);
+    return sfi_layers_partly(st->model, t->again, t->of, st->first_layer, st->again, st->layers) +
+           (st->first ? t->first : 0) + (st->last ? t->last : 0);
 }
 
 static struct stage stage_of(const struct sf_model *m, const struct sf_plan *plan, uint32_t v) {
     struct stage st = {.model = m, .layers = plan->layers[v], .first = v == 0, .last = v + 1 == plan->pp * plan->vpp};
+    st.again = sf_plan_again(plan, v);
     for (uint32_t i = 0; i < v; i++) {
         st.first_layer += plan->layers[i];
     }
@@ -126,8 +128,9 @@ static void fill_kept(const struct sfi_base *base, const struct sfi_price *price
             continue;
         }
         st.last = st.last && !plan->split_head;
-        c->kept[s] = sfi_layers_sum(st.model, price->kept_of, st.first_layer, st.layers) + price->kept_chunk +
-                     (st.last ? price->kept_last : 0);
+        c->kept[s] =
+            sfi_layers_partly(st.model, price->kept_again, price->kept_of, st.first_layer, st.again, st.layers) +
+            price->kept_chunk + (st.last ? price->kept_last : 0);
     }
 }
 

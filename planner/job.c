@@ -317,10 +317,26 @@ static int read_layout(const struct sf_node *node, struct sf_layout *out, struct
         return 0;
     }
     SF_TRY(sf_node_str(node, &text, err));
-    if (sf_layout_parse(text, out, &why) != 0) {
-        return sf_node_fail(node, err, "%.200s", why.msg);
+    return sf_layout_parse(text, out, &why) == 0 ? 0 : sf_node_fail(node, err, "%.200s", why.msg);
+}
+
+/* How many layers recompute, with the one kind that is pinned. */
+static int read_recompute_layers(const struct sf_node *map, const char *const kinds[], struct sf_pins *pins,
+                                 struct sf_err *err) {
+    const struct sf_node *layers = sf_map_find(map, "recompute_layers"), *rest = sf_map_find(map, "recompute_rest");
+    const struct sf_pin *kind = &pins->recompute;
+    if (layers == NULL) {
+        return rest == NULL ? 0 : sf_node_fail(rest, err, "recompute_rest is for what recompute_layers leaves out");
     }
-    return out->mtp == 0 ? 0 : sf_node_fail(node, err, "layers that predict further (m) are not planned yet");
+    SF_TRY(read_u32(map, "recompute_layers", 1, SF_MAX_STAGES, &pins->recompute_layers, err));
+    SF_TRY(rest == NULL ? 0 : sf_node_word(rest, kinds, &pins->recompute_rest, err));
+    if (kind->n != 1 || kind->value[0] == SF_RECOMPUTE_NONE) {
+        return sf_node_fail(layers, err, "recompute_layers needs one kind of recompute that is not none");
+    }
+    if (pins->recompute_rest == SF_RECOMPUTE_FULL || (uint32_t)pins->recompute_rest == kind->value[0]) {
+        return sf_node_fail(rest, err, "recompute_rest must not be full, nor what recompute is");
+    }
+    return 0;
 }
 
 static int read_pins(const struct sf_io *io, const char *beside, const struct sf_node *map, struct sf_pins *pins,
@@ -337,9 +353,28 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
             NULL};
     static const char *const switches[] = {"false", "true", NULL}, *const expert_shares[] = {"tp", "1", NULL},
                              *const exchanges[] = {"ring", "gather", NULL};
-    static const char *const keys[] = {
-        "tp",     "cp",      "ep",    "pp",  "dp",     "vpp",         "micro_batch", "schedule",   "recompute",  "zero",
-        "layout", "offload", "order", "etp", "slices", "cp_exchange", "whole_rows",  "split_head", "zero_group", NULL};
+    static const char *const keys[] = {"tp",
+                                       "cp",
+                                       "ep",
+                                       "pp",
+                                       "dp",
+                                       "vpp",
+                                       "micro_batch",
+                                       "schedule",
+                                       "recompute",
+                                       "zero",
+                                       "layout",
+                                       "offload",
+                                       "order",
+                                       "etp",
+                                       "slices",
+                                       "cp_exchange",
+                                       "whole_rows",
+                                       "split_head",
+                                       "zero_group",
+                                       "recompute_layers",
+                                       "recompute_rest",
+                                       NULL};
     const struct pin_rule rules[] = {
         {"tp", &pins->tp, NULL, 1, SF_MAX_RANKS},
         {"ep", &pins->ep, NULL, 1, SF_MAX_RANKS},
@@ -369,9 +404,24 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
         }
     }
     SF_TRY(read_u32(map, "offload", 0, SF_MAX_STAGES, &pins->offload, err));
+    SF_TRY(read_recompute_layers(map, recomputes, pins, err));
     SF_TRY(read_layout(sf_map_find(map, "layout"), &pins->layout, err));
     const struct sf_node *schedule = sf_map_find(map, "schedule");
     return schedule == NULL ? 0 : read_schedule_pin(io, beside, schedule, pins, err);
+}
+
+/* Layers that predict further are where the loss is, and not for every plan. */
+static int check_further(const struct sf_node *plan, const struct sf_scenario *s, struct sf_err *err) {
+    uint32_t named = s->pins.layout.mtp, mtp = s->model.mtp;
+    if (s->pins.layout.stages > 0 && named != mtp) {
+        return sf_node_fail(sf_map_find(plan, "layout"), err,
+                            "layout has %u layers that predict further (m), the model %u", named, mtp);
+    }
+    if (s->pins.offload > 0 && mtp > 0) {
+        return sf_node_fail(sf_map_find(plan, "offload"), err,
+                            "offload is for models without layers that predict further; the model has %u", mtp);
+    }
+    return 0;
 }
 
 static int read_name(const struct sf_node *map, char *out, size_t size, struct sf_err *err) {
@@ -396,6 +446,7 @@ int sf_cluster_apply(const struct sf_io *io, const struct sf_cluster_change *cha
     if (change->overlay != NULL) {
         SF_TRY(sf_topo_load_overlay(io, change->overlay, topo, err));
     }
+    SF_TRY(change->times != NULL ? sf_topo_set_times(topo, change->times, err) : 0);
     return change->routing < 0 ? 0
                                : sf_topo_set_routing(topo, (enum sf_routing)change->routing, change->routing_seed, err);
 }
@@ -433,6 +484,7 @@ static int read_scenario(const struct sf_io *io, const struct sf_node *map, cons
     SF_TRY(sf_map_need(map, "job", &node, err));
     SF_TRY(read_job(node, change, s, err));
     SF_TRY(read_pins(io, s->path, sf_map_find(map, "plan"), &s->pins, err));
+    SF_TRY(check_further(sf_map_find(map, "plan"), s, err));
     return change->overlay != NULL && change->fewer ? take_fewer(node, s, err) : 0;
 }
 

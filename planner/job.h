@@ -45,7 +45,7 @@ struct sf_job {
     uint64_t global_batch_sequences;
     int precision; /* enum sf_dtype of GEMM inputs; activations and gradients are bf16 unless f32 */
     uint32_t gpus;
-    uint32_t gpus_asked; /* before a change of the cluster left fewer; else as gpus */
+    uint32_t gpus_asked; /* where the cluster leaves fewer, or a plan uses fewer; else as gpus */
     uint32_t steps;
     uint64_t seed;
     bool canonical;
@@ -69,6 +69,8 @@ struct sf_pins {
     struct sf_pin slices, zero_group;                       /* zero_group 0: all of dp */
     struct sf_layout layout;                                /* layers of the virtual stages; no stages: any */
     uint32_t offload;                                       /* of every plan */
+    uint32_t recompute_layers;                              /* of every virtual stage, if it has as many; 0: any */
+    int recompute_rest;                                     /* with it, the kind of the others */
     char schedule_file[512];                                /* of SF_SCHEDULE_TABLE, as plans will name it; else "" */
     struct sf_pipe *table;                                  /* owned by the scenario */
 };
@@ -91,6 +93,7 @@ struct sf_cluster_change {
     const char *overlay;   /* NULL, or a file that replaces the cluster's own overlay */
     int routing;           /* enum sf_routing, or -1 */
     uint64_t routing_seed; /* where routing hashes */
+    const char *times;     /* of collectives: a word of sf_topo_set_times; NULL: what the cluster file says */
     uint32_t gpus;         /* above 0: instead of the job's */
     bool fewer;            /* where too few are left in use, take as many as some plan can use */
 };

@@ -355,7 +355,7 @@ static int refuse_giant(const struct sf_node *map, const struct sf_model *m, str
     double expert = (m->plain ? 2.0 : 3.0) * m->hidden * widths;
     double ranks = (double)m->q_rank + m->kv_rank + m->rope_dim;
     double attention = (m->hidden + ranks) * ((double)m->head_dim * (2.0 * m->heads + 2.0 * m->kv_heads) + ranks);
-    double total = m->layers * (expert + attention) + 2.0 * m->hidden * (double)m->vocab;
+    double total = ((double)m->layers + m->mtp) * (expert + attention) + 2.0 * m->hidden * (double)m->vocab;
     if (total > 1e15) {
         return sf_node_fail(map, err, "the model has %.3g parameters; at most 1e15 are supported", total);
     }

@@ -35,7 +35,8 @@ struct sf_model {
     uint32_t q_rank;          /* 0: queries are made from the whole row */
     uint32_t kv_rank;         /* 0: no latent attention */
     uint32_t rope_dim, v_dim; /* head_dim is the width of queries and keys, rotary part included */
-    uint32_t mtp;             /* layers behind the last, each of which predicts one token further */
+    uint32_t mtp;             /* layers behind the last, of its kind, each of which predicts one token further */
+    double mtp_weight;        /* of their mean loss, beside that of the next token */
     double rope_theta, norm_eps, init_std;
     struct sf_hash hash; /* of the fields above */
 };
@@ -55,8 +56,11 @@ static inline bool sf_model_splits(const struct sf_model *m, uint32_t tp) {
  * model_type, sliding windows, dropout, rope scaling) with file:line:column rather than ignoring it. */
 int sf_model_load(const struct sf_io *io, const char *path, struct sf_model *out, struct sf_err *err);
 
-/* Does this layer have experts? */
+#define SF_MODEL_MOST_MTP 8u
+
+/* Does this layer have experts? Layers that predict further follow the last one and are like it. */
 static inline bool sf_model_routes(const struct sf_model *m, uint32_t layer) {
+    layer = layer < m->layers ? layer : m->layers - 1;
     return m->experts > 0 && layer >= m->dense_first && (m->moe_step <= 1 || (layer + 1) % m->moe_step == 0);
 }
 /* Layers that have them, of the first n. */
@@ -79,7 +83,8 @@ uint64_t sf_model_params_attention(const struct sf_model *m); /* one layer: qkv,
 uint64_t sf_model_params_expert(const struct sf_model *m);    /* one expert's (or the dense) feed-forward */
 uint64_t sf_model_params_shared(const struct sf_model *m);    /* beside the experts of one layer, gate included */
 uint64_t sf_model_params_dense(const struct sf_model *m);     /* a layer without experts */
-uint64_t sf_model_params_mtp(const struct sf_model *m);       /* all layers that predict further; tables are shared */
+uint64_t sf_model_params_mtp(const struct sf_model *m); /* all layers that predict further; tables are shared, and the
+                                                         * norm before the head */
 
 /* Forward + backward FLOPs of `tokens` tokens in sequences of seq_len: 6 * active matmul weights + causal attention
  * counted once (6 * L * heads * head_dim * seq per token). The embedding lookup costs nothing, the head does, and

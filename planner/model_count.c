@@ -82,10 +82,15 @@ uint64_t sf_model_params_active(const struct sf_model *m) {
     return params_layers(m, m->topk) + params_ends(m);
 }
 
-/* Two norms and their projection, a layer, and the norm before the head that it shares. */
-uint64_t sf_model_params_mtp(const struct sf_model *m) {
+static uint64_t params_mtp(const struct sf_model *m, uint64_t experts) {
     uint64_t h = m->hidden;
-    return m->mtp * (sf_model_params_layer(m) + 2 * h * h + 3 * h);
+    uint64_t layer = sf_model_routes(m, m->layers) ? params_layer(m, experts) : sf_model_params_dense(m);
+    return m->mtp * (layer + 2 * h * h + 2 * params_norm(m));
+}
+
+/* A layer, and two norms with a projection each. */
+uint64_t sf_model_params_mtp(const struct sf_model *m) {
+    return params_mtp(m, m->experts);
 }
 
 /* What a token is not multiplied with: norms and biases. */
@@ -96,8 +101,8 @@ static uint64_t vectors_of_layer(const struct sf_model *m) {
 }
 
 double sf_model_flops(const struct sf_model *m, uint64_t tokens, uint32_t seq_len) {
-    uint64_t layers = m->layers + m->mtp, h = m->hidden, head = m->vocab * h;
-    uint64_t extra = m->mtp * ((m->experts == 0 ? sf_model_params_dense(m) : params_layer(m, m->topk)) + 2 * h * h);
+    uint64_t layers = m->layers + m->mtp, head = m->vocab * m->hidden;
+    uint64_t extra = params_mtp(m, m->topk) - m->mtp * 2 * params_norm(m);
     uint64_t weights = params_layers(m, m->topk) + extra - layers * vectors_of_layer(m) + head * (1 + m->mtp);
     double columns = ((double)m->heads * m->head_dim + (double)sf_model_value_width(m)) / 2.0;
     double attention = (double)layers * columns * seq_len;

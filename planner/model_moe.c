@@ -24,6 +24,9 @@ static const char *const used_keys[] = {
     "qk_rope_head_dim",
     "v_head_dim",
     "num_nextn_predict_layers",
+    "mtp_layers",
+    "mtp_num_layers",
+    "mtp_loss_scaling_factor",
 };
 
 static const char *const router_keys[] = {
@@ -158,8 +161,29 @@ static int read_shared(const struct sf_node *map, struct sf_model *m, struct sf_
     return 0;
 }
 
+/* DeepSeek's name, Megatron's, and that of scenarios; Megatron's weight, and its default. */
+static int read_mtp(const struct sf_node *map, struct sf_model *m, struct sf_err *err) {
+    static const char *const names[] = {"num_nextn_predict_layers", "mtp_num_layers", "mtp_layers"};
+    const struct sf_node *weight = sf_map_find(map, "mtp_loss_scaling_factor"), *first = NULL;
+    for (size_t i = 0; i < LENGTH(names); i++) {
+        const struct sf_node *node = sf_map_find(map, names[i]);
+        if (node != NULL && first != NULL) {
+            return sf_node_fail(node, err, "%s is one of three names for the same; keep one of them", names[i]);
+        }
+        first = node != NULL ? node : first;
+        SF_TRY(read_or(map, names[i], 0, SF_MODEL_MOST_MTP, &m->mtp, err));
+    }
+    m->mtp_weight = m->mtp > 0 ? 0.1 : 0;
+    if (weight != NULL && m->mtp == 0) {
+        return sf_node_fail(weight, err,
+                            "mtp_loss_scaling_factor weighs layers that predict further tokens; the model has none: "
+                            "set num_nextn_predict_layers");
+    }
+    return weight == NULL ? 0 : sf_node_f64(weight, 0, 1e6, &m->mtp_weight, err);
+}
+
 int sfi_model_read_layers(const struct sf_node *map, struct sf_model *m, struct sf_err *err) {
-    SF_TRY(read_or(map, "num_nextn_predict_layers", 0, 1, &m->mtp, err));
+    SF_TRY(read_mtp(map, m, err));
     if (m->experts == 0) {
         return refuse_without_experts(map, m, err);
     }
@@ -184,7 +208,7 @@ int sfi_model_print_layers(const struct sf_model *m, char *out, size_t size) {
         n += snprintf(out + n, size - (size_t)n, " latent %u %u %u %u", m->q_rank, m->kv_rank, m->rope_dim, m->v_dim);
     }
     if (m->mtp > 0) {
-        n += snprintf(out + n, size - (size_t)n, " mtp %u", m->mtp);
+        n += snprintf(out + n, size - (size_t)n, " mtp %u weight %.17g", m->mtp, m->mtp_weight);
     }
     return n;
 }

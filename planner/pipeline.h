@@ -197,6 +197,10 @@ void sf_pipe_layout_clear(struct sf_pipe_layout *l);
  * layer as much as a layer, the embedding nothing. Activations by layers. */
 int sf_pipe_layout_costs(const struct sf_pipe_layout *l, const struct sf_pipe *p, const struct sf_pipe_spec *spec,
                          double loss_layers, struct sf_pipe_costs *out, struct sf_err *err);
+/* The same for a table of sf_pipe_split_head: L does not count where the layout has it, its work is shared by all parts
+ * of the head, which hold no activations. SF_E_INPUT unless the layout has a stage per device. */
+int sf_pipe_split_head_costs(const struct sf_pipe_layout *l, const struct sf_pipe *p, const struct sf_pipe_spec *spec,
+                             double loss_layers, struct sf_pipe_costs *out, struct sf_err *err);
 
 /* ---- drawings ---------------------------------------------------------------------------------------------------- */
 

@@ -153,30 +153,55 @@ static sf_time_ps share(sf_time_ps device, double devices, double part) {
     return (sf_time_ps)llround((double)device * devices * part);
 }
 
+/* Costs of stage s: `part` of all work, activations of `layers` of the layout's layers. */
+static void set_stage(const struct sf_pipe *p, const struct sf_pipe_spec *spec, uint32_t s, double part, double layers,
+                      struct sf_pipe_costs *out) {
+    sf_time_ps *times = (void *)(uintptr_t)out->f;
+    double *held = (void *)(uintptr_t)out->mem_f, keep = spec->weight_share > 0 ? spec->weight_share : 1;
+    double devices = p->devices, mem = layers * devices;
+    times[s] = share(spec->f, devices, part);
+    times[p->stages + s] = share(spec->b, devices, part);
+    times[2 * (size_t)p->stages + s] = share(spec->w, devices, part);
+    held[s] = mem;
+    held[p->stages + s] = mem * (1 - keep);
+    held[2 * (size_t)p->stages + s] = mem * keep;
+}
+
+static int check_layers(const struct sf_pipe_layout *l, struct sf_err *err) {
+    return l->layers + l->mtp > 0 ? 0 : sf_fail(err, SF_E_INPUT, "the layout has no layers");
+}
+
 int sf_pipe_layout_costs(const struct sf_pipe_layout *l, const struct sf_pipe *p, const struct sf_pipe_spec *spec,
                          double loss_layers, struct sf_pipe_costs *out, struct sf_err *err) {
-    double all = l->layers + l->mtp + loss_layers, memory = l->layers + l->mtp, devices = p->devices;
+    double layers = l->layers + l->mtp, all = layers + loss_layers;
     if (l->stages_n != p->stages || p->ways != 1 || p->slices != 1) {
         return sf_fail(err, SF_E_INPUT,
                        "the layout has %u stages, and the schedule has %u (devices times chunks; one way, no slices)",
                        l->stages_n, p->stages);
     }
-    if (memory <= 0) {
-        return sf_fail(err, SF_E_INPUT, "the layout has no layers");
-    }
+    SF_TRY(check_layers(l, err));
     SF_TRY(sf_pipe_costs_create(p, spec, out, err));
-    sf_time_ps *times = (void *)(uintptr_t)out->f;
-    double *held = (void *)(uintptr_t)out->mem_f, keep = spec->weight_share > 0 ? spec->weight_share : 1;
     for (uint32_t s = 0; s < p->stages; s++) {
         const struct sf_pipe_contents *c = &l->stages[s];
-        double part = (c->layers + c->mtp + (c->loss ? loss_layers : 0)) / all;
-        double mem = (c->layers + c->mtp) / memory * devices;
-        times[s] = share(spec->f, devices, part);
-        times[p->stages + s] = share(spec->b, devices, part);
-        times[2 * (size_t)p->stages + s] = share(spec->w, devices, part);
-        held[s] = mem;
-        held[p->stages + s] = mem * (1 - keep);
-        held[2 * (size_t)p->stages + s] = mem * keep;
+        double own = c->layers + c->mtp;
+        set_stage(p, spec, s, (own + (c->loss ? loss_layers : 0)) / all, own / layers, out);
+    }
+    return 0;
+}
+
+int sf_pipe_split_head_costs(const struct sf_pipe_layout *l, const struct sf_pipe *p, const struct sf_pipe_spec *spec,
+                             double loss_layers, struct sf_pipe_costs *out, struct sf_err *err) {
+    double layers = l->layers + l->mtp, all = layers + loss_layers;
+    if (l->stages_n != p->devices || p->stages != 2 * p->devices) {
+        return sf_fail(err, SF_E_INPUT, "a split head needs a layout of one stage per device, found %u on %u devices",
+                       l->stages_n, p->devices);
+    }
+    SF_TRY(check_layers(l, err));
+    SF_TRY(sf_pipe_costs_create(p, spec, out, err));
+    for (uint32_t s = 0; s < p->devices; s++) {
+        double own = l->stages[s].layers + l->stages[s].mtp;
+        set_stage(p, spec, s, own / all, own / layers, out);
+        set_stage(p, spec, p->devices + s, loss_layers / p->devices / all, 0, out);
     }
     return 0;
 }

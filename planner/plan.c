@@ -46,6 +46,21 @@ const char *sf_recompute_name(int kind) {
     return kind >= 0 && kind < SF_RECOMPUTES_N ? recompute_words[kind] : "?";
 }
 
+const char *sf_plan_recompute_text(const struct sf_plan *plan, char *out, size_t size) {
+    uint32_t again = 0, layers = 0;
+    for (uint32_t v = 0; v < plan->pp * plan->vpp && plan->partly; v++) {
+        again += plan->recompute_layers[v];
+        layers += plan->layers[v];
+    }
+    int n = snprintf(out, size, "%s", sf_recompute_name(plan->recompute));
+    if (plan->partly && n > 0 && (size_t)n < size) {
+        bool other = plan->recompute_rest != SF_RECOMPUTE_NONE;
+        snprintf(out + n, size - (size_t)n, " %u/%u%s%s", again, layers, other ? ", " : "",
+                 other ? sf_recompute_name(plan->recompute_rest) : "");
+    }
+    return out;
+}
+
 /* A double-quoted YAML text. Bytes beyond ASCII are UTF-8 and pass as they are. */
 static void print_quoted(const char *text, struct sf_buf *out) {
     sf_buf_printf(out, "\"");
@@ -72,16 +87,35 @@ static void print_schedule(const struct sf_plan *plan, struct sf_buf *out) {
     }
 }
 
-static void print_layers(const struct sf_plan *plan, struct sf_buf *out) {
-    sf_buf_printf(out, "# Layers of each virtual stage in data order.\nlayers: [");
+/* One number per virtual stage, a line for each chunk. */
+static void print_stages(const struct sf_plan *plan, const char *key, const uint32_t *of, struct sf_buf *out) {
+    sf_buf_printf(out, "%s: [", key);
     for (uint32_t chunk = 0; chunk < plan->vpp; chunk++) {
         for (uint32_t stage = 0; stage < plan->pp; stage++) {
             uint32_t s = chunk * plan->pp + stage;
-            const char *gap = s == 0 ? "" : stage == 0 ? ",\n         " : ", ";
-            sf_buf_printf(out, "%s%u", gap, plan->layers[s]);
+            const char *gap = s == 0 ? "" : stage == 0 ? ",\n" : ", ";
+            int indent = s > 0 && stage == 0 ? (int)strlen(key) + 3 : 0;
+            sf_buf_printf(out, "%s%*s%u", gap, indent, "", of[s]);
         }
     }
     sf_buf_printf(out, "]\n");
+}
+
+static void print_layers(const struct sf_plan *plan, struct sf_buf *out) {
+    sf_buf_printf(out, "# Layers of each virtual stage in data order.\n");
+    print_stages(plan, "layers", plan->layers, out);
+}
+
+static void print_recompute(const struct sf_plan *plan, struct sf_buf *out) {
+    sf_buf_printf(out, "recompute: %s\n", sf_recompute_name(plan->recompute));
+    if (!plan->partly) {
+        return;
+    }
+    sf_buf_printf(out, "# Of each virtual stage, its first layers that do; the others: recompute_rest, or none.\n");
+    print_stages(plan, "recompute_layers", plan->recompute_layers, out);
+    if (plan->recompute_rest != SF_RECOMPUTE_NONE) {
+        sf_buf_printf(out, "recompute_rest: %s\n", sf_recompute_name(plan->recompute_rest));
+    }
 }
 
 int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, struct sf_buf *out) {
@@ -122,8 +156,11 @@ int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, stru
     if (sf_plan_slices(plan) > 1) {
         sf_buf_printf(out, "slices: %u # of every sequence, each with passes of its own\n", sf_plan_slices(plan));
     }
-    sf_buf_printf(out, "recompute: %s\n", sf_recompute_name(plan->recompute));
+    print_recompute(plan, out);
     sf_buf_printf(out, "zero: %u # shared over dp from 1 on: optimizer state; 2: gradients; 3: weights\n", plan->zero);
+    if (plan->gpus > 0) {
+        sf_buf_printf(out, "gpus: %u # in use, fewer than the job's\n", plan->gpus);
+    }
     if (plan->zero_group > 0) {
         sf_buf_printf(out, "zero_group: %u # ranks that share it among them; the groups add up their sums\n",
                       plan->zero_group);
@@ -214,21 +251,46 @@ static int read_layout(const struct sf_node *map, uint64_t stages, struct sf_pla
     return 0;
 }
 
-static int read_layers(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
-    const struct sf_node *node;
+static int read_stages(const struct sf_node *node, const char *key, const struct sf_plan *p, uint32_t *out,
+                       struct sf_err *err) {
     uint64_t stages = (uint64_t)p->pp * p->vpp;
-    if (sf_map_find(map, "layout") != NULL) {
-        return read_layout(map, stages, p, err);
-    }
-    SF_TRY(sf_map_need(map, "layers", &node, err));
     if (!sf_node_is_seq(node) || stages > SF_MAX_STAGES || sf_seq_size(node) != stages) {
-        return sf_node_fail(node, err, "layers lists one count per virtual stage: pp %u * vpp %u = %llu (at most %d)",
+        return sf_node_fail(node, err, "%s lists one count per virtual stage: pp %u * vpp %u = %llu (at most %d)", key,
                             p->pp, p->vpp, (unsigned long long)stages, SF_MAX_STAGES);
     }
     for (uint32_t i = 0; i < stages; i++) {
         int64_t value;
         SF_TRY(sf_node_i64(sf_seq_at(node, i), 0, 4096, &value, err));
-        p->layers[i] = (uint32_t)value;
+        out[i] = (uint32_t)value;
+    }
+    return 0;
+}
+
+static int read_layers(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
+    const struct sf_node *node;
+    if (sf_map_find(map, "layout") != NULL) {
+        return read_layout(map, (uint64_t)p->pp * p->vpp, p, err);
+    }
+    SF_TRY(sf_map_need(map, "layers", &node, err));
+    return read_stages(node, "layers", p, p->layers, err);
+}
+
+/* A number is for all virtual stages alike. */
+static int read_recompute(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, "recompute_layers"), *rest = sf_map_find(map, "recompute_rest");
+    int64_t value;
+    SF_TRY(need_word(map, "recompute", recompute_words, &p->recompute, err));
+    if (node == NULL) {
+        return rest == NULL ? 0 : sf_node_fail(rest, err, "recompute_rest is for what recompute_layers leaves out");
+    }
+    p->partly = true;
+    SF_TRY(rest == NULL ? 0 : sf_node_word(rest, recompute_words, &p->recompute_rest, err));
+    if (sf_node_is_seq(node)) {
+        return read_stages(node, "recompute_layers", p, p->recompute_layers, err);
+    }
+    SF_TRY(sf_node_i64(node, 0, 4096, &value, err));
+    for (uint64_t i = 0; i < (uint64_t)p->pp * p->vpp && i < SF_MAX_STAGES; i++) {
+        p->recompute_layers[i] = (uint32_t)value;
     }
     return 0;
 }
@@ -349,8 +411,9 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
     SF_TRY(need_u32(map, "micro_batch", 1, 1u << 20, &p->micro_batch, err));
     SF_TRY(need_u32(map, "microbatches", 1, 1u << 20, &p->microbatches, err));
     SF_TRY(sf_map_find(map, "slices") == NULL ? 0 : need_u32(map, "slices", 1, SF_MAX_SLICES - 1, &p->slices, err));
-    SF_TRY(need_word(map, "recompute", recompute_words, &p->recompute, err));
+    SF_TRY(read_recompute(map, p, err));
     SF_TRY(need_u32(map, "zero", 0, 3, &p->zero, err));
+    SF_TRY(sf_map_find(map, "gpus") == NULL ? 0 : need_u32(map, "gpus", 1, UINT32_MAX, &p->gpus, err));
     SF_TRY(sf_map_find(map, "zero_group") == NULL ? 0 : need_u32(map, "zero_group", 1, 1u << 24, &p->zero_group, err));
     SF_TRY(sf_map_find(map, "offload") == NULL ? 0 : need_u32(map, "offload", 0, 4096, &p->offload, err));
     SF_TRY(sf_map_need(map, "canonical", &canonical, err));
@@ -367,12 +430,38 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
 }
 
 static int read_plan(const struct sf_node *map, struct sf_plan *out, struct sf_hash *hash, struct sf_err *err) {
-    static const char *const keys[] = {"plan_version", "scenario",   "scenario_hash", "tp",          "ep",
-                                       "dp",           "pp",         "vpp",           "micro_batch", "microbatches",
-                                       "schedule",     "recompute",  "zero",          "canonical",   "ranks_per_domain",
-                                       "layers",       "cluster",    "overlay",       "whole_rows",  "cp",
-                                       "cp_exchange",  "etp",        "layout",        "split_head",  "slices",
-                                       "offload",      "zero_group", "order",         NULL};
+    static const char *const keys[] = {"plan_version",
+                                       "scenario",
+                                       "scenario_hash",
+                                       "tp",
+                                       "ep",
+                                       "dp",
+                                       "pp",
+                                       "vpp",
+                                       "micro_batch",
+                                       "microbatches",
+                                       "schedule",
+                                       "recompute",
+                                       "zero",
+                                       "canonical",
+                                       "ranks_per_domain",
+                                       "layers",
+                                       "cluster",
+                                       "overlay",
+                                       "whole_rows",
+                                       "cp",
+                                       "cp_exchange",
+                                       "etp",
+                                       "layout",
+                                       "split_head",
+                                       "slices",
+                                       "offload",
+                                       "gpus",
+                                       "zero_group",
+                                       "order",
+                                       "recompute_layers",
+                                       "recompute_rest",
+                                       NULL};
     uint32_t version;
     if (!sf_node_is_map(map)) {
         return sf_node_fail(map, err, "expected a plan: a mapping written by staticfire plan");

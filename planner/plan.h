@@ -64,11 +64,15 @@ struct sf_plan {
     uint32_t micro_batch;    /* sequences per microbatch */
     uint32_t microbatches;   /* per rank and step = global batch / (dp * micro_batch) */
     int schedule, recompute; /* enums above */
-    char schedule_file[512]; /* of SF_SCHEDULE_TABLE, relative to the plan file or absolute; else "" */
-    struct sf_pipe *table;   /* what it holds; the plan's own, see sf_plan_clear */
-    uint32_t zero;           /* shared over dp: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too (FSDP) */
-    uint32_t zero_group;     /* ranks that share among them what `zero` says, the next group has it again; 0: all */
-    uint32_t offload;        /* layers of every virtual stage, its first ones, whose activations wait on the host */
+    bool partly;             /* recompute is for recompute_layers of every virtual stage, its first ones, alone */
+    int recompute_rest;      /* and this one then for the others; else NONE */
+    uint32_t recompute_layers[SF_MAX_STAGES]; /* 0 unless partly */
+    char schedule_file[512];                  /* of SF_SCHEDULE_TABLE, relative to the plan file or absolute; else "" */
+    struct sf_pipe *table;                    /* what it holds; the plan's own, see sf_plan_clear */
+    uint32_t zero;       /* shared over dp: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too (FSDP) */
+    uint32_t gpus;       /* in use, where they are fewer than the job's; else 0 */
+    uint32_t zero_group; /* ranks that share among them what `zero` says, the next group has it again; 0: all */
+    uint32_t offload;    /* layers of every virtual stage, its first ones, whose activations wait on the host */
     bool canonical;
     bool split_head; /* every rank of the pipeline has an equal part of the vocabulary's head */
     bool whole_rows; /* every tensor-parallel rank keeps all rows between the matrices: no sequence parallelism */
@@ -88,6 +92,11 @@ static inline uint32_t sf_plan_slices(const struct sf_plan *plan) {
 
 static inline uint32_t sf_plan_etp(const struct sf_plan *plan) {
     return plan->etp > 0 ? plan->etp : plan->tp;
+}
+
+/* First layers of virtual stage v that `recompute` is for. */
+static inline uint32_t sf_plan_again(const struct sf_plan *plan, uint32_t v) {
+    return plan->partly ? plan->recompute_layers[v] : plan->layers[v];
 }
 
 /* Ranks that share the optimizer's state, and what else `zero` says. */
@@ -129,5 +138,7 @@ int sf_schedule_read(const struct sf_node *node, int *kind, const char **file, s
 int sf_schedule_load(const struct sf_io *io, const char *beside, const char *file, struct sf_pipe **out,
                      struct sf_err *err);
 const char *sf_recompute_name(int kind);
+/* For people: "full", or "full 12/32, selective" where 12 of 32 layers are. Returns out. */
+const char *sf_plan_recompute_text(const struct sf_plan *plan, char *out, size_t size);
 
 #endif

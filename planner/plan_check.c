@@ -27,8 +27,10 @@ static int check_degrees(const struct sf_plan *p, struct sf_err *err) {
                            fields[i].value);
         }
     }
-    if (p->recompute < 0 || p->recompute >= SF_RECOMPUTES_N) {
-        return sf_fail(err, SF_E_INPUT, "plan: recompute %d is unknown", p->recompute);
+    if (p->recompute < 0 || p->recompute >= SF_RECOMPUTES_N || p->recompute_rest < 0 ||
+        p->recompute_rest >= SF_RECOMPUTES_N) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute %d or its rest %d is unknown", p->recompute,
+                       p->recompute_rest);
     }
     if (p->order < 0 || p->order >= SF_ORDERS_N) {
         return sf_fail(err, SF_E_INPUT, "plan: order %d is unknown", p->order);
@@ -51,29 +53,73 @@ static int check_etp(const struct sf_plan *p, struct sf_err *err) {
     return 0;
 }
 
-/* Counted in FLOPs and parameters, but no recipe makes them yet: a program must not leave them out in silence. */
-static int check_mtp(const struct sf_scenario *s, struct sf_err *err) {
-    if (s->model.mtp > 0) {
-        return sf_fail(err, SF_E_INPUT,
-                       "plan: layers that predict further tokens are not planned yet; the model has %u: set "
-                       "num_nextn_predict_layers to 0",
-                       s->model.mtp);
+/* Layers that predict further are one with the head, on whole sequences, and share tables with the first stage. */
+static int check_mtp(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
+    const struct {
+        const char *name;
+        uint32_t value, most;
+    } rules[] = {{"slices", sf_plan_slices(p), 1},
+                 {"split_head", p->split_head, 0},
+                 {"zero", p->zero, 1},
+                 {"offload", p->offload, 0}};
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0] && s->model.mtp > 0; i++) {
+        if (rules[i].value > rules[i].most) {
+            return sf_fail(err, SF_E_INPUT,
+                           "plan: layers that predict further tokens need %s %u%s, found %u; the model has %u of them: "
+                           "change the plan, or set num_nextn_predict_layers to 0",
+                           rules[i].name, rules[i].most, rules[i].most == 1 && i > 0 ? " or 0" : "", rules[i].value,
+                           s->model.mtp);
+        }
+    }
+    return 0;
+}
+
+static int check_recompute_kind(const struct sf_scenario *s, int kind, struct sf_err *err) {
+    bool up = kind == SF_RECOMPUTE_MLA_UP || kind == SF_RECOMPUTE_SELECTIVE_UP;
+    if (up && s->model.kv_rank == 0) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute %s is for latent attention, which the model has not",
+                       sf_recompute_name(kind));
+    }
+    return 0;
+}
+
+/* First layers of every virtual stage have one kind, the others another that keeps more. */
+static int check_recompute_layers(const struct sf_plan *p, struct sf_err *err) {
+    if (p->recompute == SF_RECOMPUTE_NONE) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute_layers says which layers recompute, but recompute is none");
+    }
+    if (p->recompute_rest == SF_RECOMPUTE_FULL || p->recompute_rest == p->recompute) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute_rest must not be full, nor what recompute is; found %s",
+                       sf_recompute_name(p->recompute_rest));
+    }
+    for (uint32_t v = 0; v < p->pp * p->vpp; v++) {
+        if (p->recompute_layers[v] > p->layers[v]) {
+            return sf_fail(
+                err, SF_E_INPUT,
+                "plan: recompute_layers is at most the layers of a virtual stage, found %u; layers[%u] is %u",
+                p->recompute_layers[v], v, p->layers[v]);
+        }
     }
     return 0;
 }
 
 static int check_recompute(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
-    bool up = p->recompute == SF_RECOMPUTE_MLA_UP || p->recompute == SF_RECOMPUTE_SELECTIVE_UP;
-    if (up && s->model.kv_rank == 0) {
-        return sf_fail(err, SF_E_INPUT, "plan: recompute %s is for latent attention, which the model has not",
-                       sf_recompute_name(p->recompute));
+    SF_TRY(check_recompute_kind(s, p->recompute, err));
+    SF_TRY(check_recompute_kind(s, p->recompute_rest, err));
+    if (!p->partly && p->recompute_rest != SF_RECOMPUTE_NONE) {
+        return sf_fail(err, SF_E_INPUT, "plan: recompute_rest is for what recompute_layers leaves out");
     }
-    return 0;
+    return p->partly ? check_recompute_layers(p, err) : 0;
 }
 
 static int check_mesh(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
     uint64_t ranks;
     uint32_t cp = sf_plan_cp(p);
+    if (p->gpus > 0 && (p->gpus != s->job.gpus || p->gpus > s->job.gpus_asked)) {
+        return sf_fail(err, SF_E_INPUT,
+                       "plan: gpus is what the degrees multiply to, %u, and at most the job's %u; found %u",
+                       s->job.gpus, s->job.gpus_asked, p->gpus);
+    }
     if (__builtin_mul_overflow((uint64_t)p->tp * p->dp, (uint64_t)p->pp, &ranks) ||
         __builtin_mul_overflow(ranks, (uint64_t)cp, &ranks) || ranks != s->job.gpus) {
         return sf_fail(err, SF_E_INPUT, "plan: tp * dp * pp%s must equal the job's %u GPUs, found %u * %u * %u%s%.0u",
@@ -419,10 +465,10 @@ static int check_split_head(const struct sf_scenario *s, const struct sf_plan *p
 int sf_plan_check(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_err *err) {
     SF_TRY(check_degrees(plan, err));
     SF_TRY(check_mesh(s, plan, err));
-    SF_TRY(check_recompute(s, plan, err));
-    SF_TRY(check_mtp(s, err));
+    SF_TRY(check_mtp(s, plan, err));
     SF_TRY(check_tp(s, plan, err));
     SF_TRY(check_layers(s, plan, err));
+    SF_TRY(check_recompute(s, plan, err));
     SF_TRY(check_batch(s, plan, err));
     SF_TRY(sf_schedule_check(plan, err));
     SF_TRY(check_canonical(s, plan, err));

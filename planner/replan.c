@@ -1,7 +1,7 @@
-/* After a loss: the old plan with fewer replicas. Everything that is slow to change in a running job, what each rank
- * holds of the model, stays; the number of microbatches follows from the replicas, and the schedule may follow from
- * that.
+/* The old plan with fewer replicas, after a loss or by choice. Degrees, recomputation and ZeRO stay; the number of
+ * microbatches follows from the replicas, and schedule and cut of the layers may follow from that.
  */
+#include "core/arena.h"
 #include "planner/search.h"
 #include "sim/seats.h"
 
@@ -9,11 +9,20 @@ static void pin_to(struct sf_pin *pin, uint32_t value) {
     *pin = (struct sf_pin){.n = 1, .value = {value}};
 }
 
-/* Families that a search can always make; a table of its own is for one number of microbatches. */
+/* Where only some layers do, which ones may follow from the microbatches. */
+static void pin_recompute(struct sf_pins *pins, const struct sf_plan *old) {
+    pin_to(&pins->recompute, (uint32_t)old->recompute);
+    if (old->partly) {
+        pins->recompute.value[pins->recompute.n++] = (uint32_t)old->recompute_rest;
+    }
+}
+
+/* Families that are made quickly. Of their chunks a table may have other numbers, and is for one number of
+ * microbatches: it gives way to one that is made to measure. */
 static void free_schedules(struct sf_pins *pins) {
     static const uint32_t families[] = {SF_SCHEDULE_1F1B,  SF_SCHEDULE_INTERLEAVED, SF_SCHEDULE_ZB_H1,
                                         SF_SCHEDULE_ZB_H2, SF_SCHEDULE_ZB_1P,       SF_SCHEDULE_ZB_2P,
-                                        SF_SCHEDULE_ZB_V,  SF_SCHEDULE_DUALPIPEV};
+                                        SF_SCHEDULE_ZB_V,  SF_SCHEDULE_DUALPIPEV,   SF_SCHEDULE_AUTO};
     pins->schedule = (struct sf_pin){.n = sizeof families / sizeof *families};
     for (uint32_t i = 0; i < pins->schedule.n; i++) {
         pins->schedule.value[i] = families[i];
@@ -49,9 +58,65 @@ int sf_replan(struct sf_scenario *s, const struct sf_plan *old, struct sf_err *e
     pin_to(&s->pins.pp, old->pp);
     pin_to(&s->pins.vpp, old->vpp);
     pin_to(&s->pins.micro_batch, old->micro_batch);
-    pin_to(&s->pins.recompute, (uint32_t)old->recompute);
+    pin_recompute(&s->pins, old);
     pin_to(&s->pins.zero, old->zero);
     pin_to(&s->pins.order, (uint32_t)old->order);
     free_schedules(&s->pins);
     return 0;
+}
+
+/* ---- by choice --------------------------------------------------------------------------------------------------- */
+
+#define FEWER_TRIED 3
+#define FEWER_LEAST(dp) ((dp) / 4 * 3)
+
+static int try_fewer(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
+                     const struct sf_plan *old, uint32_t dp, struct sf_plan_result *out, struct sf_err *err) {
+    struct sf_search_stats stats;
+    struct sf_scenario *one = sf_malloc(sizeof *one);
+    uint32_t n = 0;
+    if (one == NULL) {
+        return sf_fail_memory(err, "a look at fewer GPUs");
+    }
+    *one = *s;
+    one->job.gpus = dp * old->tp * sf_plan_cp(old) * old->pp;
+    pin_to(&one->pins.tp, old->tp);
+    pin_to(&one->pins.cp, sf_plan_cp(old));
+    pin_to(&one->pins.ep, old->ep);
+    pin_to(&one->pins.pp, old->pp);
+    pin_to(&one->pins.micro_batch, old->micro_batch);
+    pin_recompute(&one->pins, old);
+    int rc = sf_search(one, cost, options, out, &n, &stats, err);
+    sf_free(one);
+    return rc;
+}
+
+int sf_search_fewer(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
+                    const struct sf_plan_result *best, struct sf_plan_result *out, bool *found, struct sf_err *err) {
+    const struct sf_plan *old = &best->plan;
+    struct sf_search_options quick = *options;
+    struct sf_plan_result *one = sf_malloc(sizeof *one);
+    uint32_t tried = 0, least = FEWER_LEAST(old->dp);
+    int rc = one != NULL ? 0 : sf_fail_memory(err, "a look at fewer GPUs");
+    *found = false;
+    quick.top = 1;
+    quick.quick = quick.no_advice = true;
+    quick.explain = false;
+    for (uint32_t dp = old->dp - 1; rc == 0 && dp > 0 && dp >= least && tried < FEWER_TRIED; dp--) {
+        if (!fits(s, old, dp)) {
+            continue;
+        }
+        tried++;
+        rc = try_fewer(s, cost, &quick, old, dp, one, err);
+        if (rc == 0 && one->merit.worth_s < (*found ? out : best)->merit.worth_s) {
+            sf_plan_results_clear(out, *found ? 1 : 0);
+            *out = *one;
+            *found = true;
+        } else if (rc == 0) {
+            sf_plan_results_clear(one, 1);
+        }
+        rc = rc == SF_E_NOPLAN ? 0 : rc;
+    }
+    sf_free(one);
+    return rc == SF_E_INTERRUPTED ? 0 : rc;
 }

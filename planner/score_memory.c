@@ -5,8 +5,8 @@
 enum { KEPT_BYTES = 5, GRADIENT_BYTES = 4 };
 
 struct scores {
-    double live, most, largest; /* kept now, at most, and by one call */
-    bool recomputed;
+    double live, most, largest; /* kept now, at most, and by one call; of all layers, recomputed or not */
+    double calls, again;        /* forward ones, and those of them that only recompute */
 };
 
 static void add_call(const struct sf_call *call, struct scores *s) {
@@ -16,8 +16,10 @@ static void add_call(const struct sf_call *call, struct scores *s) {
     if (sf_call_is_attention(call->kind) && !sf_call_is_attention_fwd(call->kind)) {
         s->live -= KEPT_BYTES * pairs;
     } else if (sf_call_is_attention_fwd(call->kind)) {
-        s->recomputed |= (call->flags & SF_CALL_RECOMPUTE_FLAG) != 0;
-        s->live += KEPT_BYTES * pairs;
+        bool again = (call->flags & SF_CALL_RECOMPUTE_FLAG) != 0;
+        s->calls += again ? 0 : 1;
+        s->again += again ? 1 : 0;
+        s->live += again ? 0 : KEPT_BYTES * pairs;
         s->most = fmax(s->most, s->live);
         s->largest = fmax(s->largest, pairs);
     }
@@ -31,7 +33,8 @@ static double of_class(const struct sf_prog *prog, const struct sf_class *c) {
             add_call(&r->calls[k], &s);
         }
     }
-    return (s.recomputed ? KEPT_BYTES * s.largest : s.most) + GRADIENT_BYTES * s.largest;
+    double kept = s.calls > 0 ? fmax(1 - s.again / s.calls, 0) * s.most : 0;
+    return kept + ((s.again > 0 ? KEPT_BYTES : 0) + GRADIENT_BYTES) * s.largest;
 }
 
 uint64_t sfi_unfused_peak_bytes(const struct sf_prog *prog) {

@@ -34,6 +34,7 @@ struct sf_search_options {
     double jitter;                   /* of kernel times, as in sf_sim_options; 0: 5 % */
     uint32_t seeds;                  /* simulated for each finalist; 0: 8 */
     uint32_t simulate;               /* how many of the best estimates are simulated; 0: 200 */
+    uint32_t threads;                /* 0: one per core. Results do not depend on it */
     bool quick;                      /* a few simulations, on the seats that come first */
     bool no_advice;                  /* where nothing fits, do not look into why the pins are at fault */
     uint64_t auto_seed, auto_budget; /* of each table that is synthesised; budget in passes placed, 0: the default */
@@ -68,6 +69,18 @@ int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const str
 /* Narrows the scenario, whose cluster has lost something, to what is left of `old`: as many replicas as still find
  * seats, everything else but the schedule kept. For a search with `quick`. SF_E_NOPLAN when not one is left. */
 int sf_replan(struct sf_scenario *s, const struct sf_plan *old, struct sf_err *err);
+
+/* With more GPUs a step can be longer: where the job's number leaves no whole groups to a scale-up domain, their
+ * traffic crosses racks. The degrees of `best` with up to a quarter fewer replicas, the nearest three that divide the
+ * batch, each with its own schedule and seats. *found: one of them is worth more than `best`, and `out` is the best of
+ * them, to be cleared. Nothing is proved about all smaller numbers. */
+int sf_search_fewer(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
+                    const struct sf_plan_result *best, struct sf_plan_result *out, bool *found, struct sf_err *err);
+
+/* Smaller numbers of GPUs, three quarters of the job's at least, that are worth a search of their own, the most
+ * promising first: what many degrees divide, with whole groups of tp and cp in every scale-up domain and as many
+ * microbatches as stages. Returns how many, at most `most`; none where memory is short, for it is advice. */
+uint32_t sf_search_counts(const struct sf_scenario *s, uint32_t most, uint32_t *out);
 
 void sf_plan_results_clear(struct sf_plan_result *results, uint32_t results_n);
 

@@ -56,23 +56,12 @@ static void fill(const struct sfi_search *s, const struct sfi_price *price, stru
 static double weight_bytes(const struct sfi_search *s, const struct sfi_at *at) {
     const struct sfi_layout *l = at->layout;
     const struct sfi_price *price = at->price;
-    double layers = ceil((double)s->scenario->model.layers / l->pp) + 1;
+    double layers = ceil((double)s->scenario->model.layers / l->pp) + 1 + l->further;
     double dense = layers * l->layer_dense + (1 + l->head_tables) * l->table, expert = layers * l->layer_expert;
     double owned =
-        s->space.zero.value[s->space.zero.n - 1] >= 1 ? (dense + expert * l->experts) / l->group : dense + expert;
+        s->space->zero.value[s->space->zero.n - 1] >= 1 ? (dense + expert * l->experts) / l->group : dense + expert;
     return 2 * (dense + expert) * s->base.weight_bytes + owned * s->base.optimizer_bytes + price->work +
            6 * price->p2p_bytes;
-}
-
-static int keep_table(struct sfi_search *s, struct sf_pipe *pipe, struct sf_err *err) {
-    struct sf_pipe **bigger = sf_realloc(s->tables, (size_t)s->tables_n + 1, sizeof *bigger);
-    if (bigger == NULL) {
-        sf_pipe_free(pipe);
-        return sf_fail_memory(err, "tables");
-    }
-    s->tables = bigger;
-    s->tables[s->tables_n++] = pipe;
-    return 0;
 }
 
 static uint64_t budget_of(const struct sfi_search *s) {
@@ -103,16 +92,13 @@ int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struc
                                                  .mem_b = st.memory[0],
                                                  .mem_w = st.memory[1],
                                                  .memory_limit = room};
-        const struct sf_synth_options options = {.budget = budget_of(s), .seed = s->options->auto_seed};
+        const struct sf_synth_options options = {.budget = budget_of(s), .seed = s->options->auto_seed + g->draw};
         rc = sf_synth(&problem, &options, &r, err);
         if (rc == 0) {
-            s->plan.table = r.pipe;
+            s->plan.table = s->made = r.pipe;
             r.pipe = NULL;
             sf_synth_result_clear(&r);
-            rc = keep_table(s, s->plan.table, err);
-        }
-        if (rc == 0) {
-            rc = sfi_refine_plan(s, g, at, s->tables_n, err);
+            rc = sfi_refine_plan(s, g, at, true, err);
         }
     }
     clear(&st);

@@ -17,6 +17,15 @@
 
 #include "planner/search_internal.h"
 
+/* Called more often than anything else in a search: the library's have to mind what is no number. */
+static inline double lesser(double a, double b) {
+    return a < b ? a : b;
+}
+
+static inline double larger(double a, double b) {
+    return a > b ? a : b;
+}
+
 struct sfi_freedom sfi_freedom_of(uint32_t schedule, uint32_t vpp) {
     struct sfi_freedom f = {.ways = 1, .chunks = vpp, .chunks_least = schedule == SF_SCHEDULE_TABLE ? 1 : vpp};
     switch (schedule) {
@@ -56,14 +65,14 @@ struct pipe {
 };
 
 static struct least least_of(double f, double whole, double b, double w, bool split) {
-    double all = split ? fmin(whole, b + w) : whole;
-    double input = split ? fmin(b, all) : all;
+    double all = split ? lesser(whole, b + w) : whole;
+    double input = split ? lesser(b, all) : all;
     return (struct least){f, input, all - input};
 }
 
 static double part(const struct sfi_pass_time *times, int timed, int which) {
     const struct sfi_pass_time *t = &times[timed];
-    double layer = t->of[0] > 0 && t->of[1] > 0 ? fmin(t->of[0], t->of[1]) : fmax(t->of[0], t->of[1]);
+    double layer = t->of[0] > 0 && t->of[1] > 0 ? lesser(t->of[0], t->of[1]) : larger(t->of[0], t->of[1]);
     return which == 0 ? layer : which == 1 ? t->first : t->last;
 }
 
@@ -85,10 +94,10 @@ static double room(const struct pipe *p, uint32_t k, double t, bool head) {
     double after = before * p->fill.b + ends * p->fill_first.b;
     double left = t - start - p->m * (fb + w);
     double n = whole_layers(left - p->tail_of_one, work);
-    n = fmin(n, whole_layers(t - start, p->with_tail));
-    n = fmin(n, p->split ? whole_layers(t - start - after - p->m * fb, p->m * in) : whole_layers(left - after, work));
-    n = p->beside > 0 ? fmin(n, whole_layers(t, p->beside)) : n;
-    return p->buckets.s_per_unit > 0 ? fmin(n, whole_layers(t - p->buckets.fixed_s, p->buckets.s_per_unit)) : n;
+    n = lesser(n, whole_layers(t - start, p->with_tail));
+    n = lesser(n, p->split ? whole_layers(t - start - after - p->m * fb, p->m * in) : whole_layers(left - after, work));
+    n = p->beside > 0 ? lesser(n, whole_layers(t, p->beside)) : n;
+    return p->buckets.s_per_unit > 0 ? lesser(n, whole_layers(t - p->buckets.fixed_s, p->buckets.s_per_unit)) : n;
 }
 
 static bool possible(const struct pipe *p, uint32_t layers, double t) {
@@ -99,7 +108,7 @@ static bool possible(const struct pipe *p, uint32_t layers, double t) {
             return false;
         }
         sum += n;
-        head = with_head >= 1 ? fmax(head, with_head - n) : head;
+        head = with_head >= 1 ? larger(head, with_head - n) : head;
     }
     return sum + head >= (double)layers * p->ways;
 }
@@ -147,8 +156,8 @@ static void add_collectives(const struct sfi_bounded *b, const struct sfi_freedo
 }
 
 static double least_kept(const struct sfi_price *price) {
-    const double *of = price->kept_of;
-    return of[0] > 0 && of[1] > 0 ? fmin(of[0], of[1]) : fmax(of[0], of[1]);
+    const double *of = price->kept_again;
+    return of[0] > 0 && of[1] > 0 ? lesser(of[0], of[1]) : larger(of[0], of[1]);
 }
 
 /* All work, shared equally. */
@@ -156,7 +165,7 @@ static double work_bound_s(const struct sfi_bounded *b, const struct pipe *p, bo
     const struct sfi_pass_time *t = b->price->least;
     double whole = t[SFI_TIMED_BW].layer, halves = t[SFI_TIMED_B].layer + t[SFI_TIMED_W].layer;
     return (double)b->microbatches * b->slices * b->layers *
-           (t[SFI_TIMED_F].layer + (split ? fmin(whole, halves) : whole)) / p->ranks;
+           (t[SFI_TIMED_F].layer + (split ? lesser(whole, halves) : whole)) / p->ranks;
 }
 
 /* The i-th layer from the end keeps a microbatch for at least i forwards and i backwards. All that is kept, times how
@@ -190,5 +199,5 @@ double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedo
         double middle = low + (high - low) / 2;
         *(possible(&p, b->layers, middle) ? &high : &low) = middle;
     }
-    return fmax(fmax(low, memory_bound_s(b, &p)), work_bound_s(b, &p, split) * (1 - 1e-9));
+    return larger(larger(low, memory_bound_s(b, &p)), work_bound_s(b, &p, split) * (1 - 1e-9));
 }

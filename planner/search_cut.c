@@ -18,6 +18,8 @@ void sfi_group_plan(const struct sfi_search *s, const struct sfi_group *g, struc
         .micro_batch = g->micro_batch,
         .schedule = g->schedule,
         .recompute = g->recompute,
+        .partly = g->partly,
+        .recompute_rest = g->rest,
         .etp = g->etp > 0 ? 1 : 0,
         .slices = g->slices > 1 ? g->slices : 0,
         .cp_gather = g->gather,
@@ -41,7 +43,7 @@ static void cut_evenly(struct sf_plan *plan, uint32_t layers) {
 }
 
 /* Most microbatches that a virtual stage keeps at once, where its schedule says so. */
-static uint32_t in_flight(const struct sf_plan *p, uint32_t v) {
+uint32_t sfi_cut_in_flight(const struct sf_plan *p, uint32_t v) {
     uint32_t stage = v % p->pp, chunk = v / p->pp, most = p->microbatches;
     switch (p->schedule) {
     case SF_SCHEDULE_GPIPE:
@@ -61,17 +63,20 @@ static uint32_t in_flight(const struct sf_plan *p, uint32_t v) {
     return most < p->microbatches ? most : p->microbatches;
 }
 
-static double unit_bytes(const struct sfi_search *s, const struct sfi_layout *l, const struct sf_plan *p,
+static double unit_bytes(const struct sfi_search *s, const struct sfi_layout *l, const struct sf_plan *p, double layers,
                          double tables) {
-    double dense = l->layer_dense + tables * l->table;
-    double owned = p->zero >= 1 ? (dense + l->layer_expert * l->experts) / l->group : dense + l->layer_expert;
-    double held = p->zero >= 3   ? 2 * owned
-                  : p->zero == 2 ? dense + l->layer_expert + owned
-                                 : 2 * (dense + l->layer_expert);
+    double dense = layers * l->layer_dense + tables * l->table, expert = layers * l->layer_expert;
+    double owned = p->zero >= 1 ? (dense + expert * l->experts) / l->group : dense + expert;
+    double held = p->zero >= 3 ? 2 * owned : p->zero == 2 ? dense + expert + owned : 2 * (dense + expert);
     return held * s->base.weight_bytes + owned * s->base.optimizer_bytes;
 }
 
-/* Embedding and head go with the layer next to them: every stage has a layer. */
+double sfi_layer_state_bytes(const struct sfi_search *s, const struct sfi_layout *l, const struct sf_plan *p,
+                             bool first, bool head) {
+    return unit_bytes(s, l, p, 1.0 + (head ? l->further : 0), (first ? 1 : 0) + (head ? l->head_tables : 0));
+}
+
+/* Embedding and head, with what predicts further, go with the layer next to them: every stage has a layer. */
 static void fill_units(const struct sfi_search *s, const struct sfi_price *price, const struct sfi_layout *l,
                        const struct sf_plan *plan, struct sf_cut_unit *units, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
@@ -80,11 +85,10 @@ static void fill_units(const struct sfi_search *s, const struct sfi_price *price
         double layer = price->time[SFI_TIMED_F].of[routed] + price->time[SFI_TIMED_BW].of[routed];
         bool head = last && !plan->split_head;
         double ends = (first ? sfi_price_first(price) : 0) + (head ? sfi_price_last(price) : 0);
-        double tables = (first ? 1 : 0) + (head ? l->head_tables : 0);
         memset(&units[i], 0, sizeof units[i]);
         units[i].time[0] = (sf_time_ps)(fmin(layer + ends, 1e4) * 1e12);
-        units[i].fixed_bytes[0] = (uint64_t)unit_bytes(s, l, plan, tables);
-        units[i].activation_bytes[0] = (uint64_t)(price->kept_of[routed] + (head ? price->kept_last : 0));
+        units[i].fixed_bytes[0] = (uint64_t)sfi_layer_state_bytes(s, l, plan, first, head);
+        units[i].activation_bytes[0] = (uint64_t)(price->kept_again[routed] + (head ? price->kept_last : 0));
     }
 }
 
@@ -101,8 +105,8 @@ static bool cut_exactly(const struct sfi_search *s, const struct sfi_at *at, boo
     if (units != NULL && cut != NULL && (room > 0 || !limited) && n <= SF_CUT_UNITS) {
         fill_units(s, price, at->layout, plan, units, n);
         for (uint32_t v = 0; v < stages; v++) {
-            double chunk = in_flight(plan, v) * price->kept_chunk;
-            alive[v] = in_flight(plan, v);
+            double chunk = sfi_cut_in_flight(plan, v) * price->kept_chunk;
+            alive[v] = sfi_cut_in_flight(plan, v);
             limit[v] = !limited ? UINT64_MAX : room / plan->vpp > chunk ? (uint64_t)(room / plan->vpp - chunk) : 0;
         }
         const struct sf_cut_problem problem = {units, n, stages, 1, &one_device, stages, alive, limit};
@@ -127,6 +131,9 @@ static bool cut_by_rule(const struct sfi_search *s, const struct sfi_at *at, enu
         sfi_plan_layers(&by_time, layers, sfi_price_layer(price), sfi_price_first(price),
                         plan->split_head ? 0 : sfi_price_last(price));
     }
+    if (plan->partly && s->scenario->pins.recompute_layers == 0) {
+        sfi_cut_again(s, at, &by_time);
+    }
     switch (rule) {
     case SFI_CUT_TIME:
         *plan = by_time;
@@ -144,7 +151,7 @@ static bool cut_by_rule(const struct sfi_search *s, const struct sfi_at *at, enu
 }
 
 uint32_t sfi_cut_zero(const struct sfi_search *s, enum sfi_cut_rule rule) {
-    const struct sfi_values *zero = &s->space.zero;
+    const struct sfi_values *zero = &s->space->zero;
     uint32_t most = zero->value[zero->n - 1];
     return rule == SFI_CUT_MEMORY && zero->value[0] <= 1 && most > 1 ? 1 : most;
 }
@@ -160,7 +167,7 @@ static uint32_t fewest(const uint32_t *layers, uint32_t n) {
 /* The rules for layers that are alike, with chunks shared out rank by rank or one by one. */
 uint32_t sfi_least_units(const struct sfi_search *s, const struct sfi_price *price) {
     const struct sf_model *m = &s->scenario->model;
-    const struct sfi_values *zero = &s->space.zero;
+    const struct sfi_values *zero = &s->space->zero;
     uint32_t pp = s->plan.pp, vpp = s->plan.vpp, stages = pp * vpp, routed = sf_model_routed(m, m->layers);
     uint32_t cut[SF_MAX_STAGES], least = m->layers / stages;
     bool alike = routed == 0 || routed == m->layers;

@@ -11,6 +11,7 @@
 
 /* Work of one rank's compute stream. Nothing it does can overlap, so no schedule of this work is faster. */
 static double compute_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t rank, double *recipe_s) {
+    struct sfi_seated seated = {.prog = prog, .topo = sf_cost_topo(cost), .rank = rank};
     const struct sf_class *cls = &prog->classes[sf_prog_class(prog, rank)];
     double sum = 0;
     for (uint32_t i = 0; i < prog->recipes_n; i++) {
@@ -22,7 +23,7 @@ static double compute_s(const struct sf_prog *prog, const struct sf_cost *cost, 
             continue;
         }
         if (recipe_s[recipe] < 0) {
-            recipe_s[recipe] = sfi_recipe_s(prog, cost, recipe, rank);
+            recipe_s[recipe] = sfi_seated_recipe_s(&seated, cost, recipe);
         }
         sum += recipe_s[recipe];
     }

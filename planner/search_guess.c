@@ -52,7 +52,7 @@ static double state_bytes(const struct sfi_search *s, const struct sfi_layout *l
 }
 
 static uint32_t most_zero(const struct sfi_search *s) {
-    return s->space.zero.value[s->space.zero.n - 1];
+    return s->space->zero.value[s->space->zero.n - 1];
 }
 
 struct sfi_bounded sfi_bounded_of(const struct sfi_search *s, const struct sfi_at *at, uint32_t zero) {
@@ -74,7 +74,21 @@ static double least_bytes(const struct sfi_search *s, const struct sfi_at *at) {
     bool all = p->schedule == SF_SCHEDULE_GPIPE || p->schedule == SF_SCHEDULE_BREADTH_FIRST;
     double layers = floor((double)s->scenario->model.layers / p->pp),
            alive = all ? (double)p->microbatches * sf_plan_slices(p) : 1;
-    return state_bytes(s, at->layout, layers, most_zero(s)) + layers * alive * at->price->kept_layer;
+    return state_bytes(s, at->layout, layers, most_zero(s)) + layers * alive * at->price->kept_layer_again;
+}
+
+/* The part of its layers that the fullest rank has to recompute: what has room is not. */
+static double part_again(const struct sfi_search *s, const struct sfi_price *price, double bytes, double layers_kept) {
+    double saved = layers_kept * (price->kept_layer - price->kept_layer_again);
+    return s->plan.partly && saved > 0 ? fmin(fmax(bytes - sfi_device_bytes(s), 0) / saved, 1) : 0;
+}
+
+static double again_s(const struct sf_model *m, const struct sfi_price *price) {
+    double sum = 0;
+    for (int t = SFI_TIMED_F; t <= SFI_TIMED_BW; t++) {
+        sum += sfi_layers_sum(m, price->time[t].again, 0, m->layers) / m->layers - price->time[t].layer;
+    }
+    return sum;
 }
 
 static double tail_s(const struct sfi_search *s, const struct sfi_layout *l, double layers) {
@@ -96,12 +110,15 @@ struct sfi_guess sfi_guess(const struct sfi_search *s, const struct sfi_at *at) 
     double chunk = ceil(layers / p->pp / p->vpp) * p->vpp;
     double f = price->time[SFI_TIMED_F].layer, all = sfi_price_layer(price), back = all - f;
     double w = price->halves ? price->time[SFI_TIMED_W].layer : back / 2, b = fmax(back - w, 0);
+    double bytes = state_bytes(s, at->layout, n, most_zero(s)) + family.kept * n * price->kept_layer + price->kept_last;
+    double again = part_again(s, price, bytes, family.kept * n);
+    bytes -= again * family.kept * n * (price->kept_layer - price->kept_layer_again);
+    all += again * again_s(&s->scenario->model, price);
     double stage = fmax(n * all, (layers * all + sfi_price_first(price) + sfi_price_last(price)) / p->pp);
     double transfer = at->layout->p2p.fixed_s + at->layout->p2p.s_per_unit * price->p2p_bytes;
     struct sfi_guess g = {.least_bytes = least_bytes(s, at)};
     g.step_s = m * stage + chunk * (family.f * f + family.b * b + family.w * w) + tail_s(s, at->layout, n) +
                2 * (p->pp * p->vpp - 1.0) * transfer;
-    double bytes = state_bytes(s, at->layout, n, most_zero(s)) + family.kept * n * price->kept_layer + price->kept_last;
     g.bytes = bytes;
     g.step_s += bytes > 1.1 * sfi_device_bytes(s) ? 10 * g.step_s : 0;
     return g;

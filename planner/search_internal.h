@@ -8,8 +8,7 @@
 #include "planner/estimate.h"
 #include "planner/search.h"
 
-#define SFI_LAYOUTS (1u << 16) /* places for layouts; half of them are used at most */
-#define SFI_MAX_VALUES 2048    /* no number below 2^32 has more than 1,536 divisors */
+#define SFI_MAX_VALUES 2048 /* no number below 2^32 has more than 1,536 divisors */
 
 struct sfi_values {
     uint32_t n;
@@ -30,6 +29,7 @@ struct sfi_space {
     struct sfi_values etp, slices, gather, whole_rows, split_head; /* etp: 1 whole experts, 0 as tp */
     struct sfi_values zero_group; /* 0: all that have the same weights; else inside a domain */
     struct sfi_values offload;    /* layers; what is visited is whether any */
+    struct sfi_values again; /* layers of a virtual stage that recompute, where not all do; likewise, and 0 is all */
 };
 /* SF_E_NOPLAN when a pin leaves nothing to try. */
 int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf_err *err);
@@ -42,7 +42,9 @@ struct sfi_group {
     uint32_t tp, cp, ep, pp, vpp, micro_batch;
     uint8_t schedule, recompute; /* SF_SCHEDULE_AUTO for one that is still to be made */
     uint8_t etp, slices;         /* etp: 0 or 1 */
-    bool gather, whole_rows, split_head, offload;
+    uint8_t draw;                /* of the tables made for it, which differ in what chance decided */
+    uint8_t rest;                /* partly: of the layers that `recompute` leaves out */
+    bool gather, whole_rows, split_head, offload, partly;
 };
 int sfi_group_compare(const void *a, const void *b);
 
@@ -52,7 +54,16 @@ struct sfi_candidate {
     double estimate_s, least_s, memory_bytes;
     uint8_t zero, cut;
     uint32_t zero_group, offload;
-    uint16_t table; /* 1 + place among the tables that the search made; 0: none of them */
+    uint16_t table; /* 1 + place among the tables that the search made, 1 in a part; 0: none of them */
+};
+/* Candidates are ranked by what they share: of two values of zero estimates may err differently, and those that look
+ * better than they are must not crowd out all others. */
+#define SFI_SHARINGS 4
+struct sfi_ranked {
+    struct sfi_candidate *of; /* ascending */
+    size_t n, next;           /* the next one to simulate */
+    double ratios;            /* sum of simulated times over estimates, of so many */
+    uint32_t simulated;
 };
 int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candidate *b);
 
@@ -82,18 +93,14 @@ enum sfi_rule {
         SFI_RULES_N
 };
 
-struct sfi_priced {
-    struct sfi_degrees degrees;
-    bool too_large;
-    struct sfi_price price;
-};
-
 /* How much of the work is done; counted, never timed, so that a search can be repeated. */
 struct sfi_effort {
     uint32_t replays, tables, simulations, answers;
-    uint64_t events;  /* simulated */
-    uint64_t placing; /* simulated of plans on other seats */
-    uint64_t passes;  /* in all tables that are made and replayed, those of costly families several times */
+    uint32_t refusals;  /* of compiled programs, for want of memory, that do not count as simulated */
+    uint64_t events;    /* simulated */
+    uint64_t compiling; /* of programs to simulate: checks of a rank grow with the square of its passes */
+    uint64_t placing;   /* simulated of plans on other seats */
+    uint64_t passes;    /* in all tables that are made and replayed, those of costly families several times */
 };
 
 struct sfi_search {
@@ -103,29 +110,37 @@ struct sfi_search {
     const struct sf_search_options *options;
     struct sf_search_stats *stats;
     struct sfi_base base;
-    struct sfi_space space;
-    struct sfi_priced *priced; /* every set of degrees that was asked for, in order of asking */
-    size_t priced_n, priced_room;
-    uint32_t *priced_at; /* hash table of places in it, 1 + place */
+    const struct sfi_space *space;
+    struct sfi_known *known; /* of all threads */
     struct sfi_group *groups;
     size_t groups_n, groups_room;
-    struct sfi_candidate *best; /* ascending */
-    size_t best_n, best_room;
+    struct sfi_ranked best[SFI_SHARINGS];
+    size_t best_room;        /* of each */
     struct sf_pipe **tables; /* made by the synthesiser; owned */
     uint32_t tables_n;
-    double open_s; /* no point that is left out is faster */
-    bool unseen;   /* points that were not even visited */
-    uint32_t room; /* results kept on the way: finalists of p95, else as many as are wanted */
+    bool helps;                  /* a part of a search, on a thread that is not the caller's */
+    struct sfi_candidate *found; /* by a part, in order */
+    size_t found_n, found_room;
+    struct sf_pipe *made; /* by a part: the table that they are of */
+    uint64_t most_events; /* of one simulation so far */
+    double open_s;        /* no point that is left out is faster */
+    bool unseen;          /* points that were not even visited */
+    uint32_t room;        /* results kept on the way: finalists of p95, else as many as are wanted */
     uint64_t refused[SFI_RULES_N];
     struct sfi_candidate least; /* the smallest plan that was too large */
     struct sfi_candidate large; /* the quickest, by its estimate */
     struct sf_err program_err;  /* what the check of the first program that failed it said */
     struct sf_plan least_mini;  /* the most divided miniature that was, and what compile said about it */
     struct sf_err mini_err;
-    struct sfi_layout **layouts; /* hash table of every one that was asked for, owned */
-    size_t layouts_n;
     struct sf_plan plan; /* the point being looked at */
 };
+
+static inline int sfi_pass_on(const struct sf_err *from, int rc, struct sf_err *err) {
+    if (err != NULL) {
+        *err = *from;
+    }
+    return rc;
+}
 
 static inline void sfi_refuse(struct sfi_search *s, enum sfi_rule rule) {
     s->refused[rule]++;
@@ -138,8 +153,25 @@ double sfi_reach_bytes(const struct sfi_search *s);
 #define SFI_MOST_GROUPS 16
 uint32_t sfi_zero_groups(const struct sfi_search *s, const struct sfi_layout *l, uint32_t out[SFI_MOST_GROUPS]);
 
+/* What is known of degrees, and whether the search was stopped. */
+int sfi_known_create(struct sfi_known **out, struct sf_err *err);
+void sfi_known_free(struct sfi_known *k);
+/* Asks the caller, on the caller's own thread; notes it in the stats. */
+bool sfi_stopped(struct sfi_search *s);
+
+/* Items 0 .. n-1, each looked at by a part of the search: the same scenario, nothing found yet. Parts run on as many
+ * threads as there are; what they have found is taken over in the order of the items, so nothing depends on how many.
+ * A part touches of the search what is its own or behind a lock. */
+typedef int sfi_part_fn(struct sfi_search *part, size_t i, void *items, struct sf_err *err);
+int sfi_search_share(struct sfi_search *s, size_t n, sfi_part_fn *work, void *items, struct sf_err *err);
+uint32_t sfi_threads(const struct sfi_search *s);
+int sfi_add_groups(struct sfi_search *s, const struct sfi_group *groups, size_t n, struct sf_err *err);
+
 /* The price of the degrees of s->plan, made on first use; NULL when their miniatures do not fit a device. */
 int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf_err *err);
+
+/* Of all miniatures that do not fit, the one that most nearly would explains best. */
+void sfi_remember_mini(struct sfi_search *s, const struct sf_plan *mini, const struct sf_err *why);
 
 /* The layout of the degrees of s->plan and its zero_group, made on first use. */
 int sfi_find_layout(struct sfi_search *s, const struct sfi_layout **out, struct sf_err *err);
@@ -187,16 +219,38 @@ uint32_t sfi_cut_zero(const struct sfi_search *s, enum sfi_cut_rule rule);
 void sfi_group_plan(const struct sfi_search *s, const struct sfi_group *g, struct sf_plan *out);
 bool sfi_cut_layers(const struct sfi_search *s, const struct sfi_at *at, enum sfi_cut_rule rule, struct sf_plan *plan);
 
+/* With the prices of s->plan, which recomputes in part and was replayed with no layer that does: as few of every rank's
+ * as fit by its estimate. False: too few. */
+bool sfi_again_fit(struct sfi_search *s, const struct sfi_at *at, struct sfi_replayed *r, struct sfi_estimate *e);
+/* The same by the program. What turns out to be all or nothing is named so. */
+int sfi_again_plan(struct sfi_search *s, struct sf_plan *plan, struct sf_err *err);
+/* As many as are pinned, of a plan with layers. */
+void sfi_again_pinned(const struct sf_scenario *scenario, struct sf_plan *plan);
+
+/* For plans that recompute in part; false: nothing fits, by this arithmetic. */
+bool sfi_cut_again(const struct sfi_search *s, const struct sfi_at *at, struct sf_plan *plan);
+/* What cuts reckon with: microbatches that a virtual stage keeps at once, and bytes of a layer with its ends, beside
+ * activations. */
+uint32_t sfi_cut_in_flight(const struct sf_plan *p, uint32_t v);
+double sfi_layer_state_bytes(const struct sfi_search *s, const struct sfi_layout *l, const struct sf_plan *p,
+                             bool first, bool head);
+
 /* Price the best groups by replay and keep the best candidates. */
 int sfi_search_refine(struct sfi_search *s, struct sf_err *err);
 /* The same for groups whose table is to be synthesised first. */
 int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, struct sf_err *err);
-int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, uint32_t table,
+/* `made`: its table was made for it, and for one cut. */
+int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, bool made,
                     struct sf_err *err);
+/* The candidates of a part, ranked among the best; their table becomes the search's. */
+int sfi_take_found(struct sfi_search *s, struct sfi_search *from, struct sf_err *err);
 void sfi_too_large(struct sfi_search *s, const struct sfi_candidate *c);
 void sfi_leave_out(struct sfi_search *s, double bound_s);
 /* The candidate's plan; its table, if it has one, is the search's or the scenario's. */
 int sfi_candidate_plan(struct sfi_search *s, const struct sfi_candidate *c, struct sf_plan *out, struct sf_err *err);
+
+/* Simulates the best candidates, each on its best seats. */
+int sfi_simulate_best(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err);
 
 /* Frees what a search made on its way, not itself. */
 void sfi_search_clear(struct sfi_search *s);

@@ -101,7 +101,9 @@ void sfi_lost(const struct sf_plan_result *r, const struct sf_plan_result *best,
     append_number(&t, "micro_batch", a->micro_batch, b->micro_batch, &n);
     append_number(&t, "microbatches", a->microbatches, b->microbatches, &n);
     append_word(&t, "schedule", sf_plan_schedule_text(a), sf_plan_schedule_text(b), &n);
-    append_word(&t, "recompute", sf_recompute_name(a->recompute), sf_recompute_name(b->recompute), &n);
+    char kind[2][64];
+    append_word(&t, "recompute", sf_plan_recompute_text(a, kind[0], sizeof kind[0]),
+                sf_plan_recompute_text(b, kind[1], sizeof kind[1]), &n);
     append_number(&t, "zero", a->zero, b->zero, &n);
     append_number(&t, "zero_group", a->zero_group, b->zero_group, &n);
     append_word(&t, "experts", sf_plan_etp(a) < a->tp ? "whole" : "in parts",

@@ -29,12 +29,14 @@ enum pinned {
     PINS,
     LAYOUT = PINS,
     OFFLOAD,
+    RECOMPUTE_LAYERS,
     ALL
 };
 
-static const char *const names[ALL] = {
-    "tp",    "cp",  "ep",          "pp",         "dp",         "vpp",    "micro_batch", "schedule", "recompute", "zero",
-    "order", "etp", "cp_exchange", "whole_rows", "split_head", "slices", "zero_group",  "layout",   "offload"};
+static const char *const names[ALL] = {"tp",     "cp",          "ep",          "pp",         "dp",
+                                       "vpp",    "micro_batch", "schedule",    "recompute",  "zero",
+                                       "order",  "etp",         "cp_exchange", "whole_rows", "split_head",
+                                       "slices", "zero_group",  "layout",      "offload",    "recompute_layers"};
 
 static struct sf_pin *pin_of(struct sf_pins *p, int which) {
     struct sf_pin *const pins[PINS] = {&p->tp,     &p->cp,          &p->ep,          &p->pp,         &p->dp,
@@ -45,7 +47,10 @@ static struct sf_pin *pin_of(struct sf_pins *p, int which) {
 }
 
 static bool is_pinned(struct sf_pins *p, int which) {
-    return which == LAYOUT ? p->layout.stages > 0 : which == OFFLOAD ? p->offload > 0 : pin_of(p, which)->n > 0;
+    return which == LAYOUT             ? p->layout.stages > 0
+           : which == OFFLOAD          ? p->offload > 0
+           : which == RECOMPUTE_LAYERS ? p->recompute_layers > 0
+                                       : pin_of(p, which)->n > 0;
 }
 
 static void release(struct sf_pins *p, int which) {
@@ -53,6 +58,8 @@ static void release(struct sf_pins *p, int which) {
         p->layout.stages = 0;
     } else if (which == OFFLOAD) {
         p->offload = 0;
+    } else if (which == RECOMPUTE_LAYERS) {
+        p->recompute_layers = 0;
     } else {
         pin_of(p, which)->n = 0;
     }

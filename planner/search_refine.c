@@ -9,6 +9,8 @@
 
 /* The estimate of memory is not exact: what misses by less is left for compile to decide. */
 #define MEMORY_SLACK 1.02
+#define REFINE_BATCH 32
+#define DRAWS 3 /* tables made for one group: which is best, only the whole step says */
 /* What misses by more than this cannot fit: rounding, buffers and the order of passes change less. */
 #define MEMORY_PROOF 1.25
 
@@ -16,19 +18,58 @@ void sfi_leave_out(struct sfi_search *s, double bound_s) {
     s->open_s = fmin(s->open_s, bound_s);
 }
 
-static void keep(struct sfi_search *s, const struct sfi_candidate *c) {
-    if (s->best_n == s->best_room && sfi_candidate_compare(c, &s->best[s->best_n - 1]) >= 0) {
+static void rank(struct sfi_search *s, const struct sfi_candidate *c) {
+    struct sfi_ranked *best = &s->best[c->zero % SFI_SHARINGS];
+    struct sfi_candidate *of = best->of;
+    if (best->n == s->best_room && sfi_candidate_compare(c, &of[best->n - 1]) >= 0) {
         sfi_leave_out(s, c->least_s);
         return;
     }
-    if (s->best_n == s->best_room) {
-        sfi_leave_out(s, s->best[s->best_n - 1].least_s);
+    if (best->n == s->best_room) {
+        sfi_leave_out(s, of[best->n - 1].least_s);
     }
-    size_t at = s->best_n < s->best_room ? s->best_n++ : s->best_n - 1;
-    for (; at > 0 && sfi_candidate_compare(c, &s->best[at - 1]) < 0; at--) {
-        s->best[at] = s->best[at - 1];
+    size_t at = best->n < s->best_room ? best->n++ : best->n - 1;
+    for (; at > 0 && sfi_candidate_compare(c, &of[at - 1]) < 0; at--) {
+        of[at] = of[at - 1];
     }
-    s->best[at] = *c;
+    of[at] = *c;
+}
+
+static int keep(struct sfi_search *s, const struct sfi_candidate *c, struct sf_err *err) {
+    if (s->found_n == s->found_room) {
+        size_t room = s->found_room == 0 ? 16 : 2 * s->found_room;
+        struct sfi_candidate *bigger = sf_realloc(s->found, room, sizeof *bigger);
+        if (bigger == NULL) {
+            return sf_fail_memory(err, "candidates");
+        }
+        s->found = bigger;
+        s->found_room = room;
+    }
+    s->found[s->found_n++] = *c;
+    return 0;
+}
+
+static int keep_table(struct sfi_search *s, struct sf_pipe *pipe, struct sf_err *err) {
+    struct sf_pipe **bigger = sf_realloc(s->tables, (size_t)s->tables_n + 1, sizeof *bigger);
+    if (bigger == NULL) {
+        return sf_fail_memory(err, "tables");
+    }
+    s->tables = bigger;
+    s->tables[s->tables_n++] = pipe;
+    return 0;
+}
+
+int sfi_take_found(struct sfi_search *s, struct sfi_search *from, struct sf_err *err) {
+    if (from->made != NULL && from->found_n > 0) {
+        SF_TRY(keep_table(s, from->made, err));
+        from->made = NULL;
+    }
+    for (size_t i = 0; i < from->found_n; i++) {
+        struct sfi_candidate *c = &from->found[i];
+        c->table = c->table > 0 ? (uint16_t)s->tables_n : 0;
+        rank(s, c);
+    }
+    return 0;
 }
 
 void sfi_too_large(struct sfi_search *s, const struct sfi_candidate *c) {
@@ -37,7 +78,7 @@ void sfi_too_large(struct sfi_search *s, const struct sfi_candidate *c) {
     if (!(s->least.memory_bytes > 0) || c->memory_bytes < s->least.memory_bytes) {
         s->least = *c;
     }
-    bool plain = c->table == 0 && c->group.schedule < SF_SCHEDULE_TABLE && c->estimate_s > 0;
+    bool plain = c->table == 0 && !c->group.partly && c->group.schedule < SF_SCHEDULE_TABLE && c->estimate_s > 0;
     if (plain && (!(s->large.estimate_s > 0) || c->estimate_s < s->large.estimate_s)) {
         s->large = *c;
     }
@@ -45,7 +86,7 @@ void sfi_too_large(struct sfi_search *s, const struct sfi_candidate *c) {
 
 /* With a rank alone there is nothing to share: the same plan as zero 0. */
 static bool pointless_zero(const struct sfi_search *s, const struct sfi_at *at) {
-    return s->plan.zero >= 1 && at->layout->sharers == 1 && s->space.zero.n > 1 && s->space.zero.value[0] == 0;
+    return s->plan.zero >= 1 && at->layout->sharers == 1 && s->space->zero.n > 1 && s->space->zero.value[0] == 0;
 }
 
 /* That of the group holds for any zero; with this one the plan can be worse. */
@@ -66,10 +107,27 @@ static bool can_offload_more(const struct sfi_search *s) {
     return s->scenario->pins.offload == 0 && p->offload < least;
 }
 
-static void price_zero(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
-                       const struct sfi_replayed *r) {
+/* What is not faster with more layers that recompute: the least time stays that of none. */
+static void recompute_some(struct sfi_search *s, const struct sfi_at *at, const struct sfi_replayed *none,
+                           struct sfi_estimate *e) {
+    struct sfi_replayed r = *none;
+    double least_s = e->least_s;
+    sfi_again_fit(s, at, &r, e);
+    e->least_s = least_s;
+    memset(s->plan.recompute_layers, 0, sizeof s->plan.recompute_layers);
+}
+
+static int price_zero(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
+                      const struct sfi_replayed *r, struct sf_err *err) {
+    int rc = 0;
     const double device = sfi_device_bytes(s);
     struct sfi_estimate e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
+    if (s->plan.partly && s->scenario->pins.recompute_layers == 0) {
+        if (e.memory_bytes * MEMORY_SLACK < device) {
+            return 0; /* nothing needs to: there is a group of the others' kind alone */
+        }
+        recompute_some(s, at, r, &e);
+    }
     while (c->group.offload && e.memory_bytes > device && can_offload_more(s)) {
         s->plan.offload++;
         e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
@@ -87,9 +145,10 @@ static void price_zero(struct sfi_search *s, struct sfi_candidate *c, const stru
             sfi_leave_out(s, c->least_s);
         }
     } else {
-        keep(s, c);
+        rc = keep(s, c, err);
     }
     s->plan.offload = c->group.offload && s->scenario->pins.offload == 0 ? 1 : s->scenario->pins.offload;
+    return rc;
 }
 
 static bool zero_fits(const struct sfi_search *s) {
@@ -107,7 +166,7 @@ static int price_groups(struct sfi_search *s, struct sfi_candidate *c, const str
         s->plan.zero_group = s->plan.zero > 0 ? groups[i] : 0;
         rc = sfi_find_layout(s, &in.layout, err);
         if (rc == 0 && zero_fits(s)) {
-            price_zero(s, c, &in, r);
+            rc = price_zero(s, c, &in, r, err);
         } else {
             sfi_refuse(s, SFI_RULE_ZERO);
         }
@@ -119,13 +178,16 @@ static int price_groups(struct sfi_search *s, struct sfi_candidate *c, const str
 /* All values of zero for one table and cut. */
 static int price_cut(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at, struct sf_err *err) {
     struct sfi_replayed r;
+    if (s->scenario->pins.recompute_layers > 0) {
+        sfi_again_pinned(s->scenario, &s->plan);
+    }
     s->stats->replayed++;
     if (!sfi_replay_plan(&s->base, at->layout, at->price, &s->plan, &r)) {
         sfi_refuse(s, SFI_RULE_SCHEDULE);
         return 0;
     }
-    for (uint32_t i = 0; i < s->space.zero.n; i++) {
-        s->plan.zero = s->space.zero.value[i];
+    for (uint32_t i = 0; i < s->space->zero.n; i++) {
+        s->plan.zero = s->space->zero.value[i];
         if (!pointless_zero(s, at) && (s->plan.zero <= sfi_cut_zero(s, (enum sfi_cut_rule)c->cut))) {
             SF_TRY(price_groups(s, c, at, &r, err));
         }
@@ -133,15 +195,15 @@ static int price_cut(struct sfi_search *s, struct sfi_candidate *c, const struct
     return 0;
 }
 
-int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, uint32_t table,
+int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, bool made,
                     struct sf_err *err) {
     uint64_t before = s->stats->too_large;
     for (int rule = 0; rule < SFI_CUTS_N; rule++) {
-        struct sfi_candidate c = {.group = *g, .cut = (uint8_t)rule, .table = (uint16_t)table};
+        struct sfi_candidate c = {.group = *g, .cut = (uint8_t)rule, .table = made};
         if (rule == SFI_CUT_MEMORY && s->stats->too_large == before) {
             continue;
         }
-        if (table > 0 && rule != SFI_CUT_TIME) {
+        if (made && rule != SFI_CUT_TIME) {
             continue; /* the table was made for that cut */
         }
         s->plan.zero = sfi_cut_zero(s, (enum sfi_cut_rule)rule);
@@ -158,13 +220,18 @@ static int stand_at(struct sfi_search *s, const struct sfi_group *g, struct sfi_
     return sfi_find_layout(s, &at->layout, err);
 }
 
-static int refine(struct sfi_search *s, const struct sfi_group *g, struct sf_err *err) {
+static int refine(struct sfi_search *s, size_t i, void *items, struct sf_err *err) {
+    const struct sfi_group *g = (const struct sfi_group *)items + i;
     struct sfi_at at;
+    if (sfi_stopped(s)) {
+        sfi_leave_out(s, g->bound_s);
+        return 0;
+    }
     SF_TRY(stand_at(s, g, &at, err));
     if (g->schedule == SF_SCHEDULE_AUTO) {
         return sfi_refine_auto(s, g, &at, err);
     }
-    return sfi_refine_plan(s, g, &at, 0, err);
+    return sfi_refine_plan(s, g, &at, false, err);
 }
 
 /* Families that try many orders before they settle for one. */
@@ -186,13 +253,19 @@ static uint64_t tries_of(uint32_t schedule) {
 static uint64_t passes_of(const struct sfi_search *s, const struct sfi_group *g) {
     uint64_t microbatches =
         s->scenario->job.global_batch_sequences * g->tp * g->cp * g->pp / s->scenario->job.gpus / g->micro_batch;
-    microbatches *= g->slices;
+    microbatches *= g->slices * (g->partly ? 3u : 1u); /* tables for what recomputes, too */
     return microbatches * g->pp * g->vpp * 3 * SFI_CUTS_N * tries_of(g->schedule);
 }
 
-/* Nothing behind a full list of better estimates can be simulated, so it need not be priced. */
+/* Nothing behind full lists of better estimates can be simulated, so it need not be priced. */
 static bool hopeless(const struct sfi_search *s, const struct sfi_group *g) {
-    return s->best_n == s->best_room && g->bound_s >= s->best[s->best_n - 1].estimate_s;
+    for (uint32_t i = 0; i < s->space->zero.n; i++) {
+        const struct sfi_ranked *best = &s->best[s->space->zero.value[i] % SFI_SHARINGS];
+        if (best->n < s->best_room || g->bound_s < best->of[best->n - 1].estimate_s) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Groups that cost more than is left are passed over, for later ones may cost less. */
@@ -209,15 +282,24 @@ static bool take(struct sfi_search *s, const struct sfi_group *g) {
     return true;
 }
 
+/* Whom to take is decided for a batch of groups at a time, however many threads there are. */
 int sfi_search_refine(struct sfi_search *s, struct sf_err *err) {
-    for (size_t i = 0; i < s->groups_n; i++) {
-        const struct sfi_group *g = &s->groups[i];
-        if (!take(s, g)) {
-            sfi_leave_out(s, g->bound_s);
-            continue;
+    struct sfi_group batch[REFINE_BATCH];
+    for (size_t i = 0; i < s->groups_n;) {
+        size_t n = 0;
+        for (; i < s->groups_n && n + DRAWS <= REFINE_BATCH; i++) {
+            if (!take(s, &s->groups[i])) {
+                sfi_leave_out(s, s->groups[i].bound_s);
+                continue;
+            }
+            uint8_t draws = s->groups[i].schedule == SF_SCHEDULE_AUTO && !s->options->quick ? DRAWS : 1;
+            for (uint8_t draw = 0; draw < draws; draw++) {
+                batch[n] = s->groups[i];
+                batch[n++].draw = draw;
+            }
         }
-        SF_TRY(refine(s, g, err));
-        s->stats->stopped = s->options->stop != NULL && s->options->stop(s->options->self);
+        SF_TRY(sfi_search_share(s, n, refine, batch, err));
+        sfi_stopped(s);
     }
     return 0;
 }

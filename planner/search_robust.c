@@ -21,7 +21,7 @@ static int find_p95(struct sfi_search *s, struct sf_plan_result *r, uint64_t *ev
     const struct sf_sim_options noisy = {.seed = s->scenario->job.seed,
                                          .jitter = o->jitter > 0 ? o->jitter : USUAL_JITTER,
                                          .jitter_kind = SF_JITTER_LOGNORMAL,
-                                         .threads = 1};
+                                         .threads = sfi_threads(s)};
     uint32_t seeds = o->seeds > 0 ? o->seeds : USUAL_SEEDS;
     struct sf_sim_result first;
     struct sf_spread spread;

@@ -46,7 +46,7 @@ static void add_range(struct sfi_values *values, const struct sf_pin *pin, uint3
 /* Optimizer state is worth replicating only where it is small and its sums must not depend on the layout. */
 static void add_zero(struct sfi_values *values, const struct sf_scenario *s) {
     bool free_choice = s->job.precision == SF_F32 || s->pins.zero.n > 0;
-    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->job.canonical ? 1 : 3);
+    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->job.canonical || s->model.mtp > 0 ? 1 : 3);
 }
 
 /* Tables of one's own only where they are named. */
@@ -56,6 +56,11 @@ static void add_schedules(struct sfi_values *values, const struct sf_pin *pin) {
             add(values, pin, v, SF_SCHEDULE_AUTO);
         }
     }
+}
+
+/* Latent attention and layers that predict further work on whole sequences. */
+static uint32_t most_slices(const struct sf_scenario *s) {
+    return s->model.kv_rank > 0 || s->model.mtp > 0 ? 1 : s->job.seq_len_tokens;
 }
 
 static void add_flag(struct sfi_values *values, const struct sf_pin *pin, bool both) {
@@ -82,13 +87,20 @@ static void add_variants(struct sfi_space *out, const struct sf_scenario *s) {
     add_flag(&out->etp, &pins->etp, m->experts > 0);
     add_flag(&out->gather, &pins->cp_exchange, s->job.precision != SF_F32);
     add_flag(&out->whole_rows, &pins->whole_rows, m->experts == 0);
-    add_flag(&out->split_head, &pins->split_head, !m->tied && m->vocab_padding == 0 && !(s->job.clip_norm > 0));
-    add_divisors(&out->slices, &pins->slices, m->kv_rank > 0 ? 1 : s->job.seq_len_tokens,
-                 pins->slices.n > 0 ? SF_MAX_SLICES - 1 : MOST_SLICES);
+    add_flag(&out->split_head, &pins->split_head,
+             !m->tied && m->vocab_padding == 0 && m->mtp == 0 && !(s->job.clip_norm > 0));
+    add_divisors(&out->slices, &pins->slices, most_slices(s), pins->slices.n > 0 ? SF_MAX_SLICES - 1 : MOST_SLICES);
     add(&out->zero_group, &pins->zero_group, 0, 0);
     add_divisors(&out->zero_group, &pins->zero_group, s->job.gpus, sf_topo_domain_gpus(s->topo));
-    bool away = pins->offload == 0 && has_hosts(s->topo);
+    bool away = pins->offload == 0 && m->mtp == 0 && has_hosts(s->topo);
     add_range(&out->offload, &any, pins->offload, away ? m->layers : pins->offload);
+}
+
+/* Layers of one plan may differ where two kinds are allowed. */
+static void add_again(struct sfi_values *values, const struct sf_scenario *s, uint32_t kinds) {
+    static const struct sf_pin any = {.n = 0};
+    uint32_t pinned = s->pins.recompute_layers;
+    add_range(values, &any, pinned, pinned > 0 ? pinned : kinds > 1 ? s->model.layers - 1 : 0);
 }
 
 static int need_some(const struct sfi_values *values, const char *name, const char *of, uint64_t n,
@@ -104,11 +116,13 @@ static int need_choices(const struct sfi_space *space, struct sf_err *err) {
     const struct {
         const struct sfi_values *values;
         const char *name, *needs;
-    } all[] = {{&space->etp, "etp", "1 needs experts"},
-               {&space->gather, "cp_exchange", "gather needs precision bf16 or lower"},
-               {&space->whole_rows, "whole_rows", "true needs a model without experts"},
-               {&space->split_head, "split_head",
-                "true needs a head of its own (not tied), an unpadded vocabulary and no clip_norm"}};
+    } all[] = {
+        {&space->etp, "etp", "1 needs experts"},
+        {&space->gather, "cp_exchange", "gather needs precision bf16 or lower"},
+        {&space->whole_rows, "whole_rows", "true needs a model without experts"},
+        {&space->split_head, "split_head",
+         "true needs a head of its own (not tied), an unpadded vocabulary, no layers that predict further and no "
+         "clip_norm"}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (all[i].values->n == 0) {
             return sf_fail(err, SF_E_NOPLAN, "no plan fits: plan.%s: %s", all[i].name, all[i].needs);
@@ -145,6 +159,7 @@ int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf
     add_schedules(&out->schedule, &pins->schedule);
     bool latent = s->model.kv_rank > 0;
     add_range(&out->recompute, &pins->recompute, 0, latent ? SF_RECOMPUTES_N - 1 : SF_RECOMPUTE_SELECTIVE);
+    add_again(&out->again, s, out->recompute.n);
     add_zero(&out->zero, s);
     add_variants(out, s);
     SF_TRY(need_some(&out->tp, "tp", "a divisor of the GPUs", gpus, err));
@@ -153,9 +168,12 @@ int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf
     SF_TRY(need_some(&out->pp, "pp", "a divisor of the GPUs", gpus, err));
     SF_TRY(need_some(&out->vpp, "vpp", "at most the layers", layers, err));
     SF_TRY(need_some(&out->recompute, "recompute", "possible without latent attention, or in number", 0, err));
-    SF_TRY(need_some(&out->zero, "zero", "possible with canonical sums, which need at most", 1, err));
-    SF_TRY(need_some(&out->slices, "slices", "a divisor of the tokens",
-                     s->model.kv_rank > 0 ? 1 : s->job.seq_len_tokens, err));
+    SF_TRY(need_some(&out->zero, "zero",
+                     "possible with canonical sums or layers that predict further, which need at most", 1, err));
+    SF_TRY(need_some(&out->slices, "slices",
+                     most_slices(s) > 1 ? "a divisor of the tokens"
+                                        : "possible with latent attention or layers that predict further, which need",
+                     most_slices(s), err));
     SF_TRY(need_some(&out->zero_group, "zero_group", "0, or a divisor of the GPUs and within a domain of",
                      sf_topo_domain_gpus(s->topo), err));
     SF_TRY(need_choices(out, err));
@@ -163,10 +181,24 @@ int sfi_space_init(const struct sf_scenario *s, struct sfi_space *out, struct sf
 }
 
 uint64_t sfi_space_points(const struct sfi_space *space) {
-    const uint32_t n[] = {space->tp.n,         space->cp.n,         space->ep.n,          space->pp.n,
-                          space->vpp.n,        space->schedule.n,   space->micro_batch.n, space->recompute.n,
-                          space->zero.n,       space->etp.n,        space->slices.n,      space->gather.n,
-                          space->whole_rows.n, space->split_head.n, space->zero_group.n,  space->offload.n,
+    const uint32_t mixed = space->again.n > 1 ? 2 : 1; /* in part or not: how many layers is each rank's own choice */
+    const uint32_t n[] = {space->tp.n,
+                          space->cp.n,
+                          space->ep.n,
+                          space->pp.n,
+                          space->vpp.n,
+                          space->schedule.n,
+                          space->micro_batch.n,
+                          space->recompute.n,
+                          space->zero.n,
+                          space->etp.n,
+                          space->slices.n,
+                          space->gather.n,
+                          space->whole_rows.n,
+                          space->split_head.n,
+                          space->zero_group.n,
+                          space->offload.n,
+                          mixed,
                           SFI_CUTS_N};
     uint64_t points = 1;
     for (size_t i = 0; i < sizeof n / sizeof n[0]; i++) {

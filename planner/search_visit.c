@@ -10,7 +10,7 @@
 #include "planner/search_internal.h"
 #include "sim/seats.h"
 
-#define MOST_PRICES (1u << 15)
+#define FIRST_GROUPS 256
 #define MOST_GROUPS ((size_t)1 << 22)
 #define MOST_CHUNKS 8 /* told apart in bounds */
 #define AUTO_CHUNKS 4 /* of the synthesiser, per rank */
@@ -39,10 +39,12 @@ static int compare_f64(double a, double b) {
 /* Equal guesses are ordered by degrees, so that the result never depends on the order of visits. */
 int sfi_group_compare(const void *left, const void *right) {
     const struct sfi_group *a = left, *b = right;
-    const uint32_t x[] = {a->tp,       a->cp,  a->ep,     a->pp,     a->vpp,        a->micro_batch, a->recompute,
-                          a->schedule, a->etp, a->slices, a->gather, a->whole_rows, a->split_head,  a->offload};
-    const uint32_t y[] = {b->tp,       b->cp,  b->ep,     b->pp,     b->vpp,        b->micro_batch, b->recompute,
-                          b->schedule, b->etp, b->slices, b->gather, b->whole_rows, b->split_head,  b->offload};
+    const uint32_t x[] = {a->tp,         a->cp,       a->ep,     a->pp,     a->vpp,    a->micro_batch,
+                          a->recompute,  a->schedule, a->etp,    a->slices, a->gather, a->whole_rows,
+                          a->split_head, a->offload,  a->partly, a->rest,   a->draw};
+    const uint32_t y[] = {b->tp,         b->cp,       b->ep,     b->pp,     b->vpp,    b->micro_batch,
+                          b->recompute,  b->schedule, b->etp,    b->slices, b->gather, b->whole_rows,
+                          b->split_head, b->offload,  b->partly, b->rest,   b->draw};
     int order = compare_f64(a->guess_s, b->guess_s);
     for (size_t i = 0; i < sizeof x / sizeof x[0] && order == 0; i++) {
         order = compare_u32(x[i], y[i]);
@@ -60,122 +62,10 @@ int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candid
     return order != 0 ? order : compare_u32(a->offload, b->offload);
 }
 
-/* ---- prices ------------------------------------------------------------------------------------------------------ */
-
-/* A microbatch whose residual stream alone exceeds the device needs no miniature to be refused. */
-static bool hopeless(const struct sfi_search *s, struct sf_err *why) {
-    const struct sf_job *job = &s->scenario->job;
-    double memory = sfi_reach_bytes(s);
-    double bytes = (double)s->plan.micro_batch * job->seq_len_tokens * s->scenario->model.hidden *
-                   s->base.weight_bytes / s->plan.tp / sf_plan_cp(&s->plan);
-    if (bytes > memory) {
-        sf_fail(why, SF_E_NOPLAN, "one layer's input needs %.3f GB but its device has %.3f GB", bytes / 1e9,
-                memory / 1e9);
-    }
-    return bytes > memory;
-}
-
-/* Of all miniatures that do not fit, the one that most nearly would explains best. */
-static void remember_mini(struct sfi_search *s, const struct sf_err *why) {
-    const struct sf_plan *p = &s->plan, *best = &s->least_mini;
-    uint64_t share = (uint64_t)p->tp * sfi_shared(sf_plan_cp(p), p->ep);
-    uint64_t best_share = (uint64_t)best->tp * sfi_shared(sf_plan_cp(best), best->ep);
-    bool smaller =
-        p->micro_batch < best->micro_batch || (p->micro_batch == best->micro_batch && p->recompute > best->recompute);
-    if (share > best_share || (share == best_share && smaller)) {
-        s->least_mini = *p;
-        s->mini_err = *why;
-    }
-}
-
-static uint64_t degrees_hash(const struct sfi_degrees *d) {
-    uint64_t h = sf_mix64(sf_mix64(UINT64_C(0x646567), d->tp), d->cp);
-    h = sf_mix64(sf_mix64(h, d->ep), d->micro_batch);
-    h = sf_mix64(sf_mix64(h, d->etp), d->slices);
-    return sf_mix64(h, (uint64_t)(uint32_t)d->recompute * 4 + d->gather * 2u + d->whole_rows);
-}
-
-static bool same_degrees(const struct sfi_degrees *a, const struct sfi_degrees *b) {
-    return a->tp == b->tp && a->cp == b->cp && a->ep == b->ep && a->micro_batch == b->micro_batch &&
-           a->recompute == b->recompute && a->etp == b->etp && a->slices == b->slices && a->gather == b->gather &&
-           a->whole_rows == b->whole_rows;
-}
-
-static int add_price(struct sfi_search *s, const struct sfi_degrees *d, struct sf_err *err) {
-    struct sf_err why = {0};
-    if (s->priced_n == s->priced_room) {
-        size_t room = s->priced_room == 0 ? 64 : 2 * s->priced_room;
-        struct sfi_priced *bigger = sf_realloc(s->priced, room, sizeof *bigger);
-        if (bigger == NULL || room > MOST_PRICES) {
-            s->priced = bigger != NULL ? bigger : s->priced;
-            return sf_fail_memory(err, "prices of layers");
-        }
-        s->priced = bigger;
-        s->priced_room = room;
-    }
-    struct sfi_priced *entry = &s->priced[s->priced_n];
-    *entry = (struct sfi_priced){.degrees = *d};
-    int rc = hopeless(s, &why) ? SF_E_NOPLAN : sfi_price_init(&s->base, d, &entry->price, &why);
-    if (rc != 0 && rc != SF_E_NOPLAN && rc != SF_E_INPUT) {
-        return sf_fail(err, rc, "pricing tp %u, cp %u, ep %u, micro_batch %u: %s", d->tp, d->cp, d->ep, d->micro_batch,
-                       why.msg);
-    }
-    if (rc != 0) {
-        remember_mini(s, &why);
-    }
-    entry->too_large = rc != 0; /* for a device, or for a program: a million sequences in a microbatch */
-    s->priced_n++;
-    return 0;
-}
-
-int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf_err *err) {
-    const struct sfi_degrees d = sfi_degrees_of(&s->plan);
-    uint32_t at = (uint32_t)degrees_hash(&d) % (2 * MOST_PRICES);
-    while (s->priced_at[at] != 0 && !same_degrees(&s->priced[s->priced_at[at] - 1].degrees, &d)) {
-        at = (at + 1) % (2 * MOST_PRICES);
-    }
-    if (s->priced_at[at] == 0) {
-        SF_TRY(add_price(s, &d, err));
-        s->priced_at[at] = (uint32_t)s->priced_n;
-    }
-    const struct sfi_priced *entry = &s->priced[s->priced_at[at] - 1];
-    *out = entry->too_large ? NULL : &entry->price;
-    return 0;
-}
-
-static bool is_layout_of(const struct sfi_layout *l, const struct sf_plan *p) {
-    return l->tp == p->tp && l->cp == sf_plan_cp(p) && l->ep == p->ep && l->pp == p->pp && l->etp == sf_plan_etp(p) &&
-           l->zero_group == p->zero_group;
-}
-
-static uint64_t layout_hash(const struct sf_plan *p) {
-    uint64_t h = sf_mix64(sf_mix64(sf_mix64(UINT64_C(0x6c6179), p->tp), sf_plan_cp(p)), p->ep);
-    return sf_mix64(sf_mix64(sf_mix64(h, p->pp), sf_plan_etp(p)), p->zero_group);
-}
-
-int sfi_find_layout(struct sfi_search *s, const struct sfi_layout **out, struct sf_err *err) {
-    const struct sf_plan *p = &s->plan;
-    uint32_t at = (uint32_t)layout_hash(p) % SFI_LAYOUTS;
-    while (s->layouts[at] != NULL && !is_layout_of(s->layouts[at], p)) {
-        at = (at + 1) % SFI_LAYOUTS;
-    }
-    if (s->layouts[at] == NULL) {
-        struct sfi_layout *l = s->layouts_n < SFI_LAYOUTS / 2 ? sf_calloc(1, sizeof *l) : NULL;
-        if (l == NULL) {
-            return sf_fail_memory(err, "layouts");
-        }
-        s->layouts_n++;
-        s->layouts[at] = l;
-        sfi_layout_init(&s->base, p, l);
-    }
-    *out = s->layouts[at];
-    return 0;
-}
-
 uint32_t sfi_zero_groups(const struct sfi_search *s, const struct sfi_layout *l, uint32_t out[SFI_MOST_GROUPS]) {
     uint32_t n = 0, inner = sfi_shared(l->cp, l->experts);
-    for (uint32_t i = 0; i < s->space.zero_group.n && n < SFI_MOST_GROUPS; i++) {
-        uint32_t g = s->space.zero_group.value[i];
+    for (uint32_t i = 0; i < s->space->zero_group.n && n < SFI_MOST_GROUPS; i++) {
+        uint32_t g = s->space->zero_group.value[i];
         bool inside = g > inner && g < l->sharers && l->sharers % g == 0 && g % inner == 0 &&
                       l->ranks_per_domain % ((uint64_t)g * l->tp) == 0;
         if (g == 0 || inside) {
@@ -203,18 +93,15 @@ static struct sfi_group group_of(const struct sf_plan *p, double guess_s, double
                               .gather = p->cp_gather,
                               .whole_rows = p->whole_rows,
                               .split_head = p->split_head,
-                              .offload = p->offload > 0};
+                              .offload = p->offload > 0,
+                              .partly = p->partly,
+                              .rest = (uint8_t)p->recompute_rest};
 }
 
-static int keep_group(struct sfi_search *s, const struct sfi_guess *guess, double bound_s, struct sf_err *err) {
-    struct sfi_candidate c = {.group = group_of(&s->plan, guess->step_s, bound_s), .memory_bytes = guess->least_bytes};
-    if (guess->least_bytes > sfi_reach_bytes(s)) {
-        c.zero = (uint8_t)s->space.zero.value[s->space.zero.n - 1];
-        sfi_too_large(s, &c);
-        return 0;
-    }
-    if (s->groups_n == s->groups_room) {
-        size_t room = s->groups_room == 0 ? 4096 : 2 * s->groups_room;
+int sfi_add_groups(struct sfi_search *s, const struct sfi_group *groups, size_t n, struct sf_err *err) {
+    if (s->groups_n + n > s->groups_room) {
+        size_t room = s->groups_room == 0 ? FIRST_GROUPS : 2 * s->groups_room;
+        room = room < s->groups_n + n ? s->groups_n + n : room;
         struct sfi_group *bigger = room > MOST_GROUPS ? NULL : sf_realloc(s->groups, room, sizeof *bigger);
         if (bigger == NULL) {
             return sf_fail_memory(err, "the groups of a search");
@@ -222,8 +109,19 @@ static int keep_group(struct sfi_search *s, const struct sfi_guess *guess, doubl
         s->groups = bigger;
         s->groups_room = room;
     }
-    s->groups[s->groups_n++] = c.group;
+    memcpy(s->groups + s->groups_n, groups, n * sizeof *groups);
+    s->groups_n += n;
     return 0;
+}
+
+static int keep_group(struct sfi_search *s, const struct sfi_guess *guess, double bound_s, struct sf_err *err) {
+    struct sfi_candidate c = {.group = group_of(&s->plan, guess->step_s, bound_s), .memory_bytes = guess->least_bytes};
+    if (guess->least_bytes > sfi_reach_bytes(s)) {
+        c.zero = (uint8_t)s->space->zero.value[s->space->zero.n - 1];
+        sfi_too_large(s, &c);
+        return 0;
+    }
+    return sfi_add_groups(s, &c.group, 1, err);
 }
 
 static bool variant_fits(const struct sf_plan *p) {
@@ -236,7 +134,8 @@ static bool schedule_fits(const struct sf_plan *p) {
         return false;
     }
     bool whole = !sfi_freedom_of((uint32_t)p->schedule, p->vpp).split;
-    if (!sfi_can_split(p->recompute) && !whole && p->schedule != SF_SCHEDULE_TABLE) {
+    bool halves = sfi_can_split(p->recompute) && sfi_can_split(p->recompute_rest);
+    if (!halves && !whole && p->schedule != SF_SCHEDULE_TABLE) {
         return false;
     }
     if (p->schedule == SF_SCHEDULE_AUTO) {
@@ -274,8 +173,8 @@ static double group_bound(const struct sfi_search *s, const struct sfi_at *at, c
                           const struct sfi_freedom *freedom) {
     double least = INFINITY;
     uint32_t units = s->plan.vpp < MOST_CHUNKS ? sfi_least_units(s, at->price) : 1;
-    for (uint32_t i = 0; i < s->space.zero.n; i++) {
-        uint32_t zero = s->space.zero.value[i];
+    for (uint32_t i = 0; i < s->space->zero.n; i++) {
+        uint32_t zero = s->space->zero.value[i];
         for (uint32_t k = 0; k < (zero > 0 ? known->layouts_n : 1); k++) {
             const struct sfi_at in = {at->price, known->layouts[k]};
             struct sfi_bounded b = sfi_bounded_of(s, &in, zero);
@@ -309,13 +208,70 @@ static bool pins_fit(const struct sfi_search *s, const struct sf_plan *p) {
  * half of what there is. */
 static bool may_need_offload(const struct sfi_search *s, const struct sfi_guess *without) {
     const struct sf_plan *p = &s->plan;
-    return s->space.offload.n > 1 && sf_schedule_copies(p) == 1 && p->schedule <= SF_SCHEDULE_TABLE && !p->split_head &&
-           without->bytes > sfi_device_bytes(s) / 2;
+    return s->space->offload.n > 1 && s->scenario->pins.recompute_layers == 0 && sf_schedule_copies(p) == 1 &&
+           p->schedule <= SF_SCHEDULE_TABLE && !p->split_head && without->bytes > sfi_device_bytes(s) / 2;
 }
 
-static int keep_groups(struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds, struct sf_err *err) {
+/* Plans of this kind of recomputation for the first layers of every virtual stage and another for the others. */
+struct mix {
+    int recompute, rest;
+    struct sfi_at at;
+    struct bounds bounds;
+};
+
+struct mixes {
+    uint32_t n;
+    struct mix of[SF_RECOMPUTES_N * SF_RECOMPUTES_N];
+};
+
+/* What recomputes more keeps less, and takes longer. */
+static bool is_mix(int recompute, int rest) {
+    return recompute != rest && (rest == SF_RECOMPUTE_NONE || recompute == SF_RECOMPUTE_FULL);
+}
+
+static int add_mix(struct sfi_search *s, int recompute, int rest, struct mixes *out, struct sf_err *err) {
+    struct mix *m = &out->of[out->n];
+    *m = (struct mix){.recompute = recompute, .rest = rest};
+    s->plan.recompute = recompute;
+    s->plan.recompute_rest = rest;
+    s->plan.partly = true;
+    int rc = sfi_find_price(s, &m->at.price, err);
+    rc = rc == 0 ? sfi_find_layout(s, &m->at.layout, err) : rc;
+    rc = rc == 0 ? find_layouts(s, m->at.layout, &m->bounds, err) : rc;
+    s->plan.partly = false;
+    s->plan.recompute_rest = SF_RECOMPUTE_NONE;
+    out->n += rc == 0 && m->at.price != NULL;
+    return rc;
+}
+
+/* Recomputing can only cost time, so it is for layers of plans that are not sure to fit without, as the host is. */
+static int keep_mixes(struct sfi_search *s, struct mixes *mixes, const struct sfi_guess *without, struct sf_err *err) {
+    int kind = s->plan.recompute, rc = 0;
+    bool needed = without->bytes > sfi_device_bytes(s) / 2 || s->scenario->pins.recompute_layers > 0;
+    for (uint32_t i = 0; i < mixes->n && rc == 0 && needed; i++) {
+        struct mix *m = &mixes->of[i];
+        s->plan.recompute = m->recompute;
+        s->plan.recompute_rest = m->rest;
+        s->plan.partly = true;
+        if ((m->rest == kind || s->scenario->pins.recompute_layers > 0) && s->plan.schedule <= SF_SCHEDULE_TABLE &&
+            sf_schedule_copies(&s->plan) == 1 && schedule_fits(&s->plan)) {
+            const struct sfi_guess guess = sfi_guess(s, &m->at);
+            rc = keep_group(s, &guess, bound_of(s, &m->at, &m->bounds), err);
+        }
+    }
+    s->plan.recompute = kind;
+    s->plan.recompute_rest = SF_RECOMPUTE_NONE;
+    s->plan.partly = false;
+    return rc;
+}
+
+static int keep_groups(struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds, struct mixes *mixes,
+                       struct sf_err *err) {
     const struct sfi_guess guess = sfi_guess(s, at);
-    SF_TRY(keep_group(s, &guess, bound_of(s, at, bounds), err));
+    if (s->scenario->pins.recompute_layers == 0) {
+        SF_TRY(keep_group(s, &guess, bound_of(s, at, bounds), err));
+    }
+    SF_TRY(keep_mixes(s, mixes, &guess, err));
     if (may_need_offload(s, &guess)) {
         s->plan.offload = 1;
         struct sfi_guess with = sfi_guess(s, at);
@@ -326,13 +282,14 @@ static int keep_groups(struct sfi_search *s, const struct sfi_at *at, struct bou
     return 0;
 }
 
-static int visit_vpp(struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds, struct sf_err *err) {
+static int visit_vpp(struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds, struct mixes *mixes,
+                     struct sf_err *err) {
     struct sf_plan *p = &s->plan;
     if (same_as_1f1b(p) && sfi_pin_allows(&s->scenario->pins.schedule, SF_SCHEDULE_1F1B)) {
         return 0;
     }
-    for (uint32_t i = 0; i < s->space.vpp.n; i++) {
-        p->vpp = s->space.vpp.value[i];
+    for (uint32_t i = 0; i < s->space->vpp.n; i++) {
+        p->vpp = s->space->vpp.value[i];
         if ((uint64_t)p->pp * p->vpp > s->scenario->model.layers || p->pp * p->vpp > SF_MAX_STAGES) {
             sfi_refuse(s, SFI_RULE_SCHEDULE);
             break; /* larger ones even more so */
@@ -341,20 +298,21 @@ static int visit_vpp(struct sfi_search *s, const struct sfi_at *at, struct bound
             sfi_refuse(s, SFI_RULE_SCHEDULE);
             continue;
         }
-        SF_TRY(keep_groups(s, at, bounds, err));
+        SF_TRY(keep_groups(s, at, bounds, mixes, err));
     }
     return 0;
 }
 
-static int visit_schedules(struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds, struct sf_err *err) {
+static int visit_schedules(struct sfi_search *s, const struct sfi_at *at, struct bounds *bounds, struct mixes *mixes,
+                           struct sf_err *err) {
     struct sf_plan *p = &s->plan;
-    for (uint32_t k = 0; k < s->space.schedule.n; k++) {
-        p->schedule = (int)s->space.schedule.value[k];
+    for (uint32_t k = 0; k < s->space->schedule.n; k++) {
+        p->schedule = (int)s->space->schedule.value[k];
         p->table = p->schedule == SF_SCHEDULE_TABLE ? s->scenario->pins.table : NULL;
-        for (uint32_t i = 0; i < s->space.split_head.n; i++) {
-            p->split_head = s->space.split_head.value[i] > 0;
+        for (uint32_t i = 0; i < s->space->split_head.n; i++) {
+            p->split_head = s->space->split_head.value[i] > 0;
             if (!p->split_head || (variant_fits(p) && s->scenario->model.vocab % p->pp == 0)) {
-                SF_TRY(visit_vpp(s, at, bounds, err));
+                SF_TRY(visit_vpp(s, at, bounds, mixes, err));
             } else {
                 sfi_refuse(s, SFI_RULE_VARIANT);
             }
@@ -364,11 +322,30 @@ static int visit_schedules(struct sfi_search *s, const struct sfi_at *at, struct
     return 0;
 }
 
+static int find_mixes(struct sfi_search *s, struct mixes *out, struct sf_err *err) {
+    const struct sfi_values *kinds = &s->space->recompute;
+    const struct sf_pins *pins = &s->scenario->pins;
+    uint32_t n = s->space->again.n > 1 ? kinds->n : 0;
+    out->n = 0;
+    for (uint32_t i = 0; i < n; i++) { /* mixtures are made of these */
+        const struct sfi_price *price;
+        s->plan.recompute = (int)kinds->value[i];
+        SF_TRY(sfi_find_price(s, &price, err));
+    }
+    for (uint32_t i = 0; i < n * n; i++) {
+        int recompute = (int)kinds->value[i / n], rest = (int)kinds->value[i % n];
+        SF_TRY(is_mix(recompute, rest) ? add_mix(s, recompute, rest, out, err) : 0);
+    }
+    return pins->recompute_layers > 0 ? add_mix(s, (int)kinds->value[0], pins->recompute_rest, out, err) : 0;
+}
+
 static int visit_recompute(struct sfi_search *s, struct sf_err *err) {
-    for (uint32_t i = 0; i < s->space.recompute.n; i++) {
+    struct mixes mixes;
+    SF_TRY(find_mixes(s, &mixes, err));
+    for (uint32_t i = 0; i < s->space->recompute.n; i++) {
         struct sfi_at at;
         struct bounds bounds = {.layouts_n = 0};
-        s->plan.recompute = (int)s->space.recompute.value[i];
+        s->plan.recompute = (int)s->space->recompute.value[i];
         SF_TRY(sfi_find_price(s, &at.price, err));
         SF_TRY(sfi_find_layout(s, &at.layout, err));
         SF_TRY(find_layouts(s, at.layout, &bounds, err));
@@ -376,7 +353,7 @@ static int visit_recompute(struct sfi_search *s, struct sf_err *err) {
             sfi_refuse(s, SFI_RULE_MEMORY);
             s->stats->too_large++;
         } else {
-            SF_TRY(visit_schedules(s, &at, &bounds, err));
+            SF_TRY(visit_schedules(s, &at, &bounds, &mixes, err));
         }
     }
     return 0;
@@ -393,7 +370,7 @@ static bool slices_fit(const struct sfi_search *s, uint32_t slices) {
 
 /* How a layer's collectives are made, where that makes a difference. */
 static int visit_variants(struct sfi_search *s, struct sf_err *err) {
-    const struct sfi_space *space = &s->space;
+    const struct sfi_space *space = s->space;
     struct sf_plan *p = &s->plan;
     for (uint32_t i = 0; i < space->slices.n; i++) {
         p->slices = space->slices.value[i];
@@ -427,8 +404,8 @@ static int visit_micro_batch(struct sfi_search *s, struct sf_err *err) {
         sfi_refuse(s, SFI_RULE_BATCH);
         return 0;
     }
-    for (uint32_t i = 0; i < s->space.micro_batch.n; i++) {
-        uint32_t micro_batch = s->space.micro_batch.value[i];
+    for (uint32_t i = 0; i < s->space->micro_batch.n; i++) {
+        uint32_t micro_batch = s->space->micro_batch.value[i];
         uint64_t microbatches = per_rank / micro_batch;
         if (per_rank % micro_batch != 0 || microbatches > UINT16_MAX ||
             (uint64_t)micro_batch * job->seq_len_tokens / s->plan.cp % s->plan.tp != 0) {
@@ -445,8 +422,8 @@ static int visit_micro_batch(struct sfi_search *s, struct sf_err *err) {
 static int visit_pp(struct sfi_search *s, struct sf_err *err) {
     uint32_t gpus = s->scenario->job.gpus;
     struct sf_plan *p = &s->plan;
-    for (uint32_t i = 0; i < s->space.pp.n && !s->stats->stopped; i++) {
-        p->pp = s->space.pp.value[i];
+    for (uint32_t i = 0; i < s->space->pp.n && !s->stats->stopped; i++) {
+        p->pp = s->space->pp.value[i];
         uint64_t inner = (uint64_t)p->tp * p->cp * p->pp;
         if (inner > gpus || gpus % inner != 0 || p->pp > s->scenario->model.layers) {
             sfi_refuse(s, SFI_RULE_PP);
@@ -459,7 +436,7 @@ static int visit_pp(struct sfi_search *s, struct sf_err *err) {
             continue;
         }
         SF_TRY(visit_micro_batch(s, err));
-        s->stats->stopped = s->options->stop != NULL && s->options->stop(s->options->self);
+        sfi_stopped(s);
     }
     return 0;
 }
@@ -467,8 +444,8 @@ static int visit_pp(struct sfi_search *s, struct sf_err *err) {
 /* Experts in parts on the ranks of tp, or whole ones among them. */
 static int visit_etp(struct sfi_search *s, struct sf_err *err) {
     struct sf_plan *p = &s->plan;
-    for (uint32_t i = 0; i < s->space.etp.n; i++) {
-        bool whole = s->space.etp.value[i] > 0;
+    for (uint32_t i = 0; i < s->space->etp.n; i++) {
+        bool whole = s->space->etp.value[i] > 0;
         p->etp = whole ? 1 : p->tp;
         uint32_t beside = sf_plan_ep_beside_tp(p);
         if (whole && p->tp == 1) {
@@ -489,50 +466,74 @@ static int visit_etp(struct sfi_search *s, struct sf_err *err) {
     return 0;
 }
 
-static int visit_ep(struct sfi_search *s, struct sf_err *err) {
+/* Degrees whose prices and layouts nothing else shares: one thread's business. */
+struct corner {
+    uint32_t tp, cp, ep;
+};
+
+static int visit_corner(struct sfi_search *s, size_t i, void *items, struct sf_err *err) {
+    const struct corner *at = (const struct corner *)items + i;
+    const struct sf_scenario *scenario = s->scenario;
+    s->plan = (struct sf_plan){.tp = at->tp,
+                               .cp = at->cp,
+                               .ep = at->ep,
+                               .canonical = scenario->job.canonical,
+                               .offload = scenario->pins.offload};
+    return sfi_stopped(s) ? 0 : visit_etp(s, err);
+}
+
+static void add_corners(struct sfi_search *s, uint32_t tp, uint32_t cp, struct corner *out, size_t *n) {
     uint32_t experts = s->scenario->model.experts;
-    for (uint32_t i = 0; i < s->space.ep.n && !s->stats->stopped; i++) {
-        uint32_t ep = s->plan.ep = s->space.ep.value[i];
+    for (uint32_t i = 0; i < s->space->ep.n; i++) {
+        uint32_t ep = s->space->ep.value[i];
         if (experts == 0 ? ep != 1 : experts % ep != 0) {
             sfi_refuse(s, SFI_RULE_EP);
             continue;
         }
-        SF_TRY(visit_etp(s, err));
-    }
-    return 0;
-}
-
-static int visit_cp(struct sfi_search *s, struct sf_err *err) {
-    const struct sf_job *job = &s->scenario->job;
-    for (uint32_t i = 0; i < s->space.cp.n && !s->stats->stopped; i++) {
-        uint32_t cp = s->plan.cp = s->space.cp.value[i];
-        if (cp > 1 && (job->seq_len_tokens % (2 * (uint64_t)cp) != 0 || job->precision == SF_F32)) {
-            sfi_refuse(s, SFI_RULE_CP);
-            continue;
+        if (out != NULL) {
+            out[*n] = (struct corner){tp, cp, ep};
         }
-        SF_TRY(visit_ep(s, err));
+        ++*n;
     }
-    return 0;
 }
 
-int sfi_search_visit(struct sfi_search *s, struct sf_err *err) {
-    const struct sf_model *m = &s->scenario->model;
-    s->priced_at = s->priced_at != NULL ? s->priced_at : sf_calloc((size_t)2 * MOST_PRICES, sizeof *s->priced_at);
-    s->layouts = s->layouts != NULL ? s->layouts : sf_calloc(SFI_LAYOUTS, sizeof *s->layouts);
-    if (s->priced_at == NULL || s->layouts == NULL) {
-        return sf_fail_memory(err, "search");
-    }
-    s->plan = (struct sf_plan){.canonical = s->scenario->job.canonical, .offload = s->scenario->pins.offload};
-    for (uint32_t i = 0; i < s->space.tp.n && !s->stats->stopped; i++) {
-        uint32_t tp = s->plan.tp = s->space.tp.value[i];
-        if (!sf_model_splits(m, tp)) {
+/* `out` NULL: only counts them. */
+static size_t find_corners(struct sfi_search *s, struct corner *out) {
+    const struct sf_job *job = &s->scenario->job;
+    size_t n = 0;
+    for (uint32_t i = 0; i < s->space->tp.n; i++) {
+        uint32_t tp = s->space->tp.value[i];
+        if (!sf_model_splits(&s->scenario->model, tp)) {
             sfi_refuse(s, SFI_RULE_TP);
             continue;
         }
-        SF_TRY(visit_cp(s, err));
+        for (uint32_t k = 0; k < s->space->cp.n; k++) {
+            uint32_t cp = s->space->cp.value[k];
+            if (cp > 1 && (job->seq_len_tokens % (2 * (uint64_t)cp) != 0 || job->precision == SF_F32)) {
+                sfi_refuse(s, SFI_RULE_CP);
+                continue;
+            }
+            add_corners(s, tp, cp, out, &n);
+        }
     }
+    return n;
+}
+
+int sfi_search_visit(struct sfi_search *s, struct sf_err *err) {
+    SF_TRY(s->known != NULL ? 0 : sfi_known_create(&s->known, err));
+    uint64_t refused[SFI_RULES_N];
+    memcpy(refused, s->refused, sizeof refused);
+    size_t n = find_corners(s, NULL);
+    struct corner *corners = sf_calloc(n, sizeof *corners);
+    if (corners == NULL) {
+        return sf_fail_memory(err, "search");
+    }
+    memcpy(s->refused, refused, sizeof refused); /* counted once */
+    find_corners(s, corners);
+    int rc = sfi_search_share(s, n, visit_corner, corners, err);
+    sf_free(corners);
     if (s->groups_n > 0) {
         qsort(s->groups, s->groups_n, sizeof *s->groups, sfi_group_compare);
     }
-    return 0;
+    return rc;
 }

@@ -149,7 +149,7 @@ static int list_entries(const struct sf_synth_problem *p, uint32_t lo, uint32_t 
 static int add_contenders(const struct sf_synth_problem *p, const struct sf_synth_options *o, struct entry *entries,
                           uint32_t n, struct sfi_search_run *run, struct sf_err *err) {
     struct sf_rng seed = sf_rng_seed(o->seed);
-    run->least_bound = n > MAX_CONTENDERS ? entries[MAX_CONTENDERS].bound : SFI_NEVER;
+    run->rest_bound = n > MAX_CONTENDERS ? entries[MAX_CONTENDERS].bound : SFI_NEVER;
     for (uint32_t i = 0; i < n && i < MAX_CONTENDERS; i++) {
         struct sfi_contender *c = sf_calloc(1, sizeof *c);
         if (c == NULL) {
@@ -160,7 +160,6 @@ static int add_contenders(const struct sf_synth_problem *p, const struct sf_synt
         SF_TRY(sfi_placer_create(&c->s, &c->placer, err));
         c->bound = sfi_bound(&c->s, &c->why);
         SF_TRY(sfi_bound_machines(&c->s, &c->bound, &c->why, err));
-        run->least_bound = c->bound < run->least_bound ? c->bound : run->least_bound;
         c->rng = sf_rng_split(&seed, entries[i].index);
         c->whole = (struct sfi_try){.excess = SFI_NEVER, .score = 1e300};
     }
@@ -235,42 +234,15 @@ static int take_table(struct sfi_contender *c, struct sf_synth_result *out, stru
     }
     SF_TRY(sf_pipe_create(s->devices, s->stages, s->microbatches, 1, &out->pipe, err));
     memcpy(out->pipe->device_of, s->device_of, s->stages * sizeof *s->device_of);
-    sfi_place(c->placer, &c->policy, s->microbatches, SFI_NEVER / 4, out->pipe, &t);
+    sfi_place(c->placer, &c->policy, s->microbatches, SFI_DRAIN, SFI_NEVER / 4, out->pipe, &t);
     return 0;
 }
 
-/* Replace the winner's table by a provably best one, where the problem is small enough. */
-static void finish_small(struct sfi_search_run *run, const struct sfi_contender *c, sf_time_ps *span,
-                         struct sf_synth_result *out) {
-    struct sf_pass best[SFI_EXACT_PASSES];
-    sf_time_ps before = *span;
-    if (*span <= c->bound || run->stopped || !sfi_exact_fits(&c->s)) {
-        return;
-    }
-    uint64_t steps = run->budget;
-    bool proven = sfi_exact(&c->s, span, c->bound, &steps, best);
-    run->passes += steps;
-    if (*span < before) {
-        memset(out->pipe->passes_n, 0, out->pipe->devices * sizeof *out->pipe->passes_n);
-        out->family = -1;
-        for (uint32_t i = 0; i < 3 * c->s.stages * c->s.microbatches; i++) {
-            sf_pipe_push(out->pipe, c->s.device_of[best[i].stage], (enum sf_pass_kind)best[i].kind, best[i].stage,
-                         best[i].microbatch, 0);
-        }
-    }
-    if (proven) {
-        out->lower_bound_span = *span;
-        out->bound.reason = SF_BOUND_SEARCH;
-    }
-}
-
-static int finish(struct sfi_search_run *run, struct sfi_contender *c, struct sf_synth_result *out,
-                  struct sf_err *err) {
+static int finish(struct sfi_contender *c, struct sf_synth_result *out, struct sf_err *err) {
     sf_time_ps span = span_of(c);
     out->lower_bound_span = c->bound;
     out->bound = c->why;
     SF_TRY(take_table(c, out, err));
-    finish_small(run, c, &span, out);
     SF_TRY(sf_pipe_replay(out->pipe, &out->costs, &out->timing, NULL, NULL, err));
     if (out->timing.span != span || out->timing.span < out->lower_bound_span ||
         out->timing.peak_memory > c->s.limit * (1 + 1e-6)) {
@@ -285,10 +257,19 @@ static int finish(struct sfi_search_run *run, struct sfi_contender *c, struct sf
     return 0;
 }
 
+/* Small problems get more, for searching them to the end. */
+static void share_budget(struct sfi_search_run *run) {
+    for (uint32_t i = 0; i < run->n; i++) {
+        if (sfi_exact_fits(&run->all[i]->s)) {
+            run->small_budget = run->budget / 2;
+        }
+    }
+}
+
 static int run_search(const struct sf_synth_problem *p, const struct sf_synth_options *o, struct sfi_search_run *run,
                       struct sf_synth_result *out, struct sf_err *err) {
     SF_TRY(prepare(p, o, run, err));
-    out->problem_bound_span = run->least_bound;
+    share_budget(run);
     sfi_synth_families(p, run);
     struct sfi_contender *winner = sfi_synth_search(run);
     if (winner == NULL && run->stopped) {
@@ -299,11 +280,13 @@ static int run_search(const struct sf_synth_problem *p, const struct sf_synth_op
                        "no schedule keeps the memory limit of %g in %llu tries; raise the limit or allow more chunks",
                        p->memory_limit, (unsigned long long)run->evaluated);
     }
-    SF_TRY(finish(run, winner, out, err));
-    if (run->n == 1 && out->lower_bound_span > out->problem_bound_span) {
-        out->problem_bound_span = out->lower_bound_span;
+    SF_TRY(run->stopped ? 0 : sfi_synth_small(run, &winner, err));
+    out->problem_bound_span = run->rest_bound;
+    for (uint32_t i = 0; i < run->n; i++) {
+        sf_time_ps bound = run->all[i]->bound;
+        out->problem_bound_span = bound < out->problem_bound_span ? bound : out->problem_bound_span;
     }
-    return 0;
+    return finish(winner, out, err);
 }
 
 int sf_synth(const struct sf_synth_problem *problem, const struct sf_synth_options *options,

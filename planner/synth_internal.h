@@ -10,9 +10,12 @@
 #include "planner/synth.h"
 
 #define SFI_SYNTH_KINDS 3 /* SF_PASS_F, SF_PASS_B, SF_PASS_W */
-/* Phases of a device: filling, until its first B; ramp, until the first B of its first chunk; steady; draining, after
- * the last F of its first chunk. */
-enum sfi_synth_phase { SFI_FILL, SFI_RAMP, SFI_STEADY, SFI_DRAIN, SFI_SYNTH_PHASES };
+/* Phases of a device: filling, until its first B; ramp, until the first B of its first chunk; settling, until as many
+ * of those as there are devices; steady; late, when no more F of its first chunk are left than there are devices;
+ * draining, after the last of those. With less than four microbatches per device none settles, and none is late. */
+enum sfi_synth_phase { SFI_FILL, SFI_RAMP, SFI_SETTLE, SFI_STEADY, SFI_LATE, SFI_DRAIN, SFI_SYNTH_PHASES };
+#define SFI_ALL_PHASES ((1u << SFI_SYNTH_PHASES) - 1)
+#define SFI_FEW_PHASES (SFI_ALL_PHASES & ~(1u << SFI_SETTLE | 1u << SFI_LATE))
 #define SFI_NEVER INT64_MAX
 
 /* One placement of one problem. Arrays are in `memory`. */
@@ -36,10 +39,11 @@ struct sfi_policy {
     double reserve;                /* memory kept for each later chunk of the device, in its passes */
     /* Passes of a chunk that memory is kept for: flow x (its round trip to the loss, in passes at full rate) + lead.
      * By chunk, counted from the last one. */
-    double flow[SF_SYNTH_MAX_CHUNKS], lead[SF_SYNTH_MAX_CHUNKS];
+    double flow[SFI_SYNTH_PHASES][SF_SYNTH_MAX_CHUNKS], lead[SFI_SYNTH_PHASES][SF_SYNTH_MAX_CHUNKS];
 };
 
-/* A schedule in numbers. Excess: span beyond the busiest device's work. */
+/* A schedule in numbers. Excess: span beyond the busiest device's work; idling until the end of a phase, where placing
+ * stops there. */
 struct sfi_try {
     sf_time_ps excess; /* SFI_NEVER: the policy ran into a deadlock, or was given up as too slow */
     double score;      /* excess, smoothed over devices: what the search descends */
@@ -50,18 +54,21 @@ struct sfi_placer;
 int sfi_placer_create(const struct sfi_synth *s, struct sfi_placer **out, struct sf_err *err);
 void sfi_placer_free(struct sfi_placer *p);
 
-/* Place all passes of the first `microbatches` microbatches. Gives up when a device idles longer than `give_up`.
- * `record` (may be NULL) gets the table. Returns passes placed. */
-uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32_t microbatches, sf_time_ps give_up,
-                   struct sf_pipe *record, struct sfi_try *out);
+/* Place all passes of the first `microbatches` microbatches, or, with `through` before SFI_DRAIN, until all devices are
+ * through that phase. Gives up when a device idles longer than `give_up`. `record` (may be NULL) gets the table.
+ * Returns passes placed. */
+uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32_t microbatches, int through,
+                   sf_time_ps give_up, struct sf_pipe *record, struct sfi_try *out);
 
 /* ---- policies ---------------------------------------------------------------------------------------------------- */
 
 void sfi_policy_random(struct sf_rng *r, uint32_t chunks, struct sfi_policy *out);
 /* Policies that did well on published problems, as first tries. False when there are no more. */
 bool sfi_policy_known(uint32_t chunks, uint32_t index, struct sfi_policy *out);
-/* A few random changes. */
-void sfi_policy_step(struct sf_rng *r, uint32_t chunks, struct sfi_policy *y);
+/* A few random changes to some phases, a bit set. */
+void sfi_policy_step(struct sf_rng *r, uint32_t chunks, uint32_t phases, struct sfi_policy *y);
+/* The same where settling, steady and late are still alike, and they stay so. False when they are not. */
+bool sfi_policy_step_together(struct sf_rng *r, uint32_t chunks, struct sfi_policy *y);
 /* Take phases (a bit set) over from another policy; the fill brings with it what memory is kept for. */
 void sfi_policy_take(const struct sfi_policy *other, uint32_t phases, struct sfi_policy *y);
 
@@ -95,13 +102,18 @@ struct sf_pipe_costs sfi_synth_costs(const struct sfi_synth *s); /* arrays are t
 
 /* ---- small problems ---------------------------------------------------------------------------------------------- */
 
-#define SFI_EXACT_PASSES 96
+#define SFI_EXACT_PASSES 1536
+
+struct sfi_exact {
+    sf_time_ps span;                       /* to beat; then the shortest found */
+    uint64_t steps;                        /* at most; then those taken */
+    struct sf_pass best[SFI_EXACT_PASSES]; /* every device's passes in order, where one was found */
+    bool proven;                           /* nothing shorter than `span` is left */
+};
 
 bool sfi_exact_fits(const struct sfi_synth *s);
-/* Look at every order that could have a smaller span than *span, at most *budget steps; `best` [SFI_EXACT_PASSES] gets
- * all passes by start when one was found, *span its span, *budget the steps taken. True when nothing smaller than *span
- * is left. */
-bool sfi_exact(const struct sfi_synth *s, sf_time_ps *span, sf_time_ps bound, uint64_t *budget, struct sf_pass *best);
+/* Look at every order that could have a smaller span than io->span, until one has `bound` or the steps are used up. */
+int sfi_exact(const struct sfi_synth *s, sf_time_ps bound, struct sfi_exact *io, struct sf_err *err);
 
 /* ---- search ------------------------------------------------------------------------------------------------------ */
 
@@ -127,8 +139,9 @@ struct sfi_contender {
 struct sfi_search_run {
     struct sfi_contender **all; /* ascending by bound at first, then the best in front */
     uint32_t n;
-    sf_time_ps least_bound; /* of any placement */
+    sf_time_ps rest_bound; /* of the placements that do not take part */
     uint64_t passes, budget, evaluated;
+    uint64_t small_budget; /* for searching small problems to the end */
     sf_time_ps host_start;
     double limit_s, gap;
     bool (*stop)(void);
@@ -137,6 +150,22 @@ struct sfi_search_run {
 
 /* Published schedules enter the race where their placement does. */
 void sfi_synth_families(const struct sf_synth_problem *problem, struct sfi_search_run *run);
+
+bool sfi_search_over(struct sfi_search_run *r); /* out of budget, or stopped */
+
+/* Tries look at the fill, some of the steady state and the drain; more microbatches only add steady state. */
+uint32_t sfi_try_microbatches(const struct sfi_synth *s);
+
+/* Enough microbatches for all phases. */
+static inline bool sfi_has_all_phases(const struct sfi_synth *s) {
+    return s->microbatches >= 4 * s->devices;
+}
+
+/* Makes the best policy of a contender better, phase by phase. */
+void sfi_synth_phases(struct sfi_search_run *r, struct sfi_contender *c, uint64_t budget, struct sfi_policy *best);
+
+/* Searches placements of small problems to the end, as far as run->small_budget goes. */
+int sfi_synth_small(struct sfi_search_run *run, struct sfi_contender **winner, struct sf_err *err);
 
 /* Spends the budget on the contenders; returns the winner, NULL when none has a schedule. */
 struct sfi_contender *sfi_synth_search(struct sfi_search_run *run);

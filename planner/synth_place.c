@@ -12,12 +12,12 @@ struct stage {
     sf_time_ps f_ready, b_ready; /* of the next F and B; SFI_NEVER while unknown */
     uint32_t f_n, b_n, w_n;      /* passes done */
     double base[SFI_SYNTH_PHASES][SFI_SYNTH_KINDS];
-    double keep; /* memory kept for this chunk, in its passes, before it has any */
-    bool keeps;
+    double keep[SFI_SYNTH_PHASES]; /* memory kept for this chunk, in its passes, before it has any */
 };
 
 struct device {
     sf_time_ps first, free, busy;
+    sf_time_ps idle; /* when it was through the phase that was asked for */
     double memory;
     int phase;
     bool used;
@@ -33,7 +33,8 @@ struct sfi_placer {
     /* of the run */
     const struct sfi_policy *policy;
     sf_time_ps wait[SFI_SYNTH_PHASES];
-    uint32_t microbatches;
+    uint32_t microbatches, through_n; /* devices that are through the phase asked for */
+    int through;
     struct sf_pipe *record;
 };
 
@@ -111,6 +112,18 @@ static uint32_t next_device(const struct sfi_placer *p) {
     return i - p->leaves;
 }
 
+static void set_keep(struct sfi_placer *p, uint32_t stage, uint32_t from_top) {
+    const struct sfi_synth *s = p->s;
+    const struct sfi_policy *y = p->policy;
+    sf_time_ps cycle = s->f[stage] + s->b[stage] + s->w[stage];
+    double round_trip = (double)(s->b_at[stage] - s->f_at[stage]) / (double)cycle;
+    for (int phase = 0; phase < SFI_SYNTH_PHASES; phase++) {
+        double keep =
+            y->flow[phase][from_top] * round_trip + y->lead[phase][from_top] * (from_top > 0 ? s->devices : 1);
+        p->stages[stage].keep[phase] = keep > (double)p->microbatches ? p->microbatches : (double)(uint32_t)keep;
+    }
+}
+
 /* Keys grow with the time at which a pass could run at the earliest, as strongly as the policy's age says. */
 static void set_stage(struct sfi_placer *p, uint32_t stage, uint32_t chunk) {
     const struct sfi_synth *s = p->s;
@@ -123,12 +136,7 @@ static void set_stage(struct sfi_placer *p, uint32_t stage, uint32_t chunk) {
             st->base[phase][kind] = y->key[phase][kind][chunk] + y->age[phase] * (double)at * per_period;
         }
     }
-    uint32_t from_top = s->chunks - 1 - chunk;
-    sf_time_ps cycle = s->f[stage] + s->b[stage] + s->w[stage];
-    double keep = y->flow[from_top] * (double)(s->b_at[stage] - s->f_at[stage]) / (double)cycle +
-                  y->lead[from_top] * (from_top > 0 ? s->devices : 1);
-    st->keeps = keep > 0;
-    st->keep = keep > (double)p->microbatches ? p->microbatches : (double)(uint32_t)keep;
+    set_keep(p, stage, s->chunks - 1 - chunk);
     st->f_ready = stage == 0 ? 0 : SFI_NEVER;
     st->b_ready = SFI_NEVER;
     st->f_n = st->b_n = st->w_n = 0;
@@ -172,10 +180,10 @@ static inline void offer(struct choice *c, double key, sf_time_ps ready, sf_time
 }
 
 /* Memory to leave alone for this chunk when an earlier one asks. */
-static inline double kept(const struct sfi_placer *p, const struct stage *st) {
+static inline double kept(const struct sfi_placer *p, const struct stage *st, int phase) {
     double keep = p->policy->reserve;
-    if (st->keeps) {
-        double more = st->keep - (st->f_n - st->b_n), left = p->microbatches - st->f_n;
+    if (st->keep[phase] > 0) {
+        double more = st->keep[phase] - (st->f_n - st->b_n), left = p->microbatches - st->f_n;
         more = more < left ? more : left;
         keep = keep > more ? keep : more;
     }
@@ -196,7 +204,7 @@ static void look(const struct sfi_placer *p, uint32_t d, sf_time_ps now, struct 
             if (s->mem_f[held[j]] <= room) {
                 offer(c, base[SF_PASS_F] + age * st->f_n, st->f_ready, now, wait, held[j], SF_PASS_F);
             }
-            room -= s->mem_f[held[j]] * kept(p, st);
+            room -= s->mem_f[held[j]] * kept(p, st, dev->phase);
         }
         if (st->b_n < st->f_n) {
             offer(c, base[SF_PASS_B] + age * st->b_n, st->b_ready, now, wait, held[j], SF_PASS_B);
@@ -253,6 +261,29 @@ static void run_b(struct sfi_placer *p, uint32_t stage, sf_time_ps end) {
     }
 }
 
+static void enter(struct sfi_placer *p, struct device *dev, int phase) {
+    if (phase > dev->phase) {
+        if (dev->phase <= p->through && phase > p->through) {
+            dev->idle = dev->free - dev->first - dev->busy;
+            p->through_n++;
+        }
+        dev->phase = phase;
+    }
+}
+
+/* After a B. */
+static int phase_of(const struct sfi_placer *p, uint32_t d, uint32_t stage) {
+    const struct sfi_synth *s = p->s;
+    if (stage != s->held[d * s->chunks]) {
+        return SFI_RAMP;
+    }
+    const struct stage *st = &p->stages[stage];
+    if (!sfi_has_all_phases(s)) {
+        return SFI_STEADY;
+    }
+    return st->b_n < s->devices ? SFI_SETTLE : st->f_n + s->devices < p->microbatches ? SFI_STEADY : SFI_LATE;
+}
+
 static void run_pass(struct sfi_placer *p, uint32_t d, const struct choice *c, sf_time_ps now) {
     const struct sfi_synth *s = p->s;
     struct device *dev = &p->devices[d];
@@ -273,14 +304,12 @@ static void run_pass(struct sfi_placer *p, uint32_t d, const struct choice *c, s
         dev->memory += s->mem_f[c->stage];
         run_f(p, c->stage, end);
         if (c->stage == s->held[d * s->chunks] && st->f_n == p->microbatches) {
-            dev->phase = SFI_DRAIN;
+            enter(p, dev, SFI_DRAIN);
         }
     } else if (c->kind == SF_PASS_B) {
         dev->memory -= s->mem_b[c->stage];
         run_b(p, c->stage, end);
-        if (dev->phase < SFI_STEADY) {
-            dev->phase = c->stage == s->held[d * s->chunks] ? SFI_STEADY : SFI_RAMP;
-        }
+        enter(p, dev, phase_of(p, d, c->stage));
     } else {
         dev->memory -= s->mem_w[c->stage];
         st->w_n++;
@@ -295,7 +324,8 @@ static void judge(const struct sfi_placer *p, struct sfi_try *out) {
     double sum = 0;
     for (uint32_t d = 0; d < s->devices; d++) {
         const struct device *dev = &p->devices[d];
-        sf_time_ps excess = dev->free - dev->first - most;
+        sf_time_ps spare = (s->period - s->work[d]) * p->microbatches;
+        sf_time_ps excess = p->through < SFI_DRAIN ? dev->idle - spare : dev->free - dev->first - most;
         double z = excess > 0 ? (double)excess / (double)s->period : 0, z2 = z * z, z4 = z2 * z2;
         worst = excess > worst ? excess : worst;
         sum += z4;
@@ -305,16 +335,18 @@ static void judge(const struct sfi_placer *p, struct sfi_try *out) {
     out->score = worst_z * (1 + 0.05 * (floor4 > 0 ? sum / floor4 / s->devices : 0));
 }
 
-uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32_t microbatches, sf_time_ps give_up,
-                   struct sf_pipe *record, struct sfi_try *out) {
+uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32_t microbatches, int through,
+                   sf_time_ps give_up, struct sf_pipe *record, struct sfi_try *out) {
     const struct sfi_synth *s = p->s;
     uint64_t all = (uint64_t)3 * s->stages * microbatches, placed = 0;
     p->policy = policy;
     p->microbatches = microbatches;
     p->record = record;
+    p->through = through;
+    p->through_n = 0;
     *out = (struct sfi_try){.excess = SFI_NEVER, .score = 1e300};
     reset(p);
-    while (placed < all && p->wake[1] != SFI_NEVER) {
+    while (placed < all && p->through_n < s->devices && p->wake[1] != SFI_NEVER) {
         uint32_t d = next_device(p);
         struct device *dev = &p->devices[d];
         struct choice c;
@@ -333,7 +365,7 @@ uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32
             placed++;
         }
     }
-    if (placed == all) {
+    if (placed == all || p->through_n == s->devices) {
         judge(p, out);
     }
     return placed;

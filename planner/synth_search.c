@@ -5,7 +5,7 @@
 
 #define HOPELESS (SFI_NEVER / 4)
 
-static bool over(struct sfi_search_run *r) {
+bool sfi_search_over(struct sfi_search_run *r) {
     if (r->limit_s > 0 && sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - r->host_start) > r->limit_s) {
         r->stopped = true;
     }
@@ -13,8 +13,7 @@ static bool over(struct sfi_search_run *r) {
     return r->stopped || r->passes >= r->budget;
 }
 
-/* Tries look at the fill, some of the steady state and the drain; more microbatches only add steady state. */
-static uint32_t try_microbatches(const struct sfi_synth *s) {
+uint32_t sfi_try_microbatches(const struct sfi_synth *s) {
     uint32_t enough = 4 * s->devices;
     return s->microbatches < enough ? s->microbatches : enough;
 }
@@ -30,8 +29,8 @@ static bool finished(const struct sfi_contender *c) {
 
 static void try_whole(struct sfi_search_run *r, struct sfi_contender *c) {
     struct sfi_try t = c->elite_try[0];
-    if (try_microbatches(&c->s) < c->s.microbatches) {
-        r->passes += sfi_place(c->placer, &c->elite[0], c->s.microbatches, HOPELESS, NULL, &t);
+    if (sfi_try_microbatches(&c->s) < c->s.microbatches) {
+        r->passes += sfi_place(c->placer, &c->elite[0], c->s.microbatches, SFI_DRAIN, HOPELESS, NULL, &t);
     }
     if (t.excess != SFI_NEVER && t.excess < c->whole.excess) {
         c->whole = t;
@@ -67,7 +66,7 @@ static void try_policy(struct sfi_search_run *r, struct sfi_contender *c, const 
     bool full = c->elites_n == SFI_ELITES;
     double before = c->elites_n > 0 ? c->elite_try[0].score : 1e300;
     sf_time_ps give_up = full ? c->elite_try[SFI_ELITES - 1].excess : HOPELESS;
-    r->passes += sfi_place(c->placer, y, try_microbatches(&c->s), give_up, NULL, &t) + c->s.stages;
+    r->passes += sfi_place(c->placer, y, sfi_try_microbatches(&c->s), SFI_DRAIN, give_up, NULL, &t) + c->s.stages;
     r->evaluated++;
     if (t.excess != SFI_NEVER && keep_elite(c, y, &t) == 0 && t.score < before) {
         try_whole(r, c);
@@ -85,7 +84,11 @@ static void vary(struct sfi_contender *c, struct sfi_policy *y) {
     if ((u >> 1 & 3) == 0) {
         sfi_policy_take(any_elite(c), (uint32_t)(u >> 8) % (1u << SFI_SYNTH_PHASES), y);
     }
-    sfi_policy_step(&c->rng, c->s.chunks, y);
+    if (!sfi_has_all_phases(&c->s)) {
+        sfi_policy_step(&c->rng, c->s.chunks, SFI_FEW_PHASES, y);
+    } else if ((u >> 16 & 3) == 0 || !sfi_policy_step_together(&c->rng, c->s.chunks, y)) {
+        sfi_policy_step(&c->rng, c->s.chunks, SFI_ALL_PHASES, y);
+    }
 }
 
 static void next_try(struct sfi_search_run *r, struct sfi_contender *c, bool fresh) {
@@ -141,27 +144,39 @@ static bool open(const struct sfi_search_run *r, uint32_t n) {
 
 /* Spend the budget up to `until` on the first n, in turn; `fresh` of 8 tries are random. */
 static void play(struct sfi_search_run *r, uint32_t n, uint64_t until, uint32_t fresh) {
-    while (r->passes < until && !over(r)) {
+    while (r->passes < until && !sfi_search_over(r)) {
         select_best(r->all, n, 1);
         if (!open(r, n)) {
             return;
         }
         for (uint32_t i = 0; i < n && r->passes < until; i++) {
-            for (uint32_t turn = 0; turn < 8 && !finished(r->all[i]) && !over(r); turn++) {
+            for (uint32_t turn = 0; turn < 8 && !finished(r->all[i]) && !sfi_search_over(r); turn++) {
                 next_try(r, r->all[i], turn < fresh);
             }
         }
     }
 }
 
+/* Phase by phase, from the best of all phases at once. */
+static void play_phases(struct sfi_search_run *r, struct sfi_contender *c, uint32_t percent) {
+    if (sfi_has_all_phases(&c->s) && c->bound > work(c) && !finished(c) && c->elites_n > 0 && !sfi_search_over(r)) {
+        struct sfi_policy y = c->elite[0];
+        sfi_synth_phases(r, c, r->budget / 100 * percent, &y);
+        try_policy(r, c, &y);
+    }
+}
+
 struct sfi_contender *sfi_synth_search(struct sfi_search_run *r) {
     static const struct {
-        uint32_t contenders, percent, fresh;
-    } rounds[] = {{12, 20, 6}, {4, 40, 3}, {2, 60, 1}, {1, 100, 0}};
-    for (size_t i = 0; i < sizeof rounds / sizeof *rounds && !over(r); i++) {
+        uint32_t contenders, percent, fresh, phases; /* the last: percent for each contender */
+    } rounds[] = {{12, 20, 6, 0}, {4, 40, 3, 0}, {2, 60, 1, 17}, {1, 100, 0, 0}};
+    for (size_t i = 0; i < sizeof rounds / sizeof *rounds && !sfi_search_over(r); i++) {
         uint32_t n = rounds[i].contenders < r->n ? rounds[i].contenders : r->n;
         if (i > 0) {
             select_best(r->all, r->n, n);
+        }
+        for (uint32_t j = 0; j < n && rounds[i].phases > 0; j++) {
+            play_phases(r, r->all[j], rounds[i].phases);
         }
         play(r, n, r->budget / 100 * rounds[i].percent, rounds[i].fresh);
         select_best(r->all, r->n, 1);

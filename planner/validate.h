@@ -29,6 +29,7 @@ struct sf_case { /* one row of the table, as read */
     char split[160];
     uint32_t moe_step; /* no column: every so many-th layer has experts; 0: all */
     uint32_t offload;  /* no column: layers of a virtual stage whose activations wait on the host */
+    uint32_t mtp;      /* no column: layers that predict further */
     uint32_t nvlink_domain_gpus, nic_gbps_per_gpu, gpus, layers, hidden, heads, kv_heads, head_dim, ffn, gated_mlp;
     uint32_t vocab, seq_len_tokens, experts, topk, moe_ffn, shared_experts, first_dense_layers;
     uint32_t tp, cp, pp, vpp, ep, etp, dp, micro_batch, global_batch, microbatches, sequence_parallel, zero;

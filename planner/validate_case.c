@@ -1,5 +1,6 @@
 /* A row as a user would write it: a cluster, a model and a scenario file, served from memory. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/arena.h"
@@ -15,6 +16,7 @@ struct wiring {
 static const struct wiring wirings[] = {
     {"A100-80G", "a100", "nvlink3", 6, 12, "pcie4-x16", 4}, {"A100-40G", "a100-40g", "nvlink3", 6, 12, "pcie4-x16", 4},
     {"H100", "h100", "nvlink4", 4, 18, "pcie5-x16", 4},     {"H200", "h200", "nvlink4", 4, 18, "pcie5-x16", 4},
+    {"H800", "h100", "nvlink4", 4, 8, "pcie5-x16", 4}, /* an H100 with NVLink of 400 GB/s, arXiv 2505.09343 */
     {"B200", "b200", "nvlink5", 2, 18, "pcie5-x16", 4},     {"B300", "b300", "nvlink5", 2, 18, "pcie5-x16", 4},
     {"GB200", "gb200", "nvlink5", 18, 18, "nvlink-c2c", 2}, {"GB300", "gb300", "nvlink5", 18, 18, "nvlink-c2c", 2},
 };
@@ -104,6 +106,13 @@ const char *sfi_case_latent(const struct sf_case *c) {
                                     : NULL;
 }
 
+/* "full:3" is Megatron's block method: of every virtual stage that many layers, its first ones. 0: it is not that. */
+static uint32_t first_layers(const char *text) {
+    const char *digits = strncmp(text, "full:", 5) == 0 ? text + 5 : "";
+    size_t n = strspn(digits, "0123456789");
+    return n >= 1 && n <= 4 && digits[n] == '\0' ? (uint32_t)strtoul(digits, NULL, 10) : 0;
+}
+
 bool sfi_case_recompute(const struct sf_case *c, int *out) {
     static const struct {
         const char *row;
@@ -120,15 +129,26 @@ bool sfi_case_recompute(const struct sf_case *c, int *out) {
             return true;
         }
     }
-    return false;
+    *out = SF_RECOMPUTE_FULL;
+    return first_layers(c->recompute) > 0;
+}
+
+static void plan_first_layers(const struct sf_case *c, struct sf_plan *out) {
+    uint32_t layers = first_layers(c->recompute);
+    out->partly = layers > 0;
+    for (uint32_t v = 0; v < out->pp * out->vpp && v < SF_MAX_STAGES && out->partly; v++) {
+        out->recompute_layers[v] = layers < out->layers[v] ? layers : out->layers[v];
+    }
 }
 
 int sfi_case_schedule(const struct sf_case *c) {
     static const struct {
         const char *row;
         int plan;
-    } names[] = {
-        {"interleaved 1F1B", SF_SCHEDULE_INTERLEAVED}, {"ZB-1p", SF_SCHEDULE_ZB_1P}, {"ZB-2p", SF_SCHEDULE_ZB_2P}};
+    } names[] = {{"interleaved 1F1B", SF_SCHEDULE_INTERLEAVED},
+                 {"ZB-1p", SF_SCHEDULE_ZB_1P},
+                 {"ZB-2p", SF_SCHEDULE_ZB_2P},
+                 {"DualPipe", SF_SCHEDULE_DUALPIPE}};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(c->schedule, names[i].row) == 0) {
             return names[i].plan;
@@ -162,6 +182,9 @@ static void write_model(const struct sf_case *c, struct sf_buf *out) {
     }
     if (strcmp(c->attention, "mla") == 0) {
         sf_buf_printf(out, ", %s", sfi_case_latent(c));
+    }
+    if (c->mtp > 0) {
+        sf_buf_printf(out, ", \"num_nextn_predict_layers\": %u", c->mtp);
     }
     sf_buf_printf(out, "}\n");
 }
@@ -248,4 +271,5 @@ void sfi_case_plan(const struct sf_case *c, const struct sf_scenario *s, struct 
     if (stages <= SF_MAX_STAGES && sfi_case_layers(c, (uint32_t)stages, &layout)) {
         memcpy(out->layers, layout.layers, stages * sizeof *out->layers);
     }
+    plan_first_layers(c, out);
 }

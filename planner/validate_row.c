@@ -165,8 +165,10 @@ static bool is_one_of(const char *text, const char *const words[]) {
 }
 
 /* What no table has a column for. */
-static const struct column extra_columns[] = {
-    {"split", TEXT_AT(split)}, {"moe_step", COUNT_AT(moe_step)}, {"offload", COUNT_AT(offload)}};
+static const struct column extra_columns[] = {{"split", TEXT_AT(split)},
+                                              {"moe_step", COUNT_AT(moe_step)},
+                                              {"offload", COUNT_AT(offload)},
+                                              {"mtp", COUNT_AT(mtp)}};
 
 static const struct column *open_column(const char *name, int *index) {
     static const char *const open[] = {"recompute", "vocab",   "kv_heads",       "nic_gbps_per_gpu",   "etp",
@@ -345,7 +347,7 @@ static void refuse_layout(const struct sf_case *c, struct reasons *r) {
         refuse(r, "layers: %u over pp %u stages of vpp_chunks_per_gpu %u: the uneven split is not stated", c->layers,
                c->pp, c->vpp);
     }
-    if (strcmp(c->schedule, "DualPipe") == 0 || (c->pp > 1 && sfi_case_schedule(c) < 0)) {
+    if (c->pp > 1 && sfi_case_schedule(c) < 0) {
         refuse(r, "schedule %s is not supported", c->schedule);
     } else if (c->pp > 1 && interleaved != (c->vpp > 1)) {
         refuse(r, "schedule %s with vpp_chunks_per_gpu %u", c->schedule, c->vpp);

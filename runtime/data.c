@@ -8,10 +8,11 @@
 
 struct sfi_data {
     unsigned char *text;
-    uint64_t windows; /* of seq_len tokens, each followed by one more byte: the last target */
+    uint64_t windows; /* of seq_len tokens, each followed by 1 + further bytes: the last targets */
     uint64_t seq_len, batch;
     struct sf_rng order;
     uint32_t half_bits; /* of the shuffle's domain */
+    uint32_t further;
 };
 
 /* An invertible mix of numbers below 4^half_bits: a Feistel network, four rounds. */
@@ -61,10 +62,13 @@ void sfi_data_load_op(const struct sfi_data *d, const struct sfi_loads *who, con
     const struct sf_prog_job *job = &who->prog->job;
     uint64_t sequence = ((uint64_t)who->dp_index * job->microbatches + op->microbatch) * job->micro_batch_sequences;
     uint64_t tokens = job->seq_len_tokens / sf_prog_slices(job);
-    uint64_t first = op->slice * tokens + (op->flags & SF_OP_TARGETS ? 1 : 0);
+    bool targets = op->flags & SF_OP_TARGETS;
+    uint64_t first = op->slice * tokens + targets, end = first + (targets ? d->further : 0);
     int32_t *ids = out;
-    for (uint32_t s = 0; s < job->micro_batch_sequences; s++) {
-        out = fill(d, who->step, sequence + s, first, tokens, out);
+    for (; first <= end; first++) {
+        for (uint32_t s = 0; s < job->micro_batch_sequences; s++) {
+            out = fill(d, who->step, sequence + s, first, tokens, out);
+        }
     }
     if (op->comm != SF_NONE) {
         uint64_t part = job->vocab / sf_prog_comm_size(who->prog, op->comm);
@@ -93,14 +97,15 @@ static int check_vocab(const struct sf_prog_job *job, const unsigned char *text,
 }
 
 /* Takes `text` over, also when it fails. */
-static int create(const struct sf_prog_job *job, unsigned char *text, size_t bytes, const char *path,
+static int create(const struct sf_prog_job *job, uint32_t further, unsigned char *text, size_t bytes, const char *path,
                   struct sfi_data **out, struct sf_err *err) {
     struct sfi_data *d = NULL;
     int rc = check_vocab(job, text, bytes, path, err);
-    if (rc == SF_OK && (job->seq_len_tokens == 0 || bytes < (size_t)job->seq_len_tokens + 1)) {
+    size_t behind = (size_t)further + 1;
+    if (rc == SF_OK && (job->seq_len_tokens == 0 || bytes < (size_t)job->seq_len_tokens + behind)) {
         rc = sf_fail_at(err, SF_E_INPUT, path, 0, 0,
-                        "the text has %zu bytes: expected at least %u for one sequence and the byte after it", bytes,
-                        job->seq_len_tokens + 1u);
+                        "the text has %zu bytes: expected at least %zu for one sequence and the %s after it", bytes,
+                        job->seq_len_tokens + behind, further > 0 ? "bytes" : "byte");
     }
     d = rc == SF_OK ? sf_calloc(1, sizeof *d) : NULL;
     if (!d) {
@@ -111,7 +116,8 @@ static int create(const struct sf_prog_job *job, unsigned char *text, size_t byt
     d->text = text;
     d->seq_len = job->seq_len_tokens;
     d->batch = job->global_batch_sequences;
-    d->windows = (bytes - 1) / d->seq_len;
+    d->further = further;
+    d->windows = (bytes - behind) / d->seq_len;
     d->order = sf_rng_split_text(&seed, "data order");
     while (UINT64_C(1) << 2 * d->half_bits < d->windows) {
         d->half_bits++;
@@ -120,15 +126,16 @@ static int create(const struct sf_prog_job *job, unsigned char *text, size_t byt
     return SF_OK;
 }
 
-int sfi_data_load(const struct sf_prog_job *job, const char *path, struct sfi_data **out, struct sf_err *err) {
+int sfi_data_load(const struct sf_prog_job *job, uint32_t further, const char *path, struct sfi_data **out,
+                  struct sf_err *err) {
     char *text;
     size_t bytes;
     SF_TRY(sf_io_posix.read_all(sf_io_posix.self, path, SFI_DATA_MAX_BYTES, &text, &bytes, err));
-    return create(job, (unsigned char *)text, bytes, path, out, err);
+    return create(job, further, (unsigned char *)text, bytes, path, out, err);
 }
 
-int sfi_data_random(const struct sf_prog_job *job, struct sfi_data **out, struct sf_err *err) {
-    size_t bytes = (size_t)job->seq_len_tokens * 64 + 1;
+int sfi_data_random(const struct sf_prog_job *job, uint32_t further, struct sfi_data **out, struct sf_err *err) {
+    size_t bytes = (size_t)job->seq_len_tokens * 64 + 1 + further;
     unsigned char *text = sf_malloc(bytes);
     if (!text) {
         return sf_fail_memory(err, "training data");
@@ -138,7 +145,7 @@ int sfi_data_random(const struct sf_prog_job *job, struct sfi_data **out, struct
     for (size_t i = 0; i < bytes; i++) {
         text[i] = (unsigned char)(vocab > 0 ? sf_rng_u64(&r) % vocab : 0);
     }
-    return create(job, text, bytes, "(random bytes)", out, err);
+    return create(job, further, text, bytes, "(random bytes)", out, err);
 }
 
 void sfi_data_free(struct sfi_data *d) {

@@ -174,22 +174,39 @@ static int check_collective(const struct sfi_image *im, const struct sf_class *c
     return SF_OK;
 }
 
+/* Of the largest load of targets; check_load sees that all are alike. */
+static uint32_t further_of(const struct sf_prog *prog) {
+    uint64_t row = sfi_load_tokens(&prog->job) * sizeof(int32_t), most = row;
+    for (uint32_t i = 0; i < prog->classes_n; i++) {
+        const struct sf_class *c = &prog->classes[i];
+        for (uint32_t k = 0; k < c->ops_n; k++) {
+            if (c->ops[k].kind == SF_OP_LOAD && c->ops[k].flags & SF_OP_TARGETS) {
+                uint64_t bytes = c->args[c->ops[k].arg_first].bytes;
+                most = bytes > most ? bytes : most;
+            }
+        }
+    }
+    uint64_t rows = row > 0 ? most / row : 1;
+    return rows <= SFI_MOST_FURTHER + 1u ? (uint32_t)rows - 1 : 0;
+}
+
 static int check_load(const struct sfi_image *im, const struct sf_class *c, const struct sf_op *op,
                       struct sf_err *err) {
     const struct sf_prog *prog = im->prog;
     const struct sf_arg *arg = &c->args[op->arg_first];
-    uint64_t want = sfi_load_tokens(&prog->job);
+    uint64_t rows = op->flags & SF_OP_TARGETS ? im->further + UINT64_C(1) : 1, want = sfi_load_tokens(&prog->job);
     if (prog->job.seq_len_tokens % sf_prog_slices(&prog->job) != 0 || op->slice >= sf_prog_slices(&prog->job)) {
         return sf_fail(err, SF_E_INPUT, "loads slice %u of %u of sequences of %u tokens: expected equal slices",
                        op->slice, sf_prog_slices(&prog->job), prog->job.seq_len_tokens);
     }
-    if (want > UINT64_MAX / sizeof(int32_t) || arg->bytes != want * sizeof(int32_t) ||
+    if (want > UINT64_MAX / sizeof(int32_t) / rows || arg->bytes != rows * want * sizeof(int32_t) ||
         arg->offset % sizeof(int32_t) != 0 || op->microbatch >= prog->job.microbatches) {
         return sf_fail(err, SF_E_INPUT,
                        "loads microbatch %u of %u into %llu bytes: expected %u sequences of %u tokens of 4 bytes, by "
-                       "%u slices",
+                       "%u slices, %llu times",
                        op->microbatch, prog->job.microbatches, (unsigned long long)arg->bytes,
-                       prog->job.micro_batch_sequences, prog->job.seq_len_tokens, sf_prog_slices(&prog->job));
+                       prog->job.micro_batch_sequences, prog->job.seq_len_tokens, sf_prog_slices(&prog->job),
+                       (unsigned long long)rows);
     }
     uint32_t parts = op->comm == SF_NONE ? 1 : sf_prog_comm_size(prog, op->comm);
     if (prog->job.vocab % parts != 0) {
@@ -286,6 +303,7 @@ static int prepare_class(struct sfi_image *im, uint32_t class_i, struct sf_err *
 
 static void find_axes(struct sfi_image *im) {
     im->ranks = sf_prog_ranks(im->prog);
+    im->further = further_of(im->prog);
     im->dp_n = 1;
     for (uint32_t a = 0; a < im->prog->axes_n; a++) {
         const struct sf_axis *axis = &im->prog->axes[a];

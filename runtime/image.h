@@ -31,6 +31,7 @@ struct sfi_image {
     uint32_t ranks;
     uint32_t dp_axes; /* all axes but "tp" and "pp" */
     uint32_t dp_n;    /* data-parallel ranks */
+    uint32_t further; /* tokens behind the next one that are predicted too: rows of targets beyond the first */
 };
 
 /* `target` must outlive the image. */

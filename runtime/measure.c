@@ -53,6 +53,7 @@ struct measurement {
     bool gpu;
     char device[256]; /* as its module describes it */
     struct sfi_links links;
+    struct sf_buf collectives; /* as they will be printed */
 };
 
 static int compare_double(const void *a, const void *b) {
@@ -276,8 +277,9 @@ static int fit_links(struct measurement *m, const double *busy_s, const size_t *
     }
     sfi_fit_links(m->prog, busy_s, first, &m->links);
     sfi_fit_recipes(m->prog, busy_s, first, times, n, &m->links);
+    int rc = sfi_print_collectives(m->prog, busy_s, first, times, n, &m->collectives, err);
     sf_free(times);
-    return SF_OK;
+    return rc;
 }
 
 /* Run until the time is up, but for at least MIN_STEPS. */
@@ -475,6 +477,7 @@ static int measure(struct measurement *m, const struct sf_rt_measure_options *o,
     }
     print_head(m, out);
     print_kernels(m, out);
+    sf_buf_write(out, m->collectives.data, m->collectives.bytes);
     return out->failed ? sf_fail_memory(err, "the kernel table") : SF_OK;
 }
 
@@ -483,6 +486,7 @@ int sf_rt_measure(const struct sf_prog *prog, const struct sf_rt_measure_options
     struct measurement m = {
         .prog = prog, .ranks_n = sf_prog_ranks(prog), .arena = sf_arena_create(), .gpu = options->gpu != NULL};
     int rc = m.arena ? measure(&m, options, out, err) : sf_fail_memory(err, "measurement");
+    sf_buf_free(&m.collectives);
     sf_arena_free(m.arena);
     return rc;
 }

@@ -3,8 +3,8 @@
  *
  * Every second step times whole ops, undisturbed, the others every kernel call inside them. A call's time is its
  * median, scaled so that the calls of a recipe add up to the median of its ops: what a forecast sums is then what a
- * measurement will find. Collectives inside recipes are timed like calls, without the waiting; they make the latency
- * and the rate of the table, not rows of it.
+ * measurement will find. Collectives inside recipes are timed like calls, without the waiting; with those of ops they
+ * are listed by size, and make the latency and the rate of the table.
  *
  * On a GPU times come from stamps of its clock: a call's reaches from its begin to that of the next one, launch gap
  * included, so the sum of a recipe's calls is the time that its op holds the stream for. What one stamp takes is found
@@ -55,5 +55,10 @@ struct sfi_coll_time {
 };
 void sfi_fit_recipes(const struct sf_prog *prog, const double *busy_s, const size_t *first,
                      const struct sfi_coll_time *times, size_t n, struct sfi_links *links);
+
+/* measure_colls.c: appends the entry `collectives`, a line per kind, ranks and bytes that the program has; nothing
+ * where it has none. */
+int sfi_print_collectives(const struct sf_prog *prog, const double *busy_s, const size_t *first,
+                          const struct sfi_coll_time *times, size_t n, struct sf_buf *out, struct sf_err *err);
 
 #endif

@@ -19,9 +19,9 @@ static int open_data(struct sfi_run *run, struct sf_err *err) {
         return SF_OK;
     }
     if (run->options->data_path) {
-        SF_TRY(sfi_data_load(&prog->job, run->options->data_path, &data, err));
+        SF_TRY(sfi_data_load(&prog->job, run->image->further, run->options->data_path, &data, err));
     } else if (run->probe) {
-        SF_TRY(sfi_data_random(&prog->job, &data, err));
+        SF_TRY(sfi_data_random(&prog->job, run->image->further, &data, err));
     } else {
         return sf_fail(err, SF_E_USAGE, "this program loads tokens: name a text with --data");
     }

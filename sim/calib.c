@@ -9,7 +9,7 @@
 #include "sim/calib_internal.h"
 #include "sim/cost.h"
 
-enum { FOLDS = 5, FIT_ROWS = 4096 };
+enum { FOLDS = 5, FIT_ROWS = 4096, MANY_ROWS = 8 * SFI_NEAR_ROWS };
 #define RANGE 3.0 /* a prior that allows for anything: a factor of 20 either way */
 
 void sf_calib_data_clear(struct sf_calib_data *d) {
@@ -191,14 +191,35 @@ static int fit_part(const struct group *g, uint32_t out, struct part *p, struct 
     return sfi_fit(&fit, fitted, err);
 }
 
-/* Every row is predicted by a fit that knows nothing of its source (or, with one source, of its fifth of the rows). */
+static bool is_family(const struct group *g, size_t i, size_t k) {
+    return g->form != SF_CALIB_LINK && g->calls[i].flags == g->calls[k].flags;
+}
+
+/* The rows beside row i outside its fold, as a forecast of it would find them. */
+static double near_factor(const struct group *g, size_t i, const double *residual) {
+    struct sfi_near near = {0};
+    size_t n = g->n > MANY_ROWS ? SFI_NEAR_ROWS + 1 : 0;
+    for (size_t k = 0; k < g->n && n <= SFI_NEAR_ROWS; k++) {
+        if (is_family(g, i, k) && g->fold[k] != g->fold[i]) {
+            sfi_near_add(&near, g->calls[i].dims, g->calls[k].dims, residual[k]);
+            n++;
+        }
+    }
+    return n <= SFI_NEAR_ROWS ? sfi_near_factor(&near, SFI_NEAR_DOUBT) : 1.0;
+}
+
+/* Every row is predicted by a fit that knows nothing of its source (or, with one source, of its fifth of the rows), and
+ * by the rows beside it outside of these. */
 static int hold_out(const struct group *g, struct part *p, double *error, struct sf_err *err) {
     for (uint32_t fold = 0; fold < g->folds; fold++) {
         struct sfi_fitted fitted;
         SF_TRY(fit_part(g, fold, p, &fitted, err));
         for (size_t i = 0; i < g->n; i++) {
+            p->time_s[i] = log(g->time_s[i] / row_s(g, i, fitted.param)); /* the fit is over: room for residuals */
+        }
+        for (size_t i = 0; i < g->n; i++) {
             if (g->fold[i] == fold) {
-                error[i] = fabs(log(row_s(g, i, fitted.param) / g->time_s[i]));
+                error[i] = fabs(log(near_factor(g, i, p->time_s)) - p->time_s[i]);
             }
         }
     }
@@ -303,12 +324,17 @@ static int fit_kernels(const struct sf_calib_row *rows, size_t n, struct sf_cali
     return SF_OK;
 }
 
+/* Those of a kernel table are rows: every forecast looks at them. */
+static bool of_table(const struct sf_calib_data *d, const struct sf_calib_point *p) {
+    return strcmp(d->source[p->source].form, "kernels") == 0;
+}
+
 static int fit_link(const struct sf_calib_data *d, int op, struct sf_calib *out, struct sf_err *err) {
     struct group g;
     size_t n = 0;
     int rc = group_create(&g, SF_CALIB_LINK, d->points_n, err);
     for (size_t i = 0; i < d->points_n && rc == SF_OK; i++) {
-        if (d->points[i].op == op) {
+        if (d->points[i].op == op && !of_table(d, &d->points[i])) {
             g.points[n] = &d->points[i];
             g.time_s[n] = d->points[i].time_s;
             g.fold[n++] = d->points[i].source;

@@ -130,6 +130,9 @@ static int read_table(struct sf_calib_data *d, struct sf_cost *c, const struct s
         }
         SF_TRY(sf_calib_add_row(d, &row, err));
     }
+    for (size_t i = 0; i < c->points_n; i++) {
+        SF_TRY(sf_calib_add_point(d, &c->points[i], err));
+    }
     read_transport(d, c, root);
     return SF_OK;
 }
@@ -143,6 +146,7 @@ int sf_calib_read_kernels(struct sf_calib_data *d, const char *text, size_t byte
     rc = rc ? rc : read_table(d, &c, sf_doc_root(doc), err);
     sf_free(c.kernels);
     sf_free(c.models);
+    sf_free(c.points);
     sf_doc_free(doc);
     return rc;
 }

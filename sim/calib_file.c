@@ -154,6 +154,21 @@ static void print_row(const struct sf_calib_row *r, struct sf_buf *out) {
     sf_buf_printf(out, " }\n");
 }
 
+/* Of ranks that trained: what nccl-tests and traces say is in the models. */
+static void print_points(const struct sf_calib_data *d, struct sf_buf *out) {
+    const char *head = "collectives:\n";
+    for (size_t i = 0; i < d->points_n; i++) {
+        const struct sf_calib_point *p = &d->points[i];
+        if (strcmp(d->source[p->source].form, "kernels") == 0) {
+            sf_buf_printf(out, "%s  - { op: %s, ranks: %u, bytes: %.0f, time: ", head, sf_call_name(p->op), p->ranks,
+                          p->bytes);
+            print_number(p->time_s * 1e6, "us", 6, out);
+            sf_buf_printf(out, " }\n");
+            head = "";
+        }
+    }
+}
+
 void sf_calib_print(const struct sf_calib_data *d, const struct sf_calib *c, struct sf_buf *out) {
     print_head(d, c, out);
     print_transport(c, out);
@@ -165,6 +180,7 @@ void sf_calib_print(const struct sf_calib_data *d, const struct sf_calib *c, str
     for (size_t i = 0; i < c->rows_n; i++) {
         print_row(&c->rows[i], out);
     }
+    print_points(d, out);
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */

@@ -41,6 +41,17 @@ struct sfi_fitted {
 };
 int sfi_fit(const struct sfi_fit *fit, struct sfi_fitted *out, struct sf_err *err);
 
+/* calib_near.c: how far rows of the same kind, precision and flags are from their form, near a call's dims. Begins
+ * zeroed; long tables, of more than SFI_NEAR_ROWS such rows, are described by the form alone. */
+#define SFI_NEAR_ROWS 1024
+struct sfi_near {
+    double weight, sum;
+};
+void sfi_near_add(struct sfi_near *near, const int64_t *dims, const int64_t *row_dims, double residual);
+/* On what the form says, drawn towards 1 by `doubt` rows that agree with it. */
+double sfi_near_factor(const struct sfi_near *near, double doubt);
+#define SFI_NEAR_DOUBT 0.4
+
 double sfi_quantile(double *values, size_t n, double q); /* sorts; interpolates; 0 when there are none */
 
 /* Reads the entries `models` and `calibration` of a kernel table. */

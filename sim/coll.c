@@ -91,12 +91,10 @@ static double time_of(const struct sfi_ask *a, int algorithm, int protocol) {
 
 static bool price(const struct sfi_ask *a, enum sf_coll_algorithm algorithm, enum sf_coll_protocol protocol,
                   struct sf_coll_choice *out) {
-    double time = time_of(a, (int)algorithm, (int)protocol);
-    if (time < 0) {
-        return false;
-    }
-    *out = (struct sf_coll_choice){algorithm, protocol, time, sfi_tuning_s(a, (int)algorithm, (int)protocol)};
-    return true;
+    double steps = time_of(a, (int)algorithm, (int)protocol), nccl = sfi_tuning_s(a, (int)algorithm, (int)protocol);
+    bool by_nccl = a->c->nccl_times && nccl >= 0;
+    *out = (struct sf_coll_choice){algorithm, protocol, by_nccl ? nccl : steps, steps, nccl, by_nccl};
+    return steps >= 0;
 }
 
 bool sf_coll_price(const struct sf_coll *c, const struct sf_coll_query *q, enum sf_coll_algorithm algorithm,
@@ -144,7 +142,7 @@ void sf_coll_choose(const struct sf_coll *c, const struct sf_coll_query *q, stru
     struct sfi_ask a = sfi_ask_of(c, q);
     struct rank best = {.expected_s = -1};
     int chosen = SF_COLL_RING * SF_COLL_PROTOCOLS_N + SF_COLL_SIMPLE;
-    *out = (struct sf_coll_choice){SF_COLL_RING, SF_COLL_SIMPLE, 0, 0};
+    *out = (struct sf_coll_choice){.algorithm = SF_COLL_RING, .protocol = SF_COLL_SIMPLE};
     if (a.n < 2) {
         return;
     }

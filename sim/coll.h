@@ -1,7 +1,8 @@
 /* The time of a collective by algorithm and protocol.
  *
  * Two models side by side, both fed with constants from topo/catalog/nccl:
- *   - what NCCL itself expects (its tuning model: latency + bytes / bandwidth), which decides what a job would run;
+ *   - what NCCL itself expects (its tuning model: latency + bytes / bandwidth), which decides what a job would run, and
+ *     is the time too where the cluster asks for that;
  *   - what the algorithm takes, from its steps: bytes that the busiest link carries, hops that nothing hides, chunks in
  *     the pipeline.
  * Everything depends on the span and on class-level facts alone. docs/collectives.md compares both with measurements.
@@ -70,8 +71,10 @@ struct sf_coll_query {
 struct sf_coll_choice {
     enum sf_coll_algorithm algorithm;
     enum sf_coll_protocol protocol;
-    double time_s;
-    double nccl_s; /* what NCCL expects; negative where it has no estimate */
+    double time_s;  /* that of the cluster's choice: steps_s, or nccl_s where it asks for that and NCCL has one */
+    double steps_s; /* what the steps take */
+    double nccl_s;  /* what NCCL expects; negative where it has no estimate */
+    bool by_nccl;   /* time_s is nccl_s */
 };
 
 /* False when the algorithm cannot do this: wrong collective, no switch that adds, ... */
@@ -86,8 +89,10 @@ size_t sf_coll_candidates(const struct sf_coll *c, const struct sf_coll_query *q
 void sf_coll_choose(const struct sf_coll *c, const struct sf_coll_query *q, struct sf_coll_choice *out);
 
 /* What a time rests on: the links it crosses, and whether this device's times were held against published ones there.
- */
-enum sf_grade sf_coll_grade(const struct sf_coll *c, const struct sf_span *span);
+ * NCCL's own times are made to choose by, and extrapolated. */
+enum sf_grade sf_coll_grade(const struct sf_coll *c, enum sf_coll_op op, const struct sf_span *span);
+/* Whether collectives that NCCL tunes are priced by what NCCL expects: `collectives: { times: nccl }`. */
+bool sf_coll_by_nccl(const struct sf_coll *c);
 
 /* Bus bandwidth of nccl-tests: what makes a ring on full links show their rate whatever the number of ranks. */
 double sf_coll_busbw(enum sf_coll_op op, uint32_t members, uint64_t bytes, double time_s);

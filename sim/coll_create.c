@@ -100,14 +100,15 @@ static int search(struct sf_coll *c, struct sf_err *err) {
 
 static void wishes(struct sf_coll *c, const struct sf_topo_coll *w) {
     c->sharp = w->sharp;
+    c->nccl_times = w->nccl_times;
     c->algorithm = w->algorithm[0] ? sf_coll_algorithm_parse(w->algorithm) : -1;
     c->protocol = w->protocol[0] ? sf_coll_protocol_parse(w->protocol) : -1;
 }
 
 static struct sf_hash hash_of(const struct sf_coll *c) {
     const struct sf_hash parts[] = {sf_hash_bytes(&c->tuning, sizeof c->tuning), sf_hash_bytes(&c->k, sizeof c->k)};
-    const uint64_t words[] = {parts[0].hi,           parts[0].lo, parts[1].hi, parts[1].lo, (uint64_t)c->algorithm,
-                              (uint64_t)c->protocol, c->sharp};
+    const uint64_t words[] = {parts[0].hi,           parts[0].lo, parts[1].hi,  parts[1].lo, (uint64_t)c->algorithm,
+                              (uint64_t)c->protocol, c->sharp,    c->nccl_times};
     return sf_hash_bytes(words, sizeof words);
 }
 
@@ -153,8 +154,13 @@ void sf_coll_free(struct sf_coll *c) {
     }
 }
 
-enum sf_grade sf_coll_grade(const struct sf_coll *c, const struct sf_span *span) {
-    return c->grade[span->domains > 1];
+enum sf_grade sf_coll_grade(const struct sf_coll *c, enum sf_coll_op op, const struct sf_span *span) {
+    bool tuned = op != SF_COLL_ALL_TO_ALL;
+    return c->nccl_times && tuned ? SF_GRADE_EXTRAPOLATED : c->grade[span->domains > 1];
+}
+
+bool sf_coll_by_nccl(const struct sf_coll *c) {
+    return c->nccl_times;
 }
 
 struct sf_hash sf_coll_hash(const struct sf_coll *c) {

@@ -46,12 +46,13 @@ struct sfi_kernels {
     enum sf_grade compared_grade[2];
     double nvlink_gbps; /* all links of a GPU as NCCL counts them */
     double base[SF_COLL_PROTOCOLS_N], step[SF_COLL_PROTOCOLS_N], network_step[SF_COLL_PROTOCOLS_N];
-    double share[SF_COLL_PROTOCOLS_N];        /* of a link's rate that is payload */
-    double exposed;                           /* share of a Simple step's latency that slices in flight never hide */
-    double turnover;                          /* of a step's time, lost whenever the ring starts over */
-    double turnover_gather;                   /* the same where a rank also copies its own share */
-    double turnover_scatter;                  /* the same where its last step adds without sending */
-    double network_tree[SF_COLL_PROTOCOLS_N]; /* one level of a tree of domains */
+    double step_scatter;               /* as step[SIMPLE], of a ring that only adds: it writes nothing of its own */
+    double share[SF_COLL_PROTOCOLS_N]; /* of a link's rate that is payload */
+    double exposed;                    /* share of a Simple step's latency that slices in flight never hide */
+    double turnover;                   /* of a step's time, lost whenever the ring starts over */
+    double turnover_gather;            /* the same where a rank also copies its own share */
+    double turnover_scatter;           /* the same where its last step adds without sending */
+    double network_tree[SF_COLL_PROTOCOLS_N];                                   /* one level of a tree of domains */
     double channel_bytes[SF_COLL_PROTOCOLS_N], tree_chunk[SF_COLL_PROTOCOLS_N]; /* per channel and step */
     uint32_t channels_max;
     double nvls_rate, nvls_base, nvls_turn, nvls_turn_least, nvls_fill,
@@ -75,6 +76,7 @@ struct sf_coll {
     bool switches, sharp, rails_meet;
     enum sf_grade grade[2];  /* of a time inside a domain and across */
     int algorithm, protocol; /* wanted; -1: whatever NCCL picks */
+    bool nccl_times;         /* time_s is NCCL's own expectation where it has one */
     uint32_t domain_gpus;
     struct sfi_graphs *inside, *across; /* by members in a domain, 0 .. domain_gpus */
     struct sf_hash hash;

@@ -71,7 +71,7 @@ struct sfi_lap sfi_lap_of(const struct sfi_ask *a, int protocol) {
     const struct sfi_kernels *k = &a->c->k;
     /* in an all_reduce first the sums go round, then the results */
     struct sfi_lap l = {.steps = (a->op == SF_COLL_ALL_REDUCE ? 2 : 1) * (a->n - 1.0), .across = network_hops(a)};
-    l.hop = k->step[protocol];
+    l.hop = protocol == SF_COLL_SIMPLE && a->op == SF_COLL_REDUCE_SCATTER ? k->step_scatter : k->step[protocol];
     l.hop_across = k->network_step[protocol] + a->hop_extra;
     l.latency = (l.steps - l.across) * l.hop + l.across * l.hop_across;
     l.rate = sfi_payload_rate(a, protocol, a->n > a->domains ? a->up : a->nics);
@@ -109,21 +109,32 @@ static double in_place(const struct sfi_lap *l, double slices, struct link in, s
     return rounds * round + (slices - rounds * depth) * out.busy;
 }
 
+/* Ways that stay at a link of the network for some slices and pass all domains `turns` times. Turns cost alike, but a
+ * buffer fills up after `depth` slices: the most and the fewest turns, and with each of them as many as its rounds
+ * repeat after. */
+static double stay_and_move(const struct sfi_ask *a, const struct sfi_lap *l, double lap, struct link in,
+                            struct link out) {
+    double around = (double)a->n / a->domains, all = floor((l->steps - 1) / around), longest = 0;
+    double period = SFI_SLOTS / l->slices;
+    for (double t = 0; t <= all; t = t + 1 == period && all > 2 * period ? all - period + 1 : t + 1) {
+        longest = most(longest, in_place(l, l->slices * (l->steps - t * around), in, out) + out.wait + t * lap);
+    }
+    return longest;
+}
+
 /* The longest way through one loop. At every step a way moves on with its slice or stays where it is for the next
  * slice; staying pays where it takes longest, for all steps alike, and so does moving. `in` are the links inside a
  * domain, `out` those between. */
 static double longest(const struct sfi_ask *a, const struct sfi_lap *l, struct link in, struct link out) {
-    double s = l->slices, around = (double)a->n / a->domains, turns = floor((l->steps - 1) / around);
+    double s = l->slices, around = (double)a->n / a->domains;
     double last = most(in.busy, l->across > 0 ? out.busy : 0), usual = link_of(l, l->rate_usual, 0).busy;
     double move = l->across * (usual + out.wait) + (l->steps - l->across) * (in.busy + in.wait) + (s - 1) * last;
     if (l->across <= 0) {
         return most(move, s * l->steps * in.busy + in.wait);
     }
     double lap = out.wait + usual + (around - 1) * (in.wait + in.busy);
-    double mixed = in_place(l, s * (l->steps - turns * around), in, out) + out.wait + turns * lap;
-    double stay = in_place(l, s * l->steps, in, out) + out.wait;
     double inside = s * (l->steps - 1) * in.busy + in.wait + most(s * in.busy, out.busy + out.wait);
-    return most(most(move, mixed), most(stay, a->n > a->domains ? inside : 0));
+    return most(most(move, stay_and_move(a, l, lap, in, out)), a->n > a->domains ? inside : 0);
 }
 
 /* Every rank sends one share of the vector per step. */

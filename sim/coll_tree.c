@@ -160,14 +160,14 @@ bool sfi_nvls_tree_pump(const struct sfi_ask *a, struct sfi_pump *out) {
     struct chunks c =
         cut(a, a->domains >= many || a->local >= wide ? shallow : largest, rules, sizeof rules / sizeof *rules);
     double network = a->nic * least(a->local, k->nvls_nics) / sfi_tree_load(a->domains);
-    network /= 1 + k->nvls_relay * (a->levels - 1.0);
+    double first_s = most(c.bytes / nvls_rate(a) + k->nvls_turn, c.bytes / network) * least(1, c.turns);
+    network /= 1 + k->nvls_relay * (a->levels - 1.0); /* of a stream: the first chunk finds every buffer free */
     *out = (struct sfi_pump){.shape = SFI_PUMP_TREE,
                              .turns = c.turns,
                              .fill = nvls_fill(a, &c),
                              .member_s = c.bytes / nvls_rate(a) + k->nvls_turn,
                              .domain_s = c.bytes / network};
-    double turn = most(out->member_s, out->domain_s) * least(1, c.turns);
-    out->hop = k->nvls_network_step + a->hop_extra + turn / 2;
+    out->hop = k->nvls_network_step + a->hop_extra + first_s / 2;
     return true;
 }
 

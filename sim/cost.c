@@ -142,7 +142,7 @@ static bool fitted(const struct sf_cost *c, const struct sf_call *call, sf_time_
 static bool modelled(const struct sf_cost *c, const struct sf_call *call, sf_time_ps *t) {
     const struct sfi_calib_model *m = sfi_model_find(c, call);
     if (m) {
-        *t = sf_s_to_ps(sfi_calib_s(m->form, m->param, call));
+        *t = sf_s_to_ps(sfi_model_s(c, m, call));
     }
     return m != NULL;
 }
@@ -218,6 +218,12 @@ static int create_kind(const struct sf_topo *topo, uint32_t stock, const struct 
     SF_TRY(sfi_cost_tiers(c, err));
     SF_TRY(sfi_coll_create_of(topo, &c->stock, io, &c->coll, err));
     SF_TRY(kernels_path ? load_kernels(c, io, kernels_path, err) : SF_OK);
+    if (c->coll && c->collectives_measured && sf_coll_by_nccl(c->coll)) {
+        return sf_fail(err, SF_E_INPUT,
+                       "%s measured collectives, so NCCL's own times of them (times: nccl) would "
+                       "change nothing: leave one of the two out",
+                       kernels_path);
+    }
     const struct sf_hash topo_hash = sf_topo_hash(topo), none = {0, 0};
     const struct sf_hash coll_hash = c->coll ? sf_coll_hash(c->coll) : none;
     const uint64_t all[6] = {topo_hash.hi, topo_hash.lo, c->hash.hi, c->hash.lo, coll_hash.hi, coll_hash.lo};
@@ -278,6 +284,7 @@ void sf_cost_free(struct sf_cost *c) {
         sf_coll_free(c->coll);
         sf_free(c->kernels);
         sf_free(c->models);
+        sf_free(c->points);
         sf_free(c);
     }
 }

@@ -55,9 +55,12 @@ struct sf_cost; /* a priced device: topology facts plus an optional measured ker
  *     - { kind: gemm, dtype: f32, flags: [tb], dims: [m, n, k, 1], time: 1.234us, n: 30 }
  *   transport: # between ranks of one host; each key optional, replaces the number of the scale-up link
  *     { message_latency: 1us, message_rate: 5GB/s, collective_latency: 2us, collective_rate: 4GB/s, dispatch: 200ns }
+ *   collectives: # between ranks of one host, measured by size; the ring below is corrected near them
+ *     - { op: all_gather, ranks: 2, bytes: 1048576, time: 90us }
  *   host: { ... }, note: text: for people
- * or a calibration file (sim/calib.h), which has models too: they price the calls that no row lists, graded as
- * extrapolated. A row covers the calls of its kind, dtype, dims and flags; `recompute` makes no difference to a time.
+ * or a calibration file (sim/calib.h), which has models too: with the rows beside, they price the calls that no row
+ * lists, graded as extrapolated. A row covers the calls of its kind, dtype, dims and flags; `recompute` makes no
+ * difference to a time.
  */
 int sf_cost_create(const struct sf_topo *topo, const struct sf_io *io, const char *kernels_path, struct sf_cost **out,
                    struct sf_err *err);

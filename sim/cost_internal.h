@@ -34,7 +34,8 @@ _Static_assert(sizeof(struct sfi_kernel_key) == 56, "keys are compared as bytes:
 struct sfi_kernel {
     struct sfi_kernel_key key;
     sf_time_ps time;
-    uint32_t row; /* in the file's list, for messages */
+    double residual; /* logarithm of time over what the model of its kind says; 0 where there is no model */
+    uint32_t row;    /* in the file's list, for messages */
     uint32_t reserved;
 };
 
@@ -45,6 +46,7 @@ struct sfi_tier {
 };
 
 struct sfi_calib_model; /* calib_internal.h */
+struct sf_calib_point;  /* calib.h */
 
 struct sf_cost {
     const struct sf_topo *topo;
@@ -56,6 +58,8 @@ struct sf_cost {
     size_t kernels_n;
     struct sfi_calib_model *models; /* fitted to the table, for calls that it does not list */
     size_t models_n;
+    struct sf_calib_point *points; /* collectives measured between ranks of one host */
+    size_t points_n;
     double repeat;                           /* 90 % of repeated measurements of the table were within this share */
     struct sfi_tier tier[SF_ROUTE_CORE + 1]; /* for collectives, by enum sf_route_kind */
     uint64_t alone[SF_ROUTE_CORE + 1];       /* the rates where nobody else is on the way */
@@ -74,18 +78,28 @@ struct sf_cost {
 int sfi_cost_load(struct sf_cost *c, const struct sf_node *root, struct sf_err *err);
 /* The row that covers a call, or NULL. */
 const struct sfi_kernel *sfi_kernel_find(const struct sf_cost *c, const struct sf_call *call);
-/* The fitted model of a compute call's kind and precision, or NULL. */
+/* Seconds by a fitted model, corrected by the rows beside the call. */
+double sfi_model_s(const struct sf_cost *c, const struct sfi_calib_model *m, const struct sf_call *call);
+/* The fitted model of a compute call's kind, or of the kind most like it, in its precision; or NULL. */
 const struct sfi_calib_model *sfi_model_find(const struct sf_cost *c, const struct sf_call *call);
+
+/* cost_points.c: what the measured collectives near this size make of the ring's time; 1 where none were. */
+double sfi_points_factor(const struct sf_cost *c, int kind, double bytes, uint32_t members);
+int sfi_points_load(struct sf_cost *c, const struct sf_node *list, struct sf_err *err);
 
 /* Routes may be slower than their tier, or missing. */
 static inline bool sfi_is_hurt(const struct sf_topo_counts *n) {
     return n->dead_nics + n->dead_switches + n->dead_cables + n->degraded_links > 0;
 }
+/* Of a collective of enum sf_call_kind. */
+enum sf_coll_op sfi_coll_op(int kind);
 /* sf_coll_create for the GPUs of one stock. */
 int sfi_coll_create_of(const struct sf_topo *topo, const struct sf_stock *stock, const struct sf_io *io,
                        struct sf_coll **out, struct sf_err *err);
 /* Fill `tier` from the links of the topology as planned. */
 int sfi_cost_tiers(struct sf_cost *c, struct sf_err *err);
+/* Bytes per second between a GPU of the first kind and its host while the host's other GPUs copy as much. */
+uint64_t sfi_cost_host_rate(const struct sf_cost *c);
 /* Rate and latency of one message over a route. */
 struct sfi_tier sfi_cost_link(const struct sf_cost *c, const struct sf_route *route);
 

@@ -141,7 +141,7 @@ static double exchange_s(const struct ring *r, double bytes, bool leaves) {
     return fmax(out_s, in_s) + fmax(r->up_latency, r->out_latency);
 }
 
-static enum sf_coll_op op_of(int kind) {
+enum sf_coll_op sfi_coll_op(int kind) {
     switch (kind) {
     case SF_CALL_ALL_REDUCE:
         return SF_COLL_ALL_REDUCE;
@@ -156,21 +156,22 @@ static enum sf_coll_op op_of(int kind) {
 
 static sf_time_ps collective_of_kind(const struct sf_cost *c, int kind, uint64_t bytes, const struct sf_span *span) {
     if (c->coll && !c->collectives_measured) {
-        const struct sf_coll_query q = {op_of(kind), bytes, *span};
+        const struct sf_coll_query q = {sfi_coll_op(kind), bytes, *span};
         struct sf_coll_choice chosen;
         sf_coll_choose(c->coll, &q, &chosen);
         return sf_s_to_ps(chosen.time_s);
     }
     struct ring r = ring_of(c, span);
     bool leaves = span->domains > 1;
+    double found = leaves ? 1.0 : sfi_points_factor(c, kind, (double)bytes, span->members);
     switch (kind) {
     case SF_CALL_ALL_REDUCE:
         r.up = leaves ? r.up : (double)c->reduce_bytes_per_s;
-        return sf_s_to_ps(2.0 * gather_s(&r, (double)bytes, leaves));
+        return sf_s_to_ps(2.0 * found * gather_s(&r, (double)bytes, leaves));
     case SF_CALL_ALL_TO_ALL:
         return sf_s_to_ps(exchange_s(&r, (double)bytes, leaves));
     default:
-        return sf_s_to_ps(gather_s(&r, (double)bytes, leaves));
+        return sf_s_to_ps(found * gather_s(&r, (double)bytes, leaves));
     }
 }
 
@@ -191,13 +192,19 @@ sf_time_ps sf_cost_collective(const struct sf_cost *c, int kind, uint64_t bytes,
     return most;
 }
 
+uint64_t sfi_cost_host_rate(const struct sf_cost *c) {
+    const struct sf_link_class *l = c->stock.cpu;
+    double rate = l ? (double)l->bytes_per_s / l->sharers
+                    : (double)c->device->memory_bytes_per_s * c->device->memory_efficiency / 2;
+    return (uint64_t)rate;
+}
+
 sf_time_ps sf_cost_host_copy(const struct sf_cost *c, uint64_t bytes) {
     sf_time_ps slowest = 0;
     for (uint32_t kind = 0; kind < sf_cost_kinds(c); kind++) {
         const struct sf_cost *own = sf_cost_of(c, kind);
         const struct sf_link_class *l = own->stock.cpu;
-        double rate = l ? (double)l->bytes_per_s / l->sharers
-                        : (double)own->device->memory_bytes_per_s * own->device->memory_efficiency / 2;
+        double rate = (double)sfi_cost_host_rate(own);
         sf_time_ps t = sf_s_to_ps((l ? sf_ps_to_s(l->latency_ps) : 0) + (double)bytes / rate);
         slowest = t > slowest ? t : slowest;
     }

@@ -2,6 +2,8 @@
 #include "sim/calib_internal.h"
 #include "sim/cost_internal.h"
 
+#include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,13 +27,98 @@ const struct sfi_kernel *sfi_kernel_find(const struct sf_cost *c, const struct s
     return bsearch(&key, c->kernels, c->kernels_n, sizeof *c->kernels, compare_keys);
 }
 
-const struct sfi_calib_model *sfi_model_find(const struct sf_cost *c, const struct sf_call *call) {
+static const struct sfi_calib_model *model_of(const struct sf_cost *c, int kind, int dtype) {
     for (size_t i = 0; i < c->models_n; i++) {
-        if (c->models[i].kind == call->kind && c->models[i].dtype == call->dtype) {
+        if (c->models[i].kind == kind && c->models[i].dtype == dtype) {
             return &c->models[i];
         }
     }
     return NULL;
+}
+
+/* The kind that does much the same to every byte, where a call's own was not measured; -1: none does. */
+static int kin_of(int kind) {
+    switch (kind) {
+    case SF_CALL_XENT_STATS:
+    case SF_CALL_XENT_PART:
+    case SF_CALL_XENT_PADDED:
+        return SF_CALL_XENT;
+    case SF_CALL_RMSNORM_ADD_FWD:
+    case SF_CALL_LAYERNORM_FWD:
+    case SF_CALL_LAYERNORM_ADD_FWD:
+        return SF_CALL_RMSNORM_FWD;
+    case SF_CALL_LAYERNORM_BWD:
+        return SF_CALL_RMSNORM_BWD;
+    case SF_CALL_BIAS_FWD:
+    case SF_CALL_BIAS_BWD:
+    case SF_CALL_SUMSQ:
+    case SF_CALL_CLIP:
+        return SF_CALL_ADD;
+    case SF_CALL_CAST_UP:
+    case SF_CALL_CAST_DOWN:
+        return SF_CALL_COPY;
+    case SF_CALL_MOE_PERMUTE:
+    case SF_CALL_MOE_UNPERMUTE:
+        return SF_CALL_EMBED_FWD;
+    default:
+        return -1;
+    }
+}
+
+const struct sfi_calib_model *sfi_model_find(const struct sf_cost *c, const struct sf_call *call) {
+    const struct sfi_calib_model *own = model_of(c, call->kind, call->dtype);
+    return own ? own : model_of(c, kin_of(call->kind), call->dtype);
+}
+
+static struct sf_call call_of(const struct sfi_kernel *k) {
+    struct sf_call call = {
+        .kind = (uint8_t)k->key.kind, .dtype = (uint8_t)k->key.dtype, .flags = k->key.flags, .comm = SF_NONE};
+    call.imm[1] = 1.0f;
+    memcpy(call.dims, k->key.dims, sizeof call.dims);
+    return call;
+}
+
+static bool same_family(const struct sfi_kernel_key *a, const struct sfi_kernel_key *b) {
+    return a->kind == b->kind && a->dtype == b->dtype && a->flags == b->flags;
+}
+
+/* Rows of the key's kind, precision and flags, which lie side by side. */
+static size_t family_of(const struct sf_cost *c, const struct sfi_kernel_key *key, size_t *first) {
+    size_t low = 0, high = c->kernels_n, last;
+    const size_t head = offsetof(struct sfi_kernel_key, dims);
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        bool before = memcmp(&c->kernels[middle].key, key, head) < 0;
+        low = before ? middle + 1 : low;
+        high = before ? high : middle;
+    }
+    for (last = low; last < c->kernels_n && same_family(&c->kernels[last].key, key); last++) {
+        if (last - low == SFI_NEAR_ROWS) {
+            return 0;
+        }
+    }
+    *first = low;
+    return last - low;
+}
+
+double sfi_model_s(const struct sf_cost *c, const struct sfi_calib_model *m, const struct sf_call *call) {
+    const struct sfi_kernel_key key = {call->kind, call->dtype, call->flags & TIME_FLAGS, 0, {0}};
+    struct sfi_near near = {0};
+    size_t first = 0, n = family_of(c, &key, &first);
+    for (size_t i = first; i < first + n; i++) {
+        sfi_near_add(&near, call->dims, c->kernels[i].key.dims, c->kernels[i].residual);
+    }
+    return sfi_calib_s(m->form, m->param, call) * sfi_near_factor(&near, SFI_NEAR_DOUBT);
+}
+
+static void set_residuals(struct sf_cost *c) {
+    for (size_t i = 0; i < c->kernels_n; i++) {
+        const struct sf_call call = call_of(&c->kernels[i]);
+        const struct sfi_calib_model *m = sfi_model_find(c, &call);
+        double form_s = m ? sfi_calib_s(m->form, m->param, &call) : 0.0;
+        c->kernels[i].residual =
+            form_s > 0.0 && c->kernels[i].time > 0 ? log(sf_ps_to_s(c->kernels[i].time) / form_s) : 0.0;
+    }
 }
 
 static int read_flags(const struct sf_node *n, uint16_t *out, struct sf_err *err) {
@@ -122,12 +209,11 @@ static int read_kernel(const struct sf_node *n, struct sfi_kernel *out, struct s
 
 static int check_rate(const struct sf_cost *c, const struct sfi_kernel *k, const struct sf_node *row,
                       struct sf_err *err) {
-    struct sf_call call = {.kind = (uint8_t)k->key.kind, .dtype = (uint8_t)k->key.dtype, .flags = k->key.flags};
+    const struct sf_call call = call_of(k);
     bool attention = sf_call_is_attention(call.kind);
     if (!c->device || c->device->kernels.cores == 0 || (call.kind != SF_CALL_GEMM && !attention)) {
         return SF_OK;
     }
-    memcpy(call.dims, k->key.dims, sizeof call.dims);
     int dtype = attention && call.dtype >= SF_FP8 ? SF_BF16 : call.dtype;
     double peak = c->device->flops_per_s[dtype],
            rate = sf_call_work(&call).flops / sf_ps_to_s(k->time > 0 ? k->time : 1);
@@ -206,7 +292,8 @@ static int read_transport(struct sf_cost *c, const struct sf_node *n, struct sf_
 }
 
 int sfi_cost_load(struct sf_cost *c, const struct sf_node *root, struct sf_err *err) {
-    static const char *const keys[] = {"kernels", "transport", "host", "note", "calibration", "models", NULL};
+    static const char *const keys[] = {"kernels",     "transport", "host",        "note",
+                                       "calibration", "models",    "collectives", NULL};
     if (!sf_node_is_map(root)) {
         return sf_node_fail(root, err, "expected a map with kernels: and transport:");
     }
@@ -222,6 +309,9 @@ int sfi_cost_load(struct sf_cost *c, const struct sf_node *root, struct sf_err *
     }
     if (kernels && !sf_node_is_null(kernels)) {
         SF_TRY(read_kernels(c, kernels, err));
+        set_residuals(c);
     }
+    const struct sf_node *collectives = sf_map_find(root, "collectives");
+    SF_TRY(collectives ? sfi_points_load(c, collectives, err) : SF_OK);
     return transport ? read_transport(c, transport, err) : SF_OK;
 }

@@ -8,6 +8,7 @@ struct sfi_sharing; /* scratch of flow_share.c */
 struct sfi_audit;   /* flow_audit.c; NULL: nobody looks */
 struct sfi_steady;  /* steady.h; NULL: every period is simulated */
 struct sfi_expand;  /* expand.h; NULL: collectives as a whole */
+struct sfi_solos;   /* solo.h; NULL: nobody leaves a cell */
 
 struct sfi_worker { /* one thread's view */
     struct sfi_run *run;
@@ -22,10 +23,12 @@ struct sfi_worker { /* one thread's view */
     struct sfi_audit *audit;
     struct sfi_expand *expand;
     struct sfi_steady *steady;
+    struct sfi_solos *solos;
     sf_time_ps limit; /* what comes later has to wait */
     sf_time_ps now;
     sf_time_ps floor; /* in no cell anything is left to complete before */
     sf_time_ps next;  /* the same for the next round, over this worker's cells */
+    sf_time_ps owed;  /* the same, of what this worker's cells have others complete */
     uint64_t events;
     uint64_t chunks;  /* transfers of expanded collectives */
     uint64_t skipped; /* of the events */
@@ -53,9 +56,11 @@ int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first);
 /* A member's op has come to its turn. */
 void sfi_issue(struct sfi_worker *w, uint32_t instance, uint32_t op);
 /* Find the cells that do the same as the first of their kind until they come to a collective; follow.c. They are given
- * its state by a visit to that one, so one thread has to see to all of them. */
+ * its state by the first visit to that one. */
 int sfi_follow_find(struct sfi_table *t, const struct sfi_variants *variants, struct sf_arena *arena,
                     struct sf_err *err);
+/* Visit every cell that is not led for the first time, on as many threads as there are workers. */
+int sfi_follow_begin(struct sfi_worker *workers, uint32_t workers_n, struct sf_arena *arena, struct sf_err *err);
 /* A leading cell holds collectives back: from now on those it leads go on by themselves. */
 void sfi_follow_part(struct sfi_worker *w);
 /* Have what a visit will touch loaded: the cell's lists, then the members that can go on. */

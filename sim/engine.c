@@ -3,6 +3,7 @@
 
 #include "sim/expander.h"
 #include "sim/flow.h"
+#include "sim/solo.h"
 #include "sim/steady.h"
 
 enum { SOON = 4 }; /* events of a cell that will probably happen in its next visit */
@@ -24,9 +25,14 @@ static void stop_at(struct sfi_worker *w, sf_time_ps time) {
     w->limit = time < w->limit ? time : w->limit;
 }
 
-/* Members of other cells that have not seen it yet complete nothing before. */
+/* Nothing is completed before, in this cell or by members of others that have not seen it yet. */
 static void promise(struct sfi_worker *w, sf_time_ps time) {
     w->next = time < w->next ? time : w->next;
+}
+
+static void owe(struct sfi_worker *w, sf_time_ps time) {
+    promise(w, time);
+    w->owed = time < w->owed ? time : w->owed;
 }
 
 /* ---- issuing ---- */
@@ -36,6 +42,12 @@ static void issue_local(struct sfi_worker *w, uint32_t i, uint32_t op, const str
     struct sfi_act *a = sfi_act_at(w, i, f->stream);
     const struct sfi_load *l = &w->loads[f->load];
     sf_time_ps start = w->now + w->run->dispatch, time = sfi_local_time(in, f), end = start + time;
+    uint32_t order = sfi_order_of(sfi_variant_of(w, in), op);
+    if (l->lanes) {
+        a->began = start;
+        sfi_queue_act(w, a, start, sfi_key(SFI_START, SFI_LOCAL_ENDS, order, i, f->stream));
+        return;
+    }
     sfi_act_begin(a, f->load, SFI_FULL, start, time);
     a->began = start;
     in->stretched -= time;
@@ -49,7 +61,7 @@ static void issue_local(struct sfi_worker *w, uint32_t i, uint32_t op, const str
     if (w->audit) {
         sfi_audit_begin(w, a);
     }
-    sfi_queue_act(w, a, end, sfi_key(0, SFI_LOCAL_ENDS, sfi_order_of(sfi_variant_of(w, in), op), i, f->stream));
+    sfi_queue_act(w, a, end, sfi_key(0, SFI_LOCAL_ENDS, order, i, f->stream));
 }
 
 /* Rendezvous: the second side to arrive begins. Whether the partner is there shows in its stream state. */
@@ -62,7 +74,7 @@ static void issue_p2p(struct sfi_worker *w, uint32_t i, uint32_t op, const struc
     }
     uint32_t src = f->kind == SFI_SEND ? i : peer, send = f->kind == SFI_SEND ? op : f->partner;
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[src]);
-    const struct sfi_vop sending = src == i ? *f : sfi_vop_of(v, send);
+    const struct sfi_vop sending = src == i ? *f : sfi_vop_of(v, sfi_slim_at(v, f->partner_stream, f->partner_at));
     struct sfi_act *a = sfi_act_at(w, src, sending.stream);
     a->began = w->now + w->run->dispatch;
     sfi_queue_act(w, a, a->began + sending.latency,
@@ -109,12 +121,11 @@ static void begin_part(struct sfi_worker *w, const struct sfi_wait *wait) {
     w->table->lanes[wait->lane] &= ~SFI_QUIET;
     const struct sfi_group *g = &w->table->groups[wait->group];
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
-    struct sfi_act *a = sfi_act_at(w, wait->instance, v->slim[wait->op].stream);
+    struct sfi_act *a = sfi_act_at(w, wait->instance, g->stream);
     a->began = g->expansion ? sfi_expansion_begin(g)
                             : sfi_time_add(atomic_load_explicit(&g->ready, memory_order_relaxed), w->run->dispatch);
-    sfi_queue_act(
-        w, a, a->began,
-        sfi_key(SFI_START, SFI_PART_ENDS, sfi_order_of(v, wait->op), wait->instance, v->slim[wait->op].stream));
+    sfi_queue_act(w, a, a->began,
+                  sfi_key(SFI_START, SFI_PART_ENDS, sfi_order_of(v, wait->op), wait->instance, g->stream));
 }
 
 /* Everybody has moved its part: the collective is over. */
@@ -122,9 +133,9 @@ static void end_collective(struct sfi_worker *w, const struct sfi_wait *wait) {
     w->table->lanes[wait->lane] &= ~SFI_QUIET;
     const struct sfi_group *g = &w->table->groups[wait->group];
     const struct sfi_variant *v = sfi_variant_of(w, &w->inst[wait->instance]);
-    struct sfi_act *a = sfi_act_at(w, wait->instance, v->slim[wait->op].stream);
+    struct sfi_act *a = sfi_act_at(w, wait->instance, g->stream);
     sfi_queue_act(w, a, atomic_load_explicit(&g->until, memory_order_relaxed),
-                  sfi_key(0, SFI_COLLECTIVE_ENDS, sfi_order_of(v, wait->op), wait->instance, v->slim[wait->op].stream));
+                  sfi_key(0, SFI_COLLECTIVE_ENDS, sfi_order_of(v, wait->op), wait->instance, g->stream));
 }
 
 /* Expanded, all that is certain of a member's part is that it takes time. */
@@ -144,9 +155,9 @@ static void unpark(struct sfi_worker *w, uint32_t group, void (*go_on)(struct sf
     for (uint32_t next; place > 0; place = next) {
         uint32_t i = (place - 1) / w->streams_n, stream = (place - 1) % w->streams_n;
         const struct sfi_variant *v = sfi_variant_of(w, &w->inst[i]);
-        uint32_t op = sf_interp_in_flight(v->cls->code, &w->inst[i].st, stream);
-        const struct sfi_vop f = sfi_vop_of(v, op);
-        const struct sfi_wait wait = wait_of(w, i, op, &f);
+        const struct sfi_slim *s = sfi_slim_now(v, &w->inst[i].st, stream);
+        const struct sfi_vop f = sfi_vop_of(v, s);
+        const struct sfi_wait wait = wait_of(w, i, s->op, &f);
         next = w->parked_next[place - 1];
         go_on(w, &wait);
     }
@@ -162,7 +173,7 @@ static void last_arrives(struct sfi_worker *w, const struct sfi_wait *wait, cons
         return;
     }
     w->closed = true;
-    promise(w, g->expansion ? sfi_expansion_first(g) : sfi_time_add(begin, f->time));
+    owe(w, g->expansion ? sfi_expansion_first(g) : sfi_time_add(begin, f->time));
     begin_part(w, wait);
     unpark(w, wait->group, begin_part);
 }
@@ -185,8 +196,9 @@ static void issue_collective(struct sfi_worker *w, uint32_t i, uint32_t op, cons
     }
 }
 
-void sfi_issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
-    const struct sfi_vop vop = sfi_vop_of(sfi_variant_of(w, &w->inst[i]), op), *f = &vop;
+static void issue(struct sfi_worker *w, uint32_t i, const struct sfi_slim *s) {
+    const struct sfi_vop vop = sfi_vop_of(sfi_variant_of(w, &w->inst[i]), s), *f = &vop;
+    uint32_t op = s->op;
     if (w->audit) {
         sfi_audit_issue(w, i, op);
     }
@@ -204,14 +216,29 @@ void sfi_issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
     }
 }
 
+void sfi_issue(struct sfi_worker *w, uint32_t i, uint32_t op) {
+    const struct sfi_variant *v = sfi_variant_of(w, &w->inst[i]);
+    issue(w, i, sfi_slim_at(v, v->ops[op].stream, v->code->position[op]));
+}
+
+/* What an op's end will touch, and the next op on its stream: much else happens before that, so they come in time. */
+static void prepare_end(const struct sfi_worker *w, const struct sfi_inst *in, const struct sfi_slim *s) {
+    __builtin_prefetch(s + 1);
+    __builtin_prefetch(sfi_end_at(w->table, in, s->op), 1);
+    if (in->own && s->kind == SFI_LOCAL) {
+        __builtin_prefetch(&in->own[s->partner + 1]);
+    }
+}
+
 /* Issue what may start on a set of streams. */
 static void advance(struct sfi_worker *w, uint32_t i, uint32_t streams) {
     struct sfi_inst *in = &w->inst[i];
     const struct sfi_variant *v = sfi_variant_of(w, in);
     for (; streams; streams &= streams - 1) {
-        uint32_t op = sfi_begin(v, &in->st, (uint32_t)__builtin_ctz(streams));
-        if (op != SF_NONE) {
-            sfi_issue(w, i, op);
+        const struct sfi_slim *s = sfi_begin(v, &in->st, (uint32_t)__builtin_ctz(streams));
+        if (s) {
+            prepare_end(w, in, s);
+            issue(w, i, s);
         }
     }
 }
@@ -225,17 +252,44 @@ static void come_to_rest(struct sfi_worker *w, const struct sfi_inst *in, const 
     }
 }
 
+static void go_on(struct sfi_worker *w, uint32_t i, uint32_t streams) {
+    struct sfi_inst *in = &w->inst[i];
+    if (in->st.left == 0) {
+        come_to_rest(w, in, sfi_variant_of(w, in)->cls);
+        return;
+    }
+    advance(w, i, streams);
+}
+
+static sf_time_ps next_event(const struct sfi_worker *w) {
+    const struct sfi_queue *q = &w->cell->queue;
+    return q->n > 0 ? sfi_queue_first(q).time : INT64_MAX;
+}
+
+/* Behind its last transfer an instance holds its cell back no longer; what it does next is for a visit of its own. */
+static void go_alone(struct sfi_worker *w, uint32_t i, uint32_t streams) {
+    struct sfi_cell *cell = w->cell;
+    sf_time_ps limit = w->limit;
+    sfi_solo_leave(w, i);
+    go_on(w, i, streams);
+    owe(w, next_event(w));
+    w->cell = cell;
+    w->limit = limit;
+    w->closed = true; /* the limit may have been its own */
+}
+
 static void complete(struct sfi_worker *w, uint32_t i, uint32_t op, uint32_t stream, sf_time_ps start) {
     struct sfi_inst *in = &w->inst[i];
     const struct sfi_variant *v = sfi_variant_of(w, in);
+    const struct sfi_slim *s = sfi_slim_now(v, &in->st, stream);
     settle_op(w, in, v->class_i, op, start);
     sf_interp_complete(&in->st, stream);
     w->events++;
-    if (in->st.left == 0) {
-        come_to_rest(w, in, v->cls);
+    if (s->last && w->solos && sfi_solo_ready(w, in)) {
+        go_alone(w, i, s->wakes);
         return;
     }
-    advance(w, i, v->slim[op].wakes);
+    go_on(w, i, s->wakes);
 }
 
 static void end_local(struct sfi_worker *w, uint32_t i, uint32_t op, const struct sfi_vop *f, struct sfi_act *a) {
@@ -243,8 +297,12 @@ static void end_local(struct sfi_worker *w, uint32_t i, uint32_t op, const struc
     if (w->audit) {
         sfi_audit_end(w, a);
     }
-    in->kernels &= (uint8_t) ~(1u << f->stream);
-    in->stretched += w->now - a->began;
+    if (in->copies >> f->stream & 1) {
+        sfi_copy_end(w, i, f);
+    } else {
+        in->kernels &= (uint8_t) ~(1u << f->stream);
+        in->stretched += w->now - a->began;
+    }
     complete(w, i, op, f->stream, a->began);
 }
 
@@ -279,7 +337,7 @@ static void end_part(struct sfi_worker *w, uint32_t i, uint32_t op, const struct
         w->closed = true;
         end_collective(w, &wait);
         unpark(w, wait.group, end_collective);
-        promise(w, flow.act->queued);
+        owe(w, flow.act->queued);
     } else {
         await(w, &wait, later(limit, w->now));
     }
@@ -335,7 +393,8 @@ static int happen(struct sfi_worker *w, struct sfi_event e) {
     if (a->queued != e.time || a->key != e.key) {
         return SF_OK;
     }
-    const struct sfi_vop vop = sfi_vop_of(sfi_variant_of(w, &w->inst[i]), sfi_key_op(e.key)), *f = &vop;
+    const struct sfi_variant *v = sfi_variant_of(w, &w->inst[i]);
+    const struct sfi_vop vop = sfi_vop_of(v, sfi_slim_now(v, &w->inst[i].st, sfi_key_stream(e.key))), *f = &vop;
     w->now = e.time;
     if (e.time >= SFI_TIME_MAX) {
         return sf_fail(&w->err, SF_E_INPUT, "the step takes more than 26 days of virtual time: check sizes and rates");
@@ -343,7 +402,9 @@ static int happen(struct sfi_worker *w, struct sfi_event e) {
     if (w->audit) {
         sfi_audit_event(w, e.time);
     }
-    if (e.key & SFI_START) {
+    if (e.key & SFI_START && f->kind == SFI_LOCAL) {
+        sfi_copy_begin(w, i, f, e.key & ~SFI_START);
+    } else if (e.key & SFI_START) {
         const struct sfi_flow flow = sfi_flow_of(w, i, f);
         sfi_flow_begin(w, &flow, time_of_flow(w, i, f), e.key & ~SFI_START);
     } else if (is_over(w, a, e.key)) {
@@ -377,11 +438,6 @@ static bool look_around(struct sfi_worker *w) {
     return news;
 }
 
-static sf_time_ps next_event(const struct sfi_worker *w) {
-    const struct sfi_queue *q = &w->cell->queue;
-    return q->n > 0 ? sfi_queue_first(q).time : INT64_MAX;
-}
-
 /* No completion of this cell comes before, those that wait for others included. */
 static sf_time_ps next_completion(const struct sfi_worker *w) {
     sf_time_ps t = next_event(w);
@@ -400,8 +456,8 @@ static void raise_bounds(struct sfi_worker *w) {
     sf_time_ps t = next_completion(w);
     const uint32_t *lane = &w->table->lanes[w->cell->lanes];
     for (uint32_t k = 0; k < w->cell->lanes_n; k++) {
-        if (!(lane[k] & SFI_QUIET)) {
-            sfi_raise(&w->table->groups[lane[k]].bound, t);
+        if (!(lane[k] & w->cell->gone)) {
+            sfi_raise(&w->table->groups[lane[k] & ~SFI_GONE].bound, t);
         }
     }
 }
@@ -452,7 +508,7 @@ enum { FIRST_STEP = 12, SECOND_STEP = 8, THIRD_STEP = 4, LAST_STEP = 2 };
 static void prepare_ways(const struct sfi_worker *w, uint64_t key) {
     uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
     const struct sfi_inst *in = &w->inst[i];
-    const struct sfi_slim *f = &sfi_variant_of(w, in)->slim[op];
+    const struct sfi_slim *f = sfi_slim_now(sfi_variant_of(w, in), &in->st, sfi_key_stream(key));
     const struct sfi_fabric_links *l = w->table->fabric;
     __builtin_prefetch(sfi_end_at(w->table, in, op), 1);
     __builtin_prefetch(&w->ways[in->ways]);
@@ -462,10 +518,10 @@ static void prepare_ways(const struct sfi_worker *w, uint64_t key) {
 }
 
 static void prepare_peers(const struct sfi_worker *w, uint64_t key) {
-    uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
+    uint32_t i = sfi_key_instance(key);
     const struct sfi_inst *in = &w->inst[i];
     const struct sfi_variant *v = sfi_variant_of(w, in);
-    const struct sfi_slim *f = &v->slim[op];
+    const struct sfi_slim *f = sfi_slim_now(v, &in->st, sfi_key_stream(key));
     const struct sfi_fabric_links *l = w->table->fabric;
     if (f->kind == SFI_LOCAL) { /* what it wakes may send or receive */
         for (uint32_t k = 0; k < v->cls->ways_n; k++) {
@@ -482,7 +538,7 @@ static void prepare_peers(const struct sfi_worker *w, uint64_t key) {
 
 static void prepare_links(const struct sfi_worker *w, uint64_t key) {
     const struct sfi_inst *in = &w->inst[sfi_key_instance(key)];
-    const struct sfi_slim *f = &sfi_variant_of(w, in)->slim[sfi_key_op(key)];
+    const struct sfi_slim *f = sfi_slim_now(sfi_variant_of(w, in), &in->st, sfi_key_stream(key));
     const struct sfi_fabric_links *l = w->table->fabric;
     uint32_t way = in->ways + f->way;
     for (uint32_t k = l->list_first[way]; k < l->list_first[way + 1]; k++) {
@@ -493,6 +549,9 @@ static void prepare_links(const struct sfi_worker *w, uint64_t key) {
 }
 
 static void prepare_far(const struct sfi_worker *w, const struct sfi_queue *q) {
+    if (q->size <= SFI_QUEUE_HEAP || q->n < 2) {
+        return;
+    }
     uint64_t key = sfi_queue_ahead(q, FIRST_STEP).key, last = sfi_queue_ahead(q, LAST_STEP).key;
     prepare_member(w, sfi_key_instance(key), sfi_key_stream(key));
     prepare_ways(w, sfi_queue_ahead(q, SECOND_STEP).key);
@@ -500,29 +559,6 @@ static void prepare_far(const struct sfi_worker *w, const struct sfi_queue *q) {
     enum sfi_what what = sfi_key_what(last);
     if (w->table->fabric && (what == SFI_TRANSFER_ENDS || what == SFI_PART_ENDS)) {
         prepare_links(w, last);
-    }
-}
-
-/* Have loaded what the event after the next will read and write beyond its own record: where its end is put down, the
- * time of the kernel behind it, and the kernel that a transfer disturbs. */
-static void prepare_event(const struct sfi_worker *w) {
-    const struct sfi_queue *q = &w->cell->queue;
-    if (q->n < 2) {
-        return;
-    }
-    if (q->size > SFI_QUEUE_HEAP) {
-        prepare_far(w, q);
-        return;
-    }
-    uint64_t key = sfi_queue_ahead(q, 1).key;
-    uint32_t i = sfi_key_instance(key), op = sfi_key_op(key);
-    const struct sfi_inst *in = &w->inst[i];
-    const struct sfi_slim *f = &sfi_variant_of(w, in)->slim[op];
-    __builtin_prefetch(sfi_end_at(w->table, in, op), 1);
-    if (f->kind != SFI_LOCAL) {
-        __builtin_prefetch(sfi_act_at(w, i, (uint32_t)__builtin_ctz(in->kernels | 1u << 7)));
-    } else if (in->own && f->partner != SF_NONE) {
-        __builtin_prefetch(&in->own[f->partner + 1]);
     }
 }
 
@@ -546,7 +582,7 @@ int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first) {
         while (cell->queue.n > 0 && sfi_queue_first(&cell->queue).time <= w->limit) {
             struct sfi_event e = sfi_queue_first(&cell->queue);
             sfi_queue_take(&cell->queue);
-            prepare_event(w);
+            prepare_far(w, &cell->queue);
             SF_TRY(happen(w, e));
             look_back(w);
             if (w->steady) {
@@ -554,7 +590,7 @@ int sfi_visit(struct sfi_worker *w, struct sfi_cell *cell, bool first) {
             }
             any = true;
         }
-    } while (w->closed && cell->waits_n > 0);
+    } while (w->closed);
     if (!w->parks) {
         raise_bounds(w);
     }

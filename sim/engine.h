@@ -6,6 +6,7 @@
  * cells     instances that transfers join; what a cell needs fits in the first caches
  * engine    the loop over the events of one cell, and what happens where cells meet
  * crew      the rounds over all cells, on several threads
+ * solo      instances behind their last transfer leave their cell
  * follow    cells that run alike until they come to a collective
  * steady    periods like the last one
  * expander  collectives chunk by chunk, an end for every member
@@ -124,6 +125,7 @@ sf_time_ps sfi_price_collective(const struct sf_cost *cost, int kind, uint64_t b
 enum sfi_kind { SFI_LOCAL, SFI_SEND, SFI_RECV, SFI_COLL }; /* LOCAL: kernels, loads, collectives of one member */
 enum sfi_tier_of_port { SFI_PORT_UP, SFI_PORT_OUT, SFI_PORT_NONE };
 enum { SFI_TIERS_N = 2 };
+enum { SFI_TO_HOST = 1, SFI_FROM_HOST = 2 }; /* lanes of a device's copy engines */
 
 /* What an op asks of its surroundings. Shares are in 2^-16. */
 struct sfi_load {
@@ -131,7 +133,7 @@ struct sfi_load {
     uint32_t cores;      /* flows: share of the cores taken; kernels: share of their time that cores bound */
     uint32_t memory;     /* flows: share of the memory's rate taken at the full rate; kernels: bound by the memory */
     uint32_t memory_far; /* transfers: taken at the receiver */
-    uint32_t reserved;
+    uint32_t lanes;      /* copies from and to the host: bit set of the copy engines that may move it; else 0 */
 };
 
 struct sfi_vop {         /* one op of a variant, all the loop needs to know */
@@ -149,8 +151,10 @@ _Static_assert(sizeof(struct sfi_vop) == 32, "two ops of a variant share a cache
 
 enum { SFI_SLIM_NEEDS = 2, SFI_NEED_STREAM_BITS = 3 };
 
-/* What an op does, as the loop reads it: one for all variants of a class that do the same. */
+/* What an op does, as the loop reads it: one for all variants of a class that do the same. Stream by stream, so that
+ * what comes next lies next to it; behind the last op of a stream one that can never start. */
 struct sfi_slim {
+    uint32_t op;
     uint32_t partner, partner_at;
     uint32_t price;                /* index into the variant's tolls */
     uint32_t need[SFI_SLIM_NEEDS]; /* of its class's needs, when there are no more: count and stream */
@@ -158,7 +162,8 @@ struct sfi_slim {
     uint8_t kind : 2, needs_n : 2; /* needs_n above SFI_SLIM_NEEDS: ask the interpreter */
     uint8_t stream : 4, partner_stream : 4;
     uint8_t wakes; /* as the interpreter has it */
-    uint8_t reserved[7];
+    bool last;     /* the last transfer on its stream */
+    uint8_t reserved[2];
 };
 _Static_assert(sizeof(struct sfi_slim) == 32, "two ops of a class share a cache line");
 _Static_assert(SF_MAX_CLASS_OPS < 1 << (32 - SFI_NEED_STREAM_BITS) && SF_MAX_STREAMS <= 1 << SFI_NEED_STREAM_BITS,
@@ -171,13 +176,14 @@ struct sfi_toll { /* what it takes: of the ops of a variant, only a few differ *
 };
 
 struct sfi_variant {
-    struct sfi_vop *ops;
-    const struct sf_iclass *code; /* of its class */
-    const struct sfi_slim *slim;  /* the same as `ops`, as the loop reads them: flow_pack.c */
+    _Alignas(64) const struct sfi_slim *slim; /* the same as `ops`, as the loop reads them: flow_pack.c */
     const struct sfi_toll *tolls;
-    const struct sfi_price **price; /* [ops_n] NULL unless the op has a recipe */
-    const struct sfi_class *cls;
+    uint32_t first[SF_MAX_STREAMS]; /* of each stream's among them */
     uint64_t capacity[SFI_TIERS_N]; /* bytes per second of a port, either way */
+    const struct sf_iclass *code;   /* of its class */
+    const struct sfi_class *cls;
+    struct sfi_vop *ops;
+    const struct sfi_price **price; /* [ops_n] NULL unless the op has a recipe */
     uint32_t class_i;
     uint32_t rank;                 /* lowest rank of this kind */
     sf_time_ps busy;               /* of the compute stream, when nothing is in its way */
@@ -198,36 +204,44 @@ int sfi_variants_create(struct sfi_mesh *mesh, const struct sf_cost *cost, const
 /* Give every variant its `slim` and `tolls`. */
 int sfi_pack(const struct sfi_variants *all, struct sf_arena *arena, struct sf_err *err);
 
-static inline struct sfi_vop sfi_vop_of(const struct sfi_variant *v, uint32_t op) {
-    const struct sfi_slim s = v->slim[op];
-    const struct sfi_toll *t = &v->tolls[s.price];
-    return (struct sfi_vop){.time = t->time,
-                            .latency = t->latency,
-                            .partner = s.partner,
-                            .partner_at = s.partner_at,
-                            .load = t->load,
-                            .way = s.way,
-                            .kind = s.kind & 3u,
-                            .port = t->port & 3u,
-                            .stream = s.stream & 15u,
-                            .partner_stream = s.partner_stream & 15u};
+/* The op at a place on a stream. */
+static inline const struct sfi_slim *sfi_slim_at(const struct sfi_variant *v, uint32_t stream, uint32_t place) {
+    return &v->slim[v->first[stream] + place];
 }
 
-/* sf_interp_begin, for variants that are packed. */
-static inline uint32_t sfi_begin(const struct sfi_variant *v, struct sf_rank_state *st, uint32_t stream) {
-    const struct sf_iclass *code = v->code;
-    if (st->busy >> stream & 1 || st->done[stream] >= code->stream_n[stream]) {
-        return SF_NONE;
+/* The op that a stream has come to. */
+static inline const struct sfi_slim *sfi_slim_now(const struct sfi_variant *v, const struct sf_rank_state *st,
+                                                  uint32_t stream) {
+    return sfi_slim_at(v, stream, st->done[stream]);
+}
+
+static inline struct sfi_vop sfi_vop_of(const struct sfi_variant *v, const struct sfi_slim *s) {
+    const struct sfi_toll *t = &v->tolls[s->price];
+    return (struct sfi_vop){.time = t->time,
+                            .latency = t->latency,
+                            .partner = s->partner,
+                            .partner_at = s->partner_at,
+                            .load = t->load,
+                            .way = s->way,
+                            .kind = s->kind & 3u,
+                            .port = t->port & 3u,
+                            .stream = s->stream & 15u,
+                            .partner_stream = s->partner_stream & 15u};
+}
+
+/* sf_interp_begin, for variants that are packed; NULL when nothing may start. */
+static inline const struct sfi_slim *sfi_begin(const struct sfi_variant *v, struct sf_rank_state *st, uint32_t stream) {
+    if (st->busy >> stream & 1) {
+        return NULL;
     }
-    uint32_t op = code->stream_ops[stream][st->done[stream]];
-    const struct sfi_slim *s = &v->slim[op];
-    bool met = s->needs_n <= SFI_SLIM_NEEDS || sf_interp_startable(code, st, stream) != SF_NONE;
+    const struct sfi_slim *s = sfi_slim_now(v, st, stream);
+    bool met = s->needs_n <= SFI_SLIM_NEEDS || sf_interp_startable(v->code, st, stream) != SF_NONE;
     for (uint32_t n = 0; n < SFI_SLIM_NEEDS; n++) { /* those that there are not are always met */
         met &= st->done[s->need[n] & ((1u << SFI_NEED_STREAM_BITS) - 1)] >= s->need[n] >> SFI_NEED_STREAM_BITS;
     }
-    assert(met == (sf_interp_startable(code, st, stream) != SF_NONE));
+    assert(met == (sf_interp_startable(v->code, st, stream) != SF_NONE));
     st->busy |= met ? 1u << stream : 0;
-    return met ? op : SF_NONE;
+    return met ? s : NULL;
 }
 
 /* ---- folding ---- */
@@ -246,7 +260,8 @@ struct sfi_inst { /* hot: one per rank or colour */
     uint32_t lanes;          /* first of its lanes in the table's lanes, less the ways in front of them */
     uint32_t cores, memory;  /* shares that communication takes */
     uint8_t moving, kernels; /* bit s: a flow, a kernel that can be slowed down, is in flight on stream s */
-    uint8_t reserved[2];
+    uint8_t copies;          /* likewise, a copy between the device and its host */
+    uint8_t reserved[1];
     uint64_t demand[SFI_TIERS_N][2]; /* caps of the flows on each port, added up: sending, receiving */
     uint64_t digest;                 /* sum over ops, so that their order does not matter */
     uint64_t ends;                   /* first of its times in the table's ends */
@@ -284,6 +299,7 @@ struct sfi_cell {
     uint32_t left;     /* of them not at their end yet */
     uint32_t lanes, lanes_n;
     uint32_t next_led; /* the next cell, plus one, that does the same as its leader; 0: none. follow.c */
+    uint32_t gone;     /* lanes with one of these bits are not this cell's to speak for */
     bool led;          /* its leader is simulated in its stead */
     bool started;      /* with the state that its leader had */
 };
@@ -296,6 +312,8 @@ struct sfi_island {
 /* Of an instance's lane: nothing that it does brings a collective of the group nearer; it waits there for others, or it
  * is at its end. */
 #define SFI_QUIET (UINT32_C(1) << 31)
+/* The instance has left its cell: solo.h. */
+#define SFI_GONE (UINT32_C(1) << 30)
 
 struct sfi_link_user {
     uint32_t instance, way;

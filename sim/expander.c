@@ -90,10 +90,11 @@ static int add_group(const struct maker *k, uint32_t comm, struct sfi_group *g, 
 static int check(const struct sf_cost *cost, const struct sfi_table *t, struct sf_err *err) {
     for (uint32_t i = 0; i < sf_cost_kinds(cost); i++) {
         const struct sf_cost *own = sf_cost_of(cost, i);
-        if (!own->coll || own->collectives_measured) {
+        if (!own->coll || own->collectives_measured || sf_coll_by_nccl(own->coll)) {
             return sf_fail(err, SF_E_USAGE, "collectives cannot be expanded to chunks: %s; leave out expand",
-                           own->coll ? "the kernel table has their times as a whole"
-                                     : "the device of this cluster names no collective model");
+                           !own->coll                  ? "the device of this cluster names no collective model"
+                           : own->collectives_measured ? "the kernel table has their times as a whole"
+                                                       : "NCCL's own times (times: nccl) have no steps");
         }
     }
     return t->groups_n > 0 ? SF_OK

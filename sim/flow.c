@@ -61,6 +61,60 @@ void sfi_kernels_press(struct sfi_worker *w, uint32_t instance) {
     }
 }
 
+/* ---- copies ---- */
+
+/* At most one for each lane that this one may take, of those that share it evenly. */
+static uint64_t copy_rate(const struct sfi_worker *w, uint32_t instance, const struct sfi_load *l) {
+    uint32_t rivals = 0;
+    for (uint32_t left = w->inst[instance].copies; left; left &= left - 1) {
+        const struct sfi_act *a = sfi_act_at(w, instance, (uint32_t)__builtin_ctz(left));
+        rivals += (w->loads[a->load].lanes & l->lanes) != 0;
+    }
+    return rivals > 1 ? l->cap / rivals : l->cap;
+}
+
+static void share_lanes(struct sfi_worker *w, uint32_t instance) {
+    struct sfi_inst *in = &w->inst[instance];
+    for (uint32_t left = in->copies; left; left &= left - 1) {
+        struct sfi_act *a = sfi_act_at(w, instance, (uint32_t)__builtin_ctz(left));
+        const struct sfi_load *l = &w->loads[a->load];
+        uint64_t rate = copy_rate(w, instance, l);
+        if (rate != a->rate) {
+            in->memory += sfi_memory_share(l, l->memory, rate) - sfi_memory_share(l, l->memory, a->rate);
+            sfi_act_press(w, a, rate);
+        }
+    }
+    if (in->kernels) {
+        sfi_kernels_press(w, instance);
+    }
+    if (w->audit) {
+        sfi_audit_lanes(w, instance);
+    }
+}
+
+void sfi_copy_begin(struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op, uint64_t key) {
+    struct sfi_inst *in = &w->inst[instance];
+    struct sfi_act *a = sfi_act_at(w, instance, op->stream);
+    const struct sfi_load *l = &w->loads[op->load];
+    sfi_act_begin(a, op->load, l->cap, w->now, op->time);
+    sfi_queue_act(w, a, w->now + op->time, key);
+    if (w->audit) {
+        sfi_audit_begin(w, a);
+    }
+    in->copies |= (uint8_t)(1u << op->stream);
+    in->memory += l->memory;
+    share_lanes(w, instance);
+}
+
+void sfi_copy_end(struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op) {
+    struct sfi_inst *in = &w->inst[instance];
+    const struct sfi_act *a = sfi_act_at(w, instance, op->stream);
+    const struct sfi_load *l = &w->loads[op->load];
+    in->copies &= (uint8_t) ~(1u << op->stream);
+    in->memory -= sfi_memory_share(l, l->memory, a->rate);
+    share_lanes(w, instance);
+}
+
 /* ---- flows ---- */
 
 struct sfi_flow sfi_flow_of(const struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op) {

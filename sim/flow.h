@@ -113,6 +113,13 @@ static inline uint64_t sfi_kernel_rate(const struct sfi_load *kernel, uint32_t c
 /* Communication on an instance takes other shares than before. */
 void sfi_kernels_press(struct sfi_worker *w, uint32_t instance);
 
+/* ---- copies between a device and its host ---- */
+
+/* A lane moves one copy at a time at its full rate, several at equal shares of it; what one moves the memory reads or
+ * writes, like what communication moves. */
+void sfi_copy_begin(struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op, uint64_t key);
+void sfi_copy_end(struct sfi_worker *w, uint32_t instance, const struct sfi_vop *op);
+
 /* ---- flows ---- */
 
 struct sfi_flow { /* who moves what: the sender's op; a member's part of a collective moves from `src` to `src` */
@@ -149,6 +156,7 @@ void sfi_audit_rate(struct sfi_worker *w, const struct sfi_act *a);          /* 
 void sfi_audit_end(struct sfi_worker *w, const struct sfi_act *a);           /* what moved is what had to */
 void sfi_audit_port(struct sfi_worker *w, uint32_t instance, uint32_t tier); /* no more than it carries */
 void sfi_audit_link(struct sfi_worker *w, uint32_t link);
+void sfi_audit_lanes(struct sfi_worker *w, uint32_t instance);        /* nor do copy engines */
 void sfi_audit_rest(const struct sfi_run *run, struct sfi_worker *w); /* nothing is in flight any more */
 void sfi_audit_count(const struct sfi_audit *a, struct sfi_audit_count *sum);
 

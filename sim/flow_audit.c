@@ -12,7 +12,7 @@ struct sum { /* what one flow or kernel has moved */
 
 struct sfi_audit {
     struct sum *sum;      /* by act; all workers' */
-    sf_time_ps *cell_now; /* by cell; all workers' */
+    sf_time_ps *cell_now; /* by cell, then by solo; all workers' */
     struct sfi_audit_count count;
     uint32_t first_cell;
 };
@@ -27,7 +27,7 @@ struct sfi_audit *sfi_audit_create(struct sfi_table *t, const struct sfi_audit *
         return a;
     }
     a->sum = sf_arena_alloc(arena, (size_t)t->n * t->streams_n, sizeof *a->sum);
-    a->cell_now = sf_arena_alloc(arena, t->cells_n, sizeof *a->cell_now);
+    a->cell_now = sf_arena_alloc(arena, (size_t)t->cells_n + t->n, sizeof *a->cell_now);
     a->first_cell = SF_NONE;
     memset(t->ends, 0xff, t->ends_n * sizeof *t->ends); /* nothing has ended */
     return a->sum && a->cell_now ? a : NULL;
@@ -35,7 +35,7 @@ struct sfi_audit *sfi_audit_create(struct sfi_table *t, const struct sfi_audit *
 
 static void check(struct sfi_worker *w, bool good, const char *what, uint32_t instance) {
     struct sfi_audit *a = w->audit;
-    uint32_t cell = (uint32_t)(w->cell - w->table->cells);
+    uint32_t cell = w->cell->first;
     a->count.checks++;
     if (good) {
         return;
@@ -53,7 +53,9 @@ static uint32_t instance_of(const struct sfi_worker *w, const struct sfi_act *a)
 }
 
 void sfi_audit_event(struct sfi_worker *w, sf_time_ps time) {
-    sf_time_ps *last = &w->audit->cell_now[w->cell - w->table->cells];
+    bool solo = w->cell->gone == SFI_QUIET;
+    size_t number = solo ? (size_t)w->table->cells_n + w->cell->first : (size_t)(w->cell - w->table->cells);
+    sf_time_ps *last = &w->audit->cell_now[number];
     check(w, time >= *last, "an event before the one before it", w->cell->first);
     *last = time;
 }
@@ -137,6 +139,20 @@ void sfi_audit_link(struct sfi_worker *w, uint32_t link) {
     check(w, sum <= l->capacity[link], "a link carries more than it can", w->cell->first);
 }
 
+void sfi_audit_lanes(struct sfi_worker *w, uint32_t instance) {
+    const struct sfi_inst *in = &w->inst[instance];
+    for (uint32_t lane = SFI_TO_HOST; lane <= SFI_FROM_HOST; lane <<= 1) {
+        uint64_t sum = 0, most = 0;
+        for (uint32_t left = in->copies; left; left &= left - 1) {
+            const struct sfi_act *a = sfi_act_at(w, instance, (uint32_t)__builtin_ctz(left));
+            bool moves = (w->loads[a->load].lanes & lane) != 0;
+            sum += moves ? a->rate : 0;
+            most = moves && w->loads[a->load].cap > most ? w->loads[a->load].cap : most;
+        }
+        check(w, sum <= most, "a copy engine moves more than it can", instance);
+    }
+}
+
 void sfi_audit_rest(const struct sfi_run *run, struct sfi_worker *w) {
     const struct sfi_table *t = run->table;
     for (uint32_t c = 0; c < t->cells_n; c++) {
@@ -144,7 +160,8 @@ void sfi_audit_rest(const struct sfi_run *run, struct sfi_worker *w) {
         for (uint32_t i = w->cell->first; i < w->cell->first + w->cell->n; i++) {
             const struct sfi_inst *in = &t->inst[i];
             uint64_t demand = in->demand[0][0] | in->demand[0][1] | in->demand[1][0] | in->demand[1][1];
-            bool idle = in->st.busy == 0 && in->st.left == 0 && in->moving == 0 && in->kernels == 0 && demand == 0;
+            bool idle = in->st.busy == 0 && in->st.left == 0 && in->moving == 0 && in->kernels == 0 &&
+                        in->copies == 0 && demand == 0;
             check(w, idle && in->cores == 0 && in->memory == 0, "something is in flight at the end", i);
         }
     }

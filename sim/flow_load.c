@@ -29,7 +29,7 @@ static bool make_room(struct sfi_loader *l, uint32_t id) {
 
 static uint32_t id_of(struct sfi_loader *l, struct sfi_load load) {
     uint64_t key = sf_mix64(sf_mix64(UINT64_C(0x6c6f6164), load.cap), load.cores);
-    key = sf_mix64(sf_mix64(key, load.memory), load.memory_far);
+    key = sf_mix64(sf_mix64(sf_mix64(key, load.memory), load.memory_far), load.lanes);
     uint32_t id = sfi_ids_get(&l->ids, l->arena, key);
     if (id == SF_NONE || !make_room(l, id)) {
         return SF_NONE;
@@ -159,6 +159,19 @@ uint32_t sfi_load_transfer(struct sfi_loader *l, uint32_t tier, uint64_t cap) {
     return id_of(l, load);
 }
 
+/* A copy reads or writes the device's memory once. With a single engine the two directions take turns. */
+uint32_t sfi_load_copy(struct sfi_loader *l, bool to_host) {
+    uint64_t rate = sfi_cost_host_rate(l->cost);
+    struct sfi_load load = {.cap = rate > 0 ? rate : 1, .lanes = to_host ? SFI_TO_HOST : SFI_FROM_HOST};
+    if (l->cost->device->copy_engines < 2) {
+        load.lanes = SFI_TO_HOST | SFI_FROM_HOST;
+    }
+    if (l->competes) {
+        load.memory = share_of((double)load.cap, l->memory_rate);
+    }
+    return id_of(l, load);
+}
+
 /* What one member moves, all told. Where switches add, each value leaves once and comes back once. */
 static double moved(int call_kind, double bytes, double members, bool switches_add) {
     double others = (members - 1.0) / members * bytes;
@@ -174,19 +187,12 @@ static double on_port(int call_kind, double bytes, double all, const struct sf_s
     return call_kind == SF_CALL_ALL_TO_ALL ? bytes * (span->members - local) / span->members : all / local;
 }
 
-static enum sf_coll_op op_of(int call_kind) {
-    return call_kind == SF_CALL_ALL_REDUCE       ? SF_COLL_ALL_REDUCE
-           : call_kind == SF_CALL_REDUCE_SCATTER ? SF_COLL_REDUCE_SCATTER
-           : call_kind == SF_CALL_ALL_TO_ALL     ? SF_COLL_ALL_TO_ALL
-                                                 : SF_COLL_ALL_GATHER;
-}
-
 uint32_t sfi_load_collective(struct sfi_loader *l, int call_kind, uint64_t bytes, const struct sf_span *span,
                              sf_time_ps time, uint64_t capacity) {
     struct sfi_load load = {0};
     bool switches_add = false;
     if (l->competes) {
-        const struct sf_coll_query q = {op_of(call_kind), bytes, *span};
+        const struct sf_coll_query q = {sfi_coll_op(call_kind), bytes, *span};
         const struct sfi_ask ask = sfi_ask_of(l->cost->coll, &q);
         struct sf_coll_choice chosen;
         sf_coll_choose(l->cost->coll, &q, &chosen);

@@ -35,6 +35,8 @@ uint64_t sfi_port_rate(const struct sf_cost *cost, uint32_t tier);
 /* Each gives an index into l->loads, SF_NONE without memory. */
 uint32_t sfi_load_kernel(struct sfi_loader *l, uint32_t recipe, const struct sfi_price *price);
 uint32_t sfi_load_transfer(struct sfi_loader *l, uint32_t tier, uint64_t cap);
+/* Bytes from or to the host. */
+uint32_t sfi_load_copy(struct sfi_loader *l, bool to_host);
 /* A member's part of a collective that takes `time` undisturbed, over a port of `capacity`. */
 uint32_t sfi_load_collective(struct sfi_loader *l, int call_kind, uint64_t bytes, const struct sf_span *span,
                              sf_time_ps time, uint64_t capacity);

@@ -7,10 +7,11 @@
 
 enum { PRICES_MAX = 256 }; /* of a mould; with more, every op has its own */
 
-struct mould { /* what variants of a class share */
-    struct sfi_slim *ops;
-    uint32_t *first;  /* by price: the first op that has it */
-    uint32_t *parent; /* by price: of which it was thought to be until they differed */
+struct mould {               /* what variants of a class share */
+    struct sfi_slim *ops;    /* in the order of the class */
+    struct sfi_slim *placed; /* stream by stream */
+    uint32_t *first;         /* by price: the first op that has it */
+    uint32_t *parent;        /* by price: of which it was thought to be until they differed */
     uint32_t ops_n, prices_n;
     bool each; /* too many prices: every op has its own */
 };
@@ -18,7 +19,8 @@ struct mould { /* what variants of a class share */
 static struct sfi_slim slim_of(const struct sf_iclass *code, uint32_t op, const struct sfi_vop *f) {
     uint32_t needs_n = code->need_first[op + 1] - code->need_first[op];
     const struct sf_need *need = &code->needs[code->need_first[op]];
-    struct sfi_slim s = {.partner = f->partner,
+    struct sfi_slim s = {.op = op,
+                         .partner = f->partner,
                          .partner_at = f->partner_at,
                          .way = f->way,
                          .kind = f->kind,
@@ -82,17 +84,47 @@ static void tell_apart(struct mould *m, const struct sfi_variant *v) {
     }
 }
 
+/* Where a class's streams begin: each has one more than its ops. */
+static uint32_t place_streams(const struct sf_iclass *code, uint32_t first[SF_MAX_STREAMS]) {
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < SF_MAX_STREAMS; s++) {
+        first[s] = n;
+        n += (s < code->streams_n ? code->stream_n[s] : 0) + 1;
+    }
+    return n;
+}
+
+/* As the loop reads them, once their prices are known. */
+static void place_ops(struct mould *m, const struct sf_iclass *code) {
+    uint32_t first[SF_MAX_STREAMS], n = place_streams(code, first);
+    for (uint32_t i = 0; i < n; i++) { /* what is left of this is behind the last op of a stream */
+        m->placed[i] = (struct sfi_slim){.op = SF_NONE, .needs_n = 1, .need = {UINT32_MAX}};
+    }
+    for (uint32_t op = 0; op < m->ops_n; op++) {
+        m->placed[first[m->ops[op].stream] + code->position[op]] = m->ops[op];
+    }
+}
+
 static bool cast_mould(struct mould *m, const struct sfi_variant *v, struct sf_arena *arena) {
     m->ops_n = v->cls->code->ops_n;
     m->ops = sf_arena_alloc(arena, m->ops_n, sizeof *m->ops);
+    m->placed = sf_arena_alloc(arena, (size_t)m->ops_n + SF_MAX_STREAMS, sizeof *m->placed);
     m->each = false;
     m->prices_n = 1;
     m->first[0] = 0;
     m->parent[0] = SF_NONE;
+    uint32_t last[SF_MAX_STREAMS] = {0}; /* op + 1 */
     for (uint32_t op = 0; m->ops && op < m->ops_n; op++) {
-        m->ops[op] = slim_of(v->cls->code, op, &v->ops[op]);
+        const struct sfi_vop *f = &v->ops[op];
+        m->ops[op] = slim_of(v->cls->code, op, f);
+        last[f->stream] = f->kind == SFI_SEND || f->kind == SFI_RECV ? op + 1 : last[f->stream];
     }
-    return m->ops != NULL;
+    for (uint32_t s = 0; m->ops && s < SF_MAX_STREAMS; s++) {
+        if (last[s] > 0) {
+            m->ops[last[s] - 1].last = true;
+        }
+    }
+    return m->ops && m->placed;
 }
 
 static bool give_prices(const struct mould *m, struct sfi_variant *v, struct sf_arena *arena) {
@@ -102,7 +134,8 @@ static bool give_prices(const struct mould *m, struct sfi_variant *v, struct sf_
         tolls[p] = toll_of(&v->ops[m->each ? p : m->first[p]]);
     }
     v->code = v->cls->code;
-    v->slim = m->ops;
+    v->slim = m->placed;
+    place_streams(v->code, v->first);
     v->tolls = tolls;
     return tolls != NULL;
 }
@@ -122,6 +155,7 @@ static uint32_t pack_alike(const struct sfi_variants *all, uint32_t from, struct
     for (uint32_t op = 0; m->each && op < m->ops_n; op++) {
         m->ops[op].price = op;
     }
+    place_ops(m, all->v[from].cls->code);
     for (uint32_t i = from; i < from + n; i++) {
         if (!give_prices(m, &all->v[i], arena)) {
             return 0;

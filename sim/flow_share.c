@@ -93,11 +93,12 @@ static void add_flows(struct sfi_worker *w, uint32_t instance, uint32_t port) {
     const struct sfi_inst *in = &w->inst[instance];
     const struct sfi_variant *v = sfi_variant_of(w, in);
     for (uint32_t left = in->moving; left; left &= left - 1) {
-        uint32_t op_i = sf_interp_in_flight(v->cls->code, &in->st, (uint32_t)__builtin_ctz(left));
-        const struct sfi_vop vop = sfi_vop_of(v, op_i), *op = &vop;
+        const struct sfi_vop vop = sfi_vop_of(v, sfi_slim_now(v, &in->st, (uint32_t)__builtin_ctz(left))), *op = &vop;
         if (op->kind == SFI_RECV) {
             uint32_t src = sfi_peer_of(w->inst, w->ways, instance, op->way);
-            const struct sfi_vop sending = sfi_vop_of(sfi_variant_of(w, &w->inst[src]), op->partner), *send = &sending;
+            const struct sfi_variant *u = sfi_variant_of(w, &w->inst[src]);
+            const struct sfi_vop sending = sfi_vop_of(u, sfi_slim_at(u, op->partner_stream, op->partner_at)),
+                                 *send = &sending;
             if (send->port * 2u + 1 == port) {
                 add_flow(w, sfi_flow_of(w, src, send));
             }
@@ -114,8 +115,7 @@ static void add_users(struct sfi_worker *w, uint32_t link) {
         uint32_t i = l->users[u].instance;
         const struct sfi_variant *v = sfi_variant_of(w, &w->inst[i]);
         for (uint32_t left = w->inst[i].moving; left; left &= left - 1) {
-            uint32_t op = sf_interp_in_flight(v->cls->code, &w->inst[i].st, (uint32_t)__builtin_ctz(left));
-            const struct sfi_vop vop = sfi_vop_of(v, op);
+            const struct sfi_vop vop = sfi_vop_of(v, sfi_slim_now(v, &w->inst[i].st, (uint32_t)__builtin_ctz(left)));
             if (vop.way == l->users[u].way) {
                 add_flow(w, sfi_flow_of(w, i, &vop));
             }

@@ -6,10 +6,14 @@
  * its own state only, until one of its members comes to a collective. Then those that follow are given its state, with
  * the names of its members replaced by theirs, and every cell goes on by itself. The collectives that its last event
  * came to are held back until then and begin at the same moment, which is as good: what happens at one moment commutes.
+ * Threads share the first visits: until those are over, a cell that is led is touched by the visit to its leader alone.
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "sim/flow.h"
+#include "sim/parallel.h"
+#include "sim/steady.h"
 
 /* ---- before the run ---- */
 
@@ -181,4 +185,44 @@ void sfi_follow_part(struct sfi_worker *w) {
     leader->waits_n = 0;
     w->next = w->now < w->next ? w->now : w->next; /* those that followed have something to do from here on */
     begin_held(w, held, held_n, 0);
+}
+
+/* ---- the first visits ---- */
+
+struct pack {
+    struct sfi_worker *workers;
+    uint32_t *leaders; /* cells */
+    uint32_t n;
+    _Atomic uint32_t next;
+};
+
+static void lead(void *self, uint32_t k, uint32_t from, uint32_t to) {
+    struct pack *p = self;
+    struct sfi_worker *w = &p->workers[k];
+    w->floor = 0;
+    w->next = w->owed = INT64_MAX;
+    while (from < to && !w->rc) { /* each thread takes what is next, as long as there is any */
+        uint32_t i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+        if (i >= p->n) {
+            return;
+        }
+        w->err_cell = w->table->cells[p->leaders[i]].first;
+        w->rc = sfi_visit(w, &w->table->cells[p->leaders[i]], true);
+    }
+}
+
+int sfi_follow_begin(struct sfi_worker *workers, uint32_t workers_n, struct sf_arena *arena, struct sf_err *err) {
+    const struct sfi_table *t = workers[0].table;
+    struct pack p = {.workers = workers, .leaders = sf_arena_alloc(arena, t->cells_n, sizeof *p.leaders)};
+    if (!p.leaders) {
+        return sf_fail_memory(err, "cells that run alike");
+    }
+    for (uint32_t c = 0; c < t->cells_n; c++) {
+        if (!t->cells[c].led) {
+            p.leaders[p.n++] = c;
+        }
+    }
+    sfi_parallel(workers_n, workers_n, 1, lead, &p);
+    sfi_steady_forget(workers[0].steady);
+    return SF_OK;
 }

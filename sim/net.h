@@ -32,11 +32,13 @@ struct sf_net_link {
     sf_link link;                /* in the topology, the first of its cables; SF_NET_NO_LINK when made by hand */
     uint32_t cables;             /* that it stands for */
 };
+#define SF_NET_STRIPES_MAX 64
 
 struct sf_net_path {
     uint32_t src, dst;        /* endpoints; only reported */
     sf_time_ps software_ps;   /* of sender and receiver, on top of what the links take */
     uint64_t cap_bytes_per_s; /* what a window allows, for example; SF_FAIR_NO_CAP without */
+    uint32_t stripes;         /* each of its links is this many, packet by packet in turn: planes; 0 as 1 */
     uint32_t links_n;
     uint32_t links[SF_NET_HOPS];
 };

@@ -95,6 +95,10 @@ static int path_check(struct sf_net *n, const struct sf_net_path *p) {
                        "path %zu: %u links and %" PRId64 " ps of software: expected at most %d and 0 to 2^58 ps",
                        n->paths_n, p->links_n, p->software_ps, SF_NET_HOPS);
     }
+    if (p->stripes > SF_NET_STRIPES_MAX) {
+        return sf_fail(&n->err, SF_E_INPUT, "path %zu: %u stripes: expected at most %d", n->paths_n, p->stripes,
+                       SF_NET_STRIPES_MAX);
+    }
     if (p->links_n == 0 && p->cap_bytes_per_s == SF_FAIR_NO_CAP) {
         return sf_fail(&n->err, SF_E_INPUT, "path %zu has neither a link nor a rate of its own", n->paths_n);
     }
@@ -116,7 +120,7 @@ static int path_check(struct sf_net *n, const struct sf_net_path *p) {
 static sf_time_ps flight_of(const struct sf_net *n, const struct sfi_net_path *p, uint64_t packet) {
     sf_time_ps sum = 0, slowest = 0;
     for (uint32_t i = 0; i < p->path.links_n && n->wire.store_and_forward; i++) {
-        uint64_t rate = n->links[p->path.links[i]].bytes_per_s;
+        uint64_t rate = n->links[p->path.links[i]].bytes_per_s / (p->path.stripes > 0 ? p->path.stripes : 1);
         sf_time_ps t = rate > 0 ? sf_transfer_ps(packet + n->wire.header_bytes, rate) : 0;
         sum += t;
         slowest = t > slowest ? t : slowest;
@@ -129,10 +133,12 @@ uint32_t sf_net_add_path(struct sf_net *n, const struct sf_net_path *path) {
         return 0;
     }
     struct sfi_net_path *p = &n->paths[n->paths_n];
-    *p = (struct sfi_net_path){.path = *path, .bound = path->cap_bytes_per_s, .latency = path->software_ps};
+    *p = (struct sfi_net_path){
+        .path = *path, .bound = path->cap_bytes_per_s, .narrowest = SF_FAIR_NO_CAP, .latency = path->software_ps};
     for (uint32_t i = 0; i < path->links_n; i++) {
         const struct sf_net_link *l = &n->links[path->links[i]];
-        p->bound = l->bytes_per_s < p->bound ? l->bytes_per_s : p->bound;
+        p->narrowest = l->bytes_per_s < p->narrowest ? l->bytes_per_s : p->narrowest;
+        p->bound = p->narrowest < p->bound ? p->narrowest : p->bound;
         p->latency += l->latency_ps;
     }
     p->flight = flight_of(n, p, n->wire.packet_bytes);
@@ -190,6 +196,19 @@ void sf_net_add_wait(struct sf_net *n, uint32_t item, uint32_t on, enum sf_net_e
 uint64_t sfi_net_wire_bytes(const struct sf_net *n, uint64_t bytes) {
     uint64_t packets = bytes / n->wire.packet_bytes + (bytes % n->wire.packet_bytes != 0);
     return bytes + packets * n->wire.header_bytes;
+}
+
+/* Packets go out in rounds, one for each stripe; in the last round some stripes have none. */
+uint64_t sfi_net_bound(const struct sf_net *n, const struct sfi_net_item *message) {
+    const struct sfi_net_path *p = &n->paths[message->path];
+    uint64_t stripes = p->path.stripes, packet = n->wire.packet_bytes;
+    uint64_t packets = message->amount / packet + (message->amount % packet != 0);
+    if (stripes < 2 || packets == 0 || p->path.links_n == 0) {
+        return p->bound;
+    }
+    uint64_t rounds = (packets + stripes - 1) / stripes;
+    uint64_t rate = (uint64_t)((sfi_net_left)p->narrowest * packets / (stripes * rounds));
+    return rate < p->bound ? rate : p->bound;
 }
 
 sf_time_ps sfi_net_flight(const struct sf_net *n, const struct sfi_net_item *message) {

@@ -10,6 +10,7 @@ _Static_assert(SF_NET_HOPS == SF_FAIR_LINKS, "a path is a flow");
 struct sfi_net_path {
     struct sf_net_path path;
     uint64_t bound;     /* bytes per second that nobody could exceed here alone */
+    uint64_t narrowest; /* of its links, all stripes together */
     sf_time_ps latency; /* of all links, and the software */
     sf_time_ps flight;  /* of a full packet, from its leaving to its arrival */
 };
@@ -41,6 +42,8 @@ struct sf_net {
 #define SFI_NET_BUILT 0.3 /* of the whole work, when all is built */
 
 uint64_t sfi_net_wire_bytes(const struct sf_net *n, uint64_t bytes);
+/* Bytes per second that a message could not exceed alone: the fewer packets, the fewer stripes it keeps busy. */
+uint64_t sfi_net_bound(const struct sf_net *n, const struct sfi_net_item *message);
 /* From the last byte's leaving to its arrival. */
 sf_time_ps sfi_net_flight(const struct sf_net *n, const struct sfi_net_item *message);
 
@@ -53,6 +56,10 @@ __extension__ typedef unsigned __int128 sfi_net_left;
 
 enum sfi_net_phase { SFI_NET_FREE, SFI_NET_DELAY, SFI_NET_SENDING, SFI_NET_FLYING };
 
+struct sfi_net_around { /* places in the list of a link */
+    uint32_t next, prev;
+};
+
 /* An item between ready and over has a slot; slots are reused, so the working set is what is under way. */
 struct sfi_net_slot {
     sfi_net_left left;
@@ -60,32 +67,36 @@ struct sfi_net_slot {
     sf_time_ps since; /* when `left` was true */
     uint32_t item;
     uint32_t moment;        /* in the queue; SF_NONE */
-    uint32_t later, sooner; /* around the ring of its moment */
+    uint32_t later, sooner; /* in the list of its moment */
     uint32_t seen;          /* epoch of the last component it was in */
     uint8_t phase, links_n; /* phase: enum sfi_net_phase */
     bool rated, dirty;      /* `rate` was set; it is in the run's list of what changed */
     uint32_t links[SF_NET_HOPS];
-    uint32_t next[SF_NET_HOPS], prev[SF_NET_HOPS]; /* places in the list of each link */
+    struct sfi_net_around at[SF_NET_HOPS];
 };
+_Static_assert(sizeof(struct sfi_net_slot) == 192, "three cache lines, of which most messages use two and a half");
 
 /* A place in a link's list: slot * SF_NET_HOPS + hop. */
 #define SFI_NET_PLACE(slot, hop) ((slot)*SF_NET_HOPS + (uint32_t)(hop))
 
-struct sfi_net_state {   /* of a link */
-    sfi_net_left demand; /* sum of the bounds of its messages, bytes per second */
-    sf_time_ps shared_since;
-    uint32_t first; /* place, or SF_NONE */
-    uint32_t flows_n;
-    uint32_t seen, local; /* epoch and number in that component */
-    bool shared;          /* demand above capacity: it couples its messages */
-    bool dirty;           /* in the run's list of what changed */
+struct sfi_net_state {       /* of a link; its first cache line is what every message needs */
+    sfi_net_left demand;     /* sum of the bounds of its messages, bytes per second */
+    uint64_t alone, crowded; /* bytes per second for one message, for several */
+    uint64_t bytes;          /* of all messages that began, on the wire */
+    uint32_t first;          /* place, or SF_NONE */
+    uint32_t flows_n;        /* now */
+    uint32_t messages, most; /* that began; at once */
+    bool shared;             /* demand above capacity: it couples its messages */
+    bool dirty;              /* in the run's list of what changed */
+    uint32_t seen, local;    /* epoch and number in that component */
+    sf_time_ps shared_since, shared_ps;
 };
 
 struct sfi_net_moment { /* at which something happens to one slot or more */
     sf_time_ps time;
-    uint32_t first;   /* slot */
-    uint32_t heap_at; /* position in the heap */
-    uint32_t next;    /* of those with the same hash, or of those that are free */
+    uint32_t first, last; /* slots */
+    uint32_t heap_at;     /* position in the heap */
+    uint32_t next;        /* of those with the same hash, or of those that are free */
 };
 
 struct sfi_net_event {
@@ -117,11 +128,17 @@ struct sfi_net_run {
     uint32_t *members;
     uint64_t *rates;
     void *scratch;
-    uint32_t slots_n, free_n, heap_n, free_moment, dirty_n, dirty_links_n, epoch, sending_n;
-    bool failed; /* out of memory */
+    struct sfi_net_memo {           /* regular traffic asks for the same again and again */
+        uint64_t bytes, wire_bytes; /* of a message */
+        uint64_t rate, work;        /* bytes on the wire that take `time` */
+        sf_time_ps time;
+    } memo;
+    uint32_t slots_n, free_n, heap_n, free_moment, dirty_n, dirty_links_n, epoch, sending_n, ready_n;
+    uint32_t recent; /* the moment last put something into; SF_NONE */
+    bool failed;     /* out of memory */
 };
 
-/* Joins the links of its path; its rate is set by the next sfi_net_share. */
+/* Joins the links of its path; the next sfi_net_share has its rate. */
 void sfi_net_join(struct sfi_net_run *r, uint32_t slot);
 void sfi_net_leave(struct sfi_net_run *r, uint32_t slot);
 /* New rates where something changed since the last call. */
@@ -130,6 +147,8 @@ void sfi_net_share(struct sfi_net_run *r);
 /* When something happens to a slot, in place of what was known before. */
 void sfi_net_queue_put(struct sfi_net_run *r, uint32_t slot, sf_time_ps time);
 void sfi_net_queue_take(struct sfi_net_run *r, uint32_t slot);
+/* Empties the first moment; its slots, in order, follow one another by `later`. */
+uint32_t sfi_net_queue_pop(struct sfi_net_run *r);
 /* There were `moments_n` slots, and moments, before the arrays grew. */
 void sfi_net_queue_grown(struct sfi_net_run *r, uint32_t moments_n);
 

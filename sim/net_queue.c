@@ -56,6 +56,9 @@ static uint32_t *chain_of(struct sfi_net_run *r, sf_time_ps time) {
 }
 
 static uint32_t moment_of(struct sfi_net_run *r, sf_time_ps time) {
+    if (r->recent != SF_NONE && r->moments[r->recent].time == time) {
+        return r->recent;
+    }
     uint32_t *chain = chain_of(r, time), m = *chain;
     while (m != SF_NONE && r->moments[m].time != time) {
         m = r->moments[m].next;
@@ -63,10 +66,11 @@ static uint32_t moment_of(struct sfi_net_run *r, sf_time_ps time) {
     if (m == SF_NONE) {
         m = r->free_moment;
         r->free_moment = r->moments[m].next;
-        r->moments[m] = (struct sfi_net_moment){.time = time, .first = SF_NONE, .next = *chain};
+        r->moments[m] = (struct sfi_net_moment){.time = time, .first = SF_NONE, .last = SF_NONE, .next = *chain};
         *chain = m;
         sift_up(r, r->heap_n++, (struct sfi_net_event){time, m});
     }
+    r->recent = m;
     return m;
 }
 
@@ -79,21 +83,29 @@ static void forget(struct sfi_net_run *r, uint32_t m) {
     heap_remove(r, r->moments[m].heap_at);
     r->moments[m].next = r->free_moment;
     r->free_moment = m;
+    r->recent = r->recent == m ? SF_NONE : r->recent;
 }
 
-/* ---- slots of a moment: a ring, so that the first knows the last ------------------------------------------------- */
+/* ---- slots of a moment ------------------------------------------------------------------------------------------- */
 
 void sfi_net_queue_take(struct sfi_net_run *r, uint32_t slot) {
     struct sfi_net_slot *s = &r->slots[slot];
     struct sfi_net_moment *m = &r->moments[s->moment];
-    if (s->later == slot) {
+    *(s->sooner != SF_NONE ? &r->slots[s->sooner].later : &m->first) = s->later;
+    *(s->later != SF_NONE ? &r->slots[s->later].sooner : &m->last) = s->sooner;
+    if (m->first == SF_NONE) {
         forget(r, s->moment);
-    } else {
-        r->slots[s->later].sooner = s->sooner;
-        r->slots[s->sooner].later = s->later;
-        m->first = m->first == slot ? s->later : m->first;
     }
     s->moment = SF_NONE;
+}
+
+uint32_t sfi_net_queue_pop(struct sfi_net_run *r) {
+    uint32_t m = r->heap[0].moment, first = r->moments[m].first;
+    forget(r, m);
+    for (uint32_t slot = first; slot != SF_NONE; slot = r->slots[slot].later) {
+        r->slots[slot].moment = SF_NONE;
+    }
+    return first;
 }
 
 void sfi_net_queue_put(struct sfi_net_run *r, uint32_t slot, sf_time_ps time) {
@@ -106,15 +118,10 @@ void sfi_net_queue_put(struct sfi_net_run *r, uint32_t slot, sf_time_ps time) {
     }
     s->moment = moment_of(r, time);
     struct sfi_net_moment *m = &r->moments[s->moment];
-    if (m->first == SF_NONE) {
-        m->first = s->later = s->sooner = slot;
-        return;
-    }
-    struct sfi_net_slot *first = &r->slots[m->first];
-    s->later = m->first;
-    s->sooner = first->sooner;
-    r->slots[first->sooner].later = slot;
-    first->sooner = slot;
+    s->later = SF_NONE;
+    s->sooner = m->last;
+    *(m->last != SF_NONE ? &r->slots[m->last].later : &m->first) = slot;
+    m->last = slot;
 }
 
 /* With more slots there are more moments, and longer chains would be slow: all are hashed anew. */

@@ -1,7 +1,5 @@
 /* The event loop: items become ready, messages join and leave links, arrivals release what waits for them. All events
  * of one moment are handled before rates are looked at, so their order cannot matter. */
-#include <string.h>
-
 #include "core/arena.h"
 #include "core/call.h"
 #include "sim/net_internal.h"
@@ -15,14 +13,20 @@ static void start_sending(struct sfi_net_run *r, uint32_t slot, const struct sfi
     const struct sfi_net_path *p = &r->net->paths[message->path];
     struct sfi_net_slot *s = &r->slots[slot];
     s->phase = SFI_NET_SENDING;
-    s->wire_bytes = sfi_net_wire_bytes(r->net, message->amount);
+    if (r->memo.bytes != message->amount) {
+        r->memo.bytes = message->amount;
+        r->memo.wire_bytes = sfi_net_wire_bytes(r->net, message->amount);
+    }
+    s->wire_bytes = r->memo.wire_bytes;
     s->left = (sfi_net_left)s->wire_bytes * (uint64_t)SF_PS_PER_S;
     s->rate = 0;
     s->rated = false;
     s->since = r->now;
-    s->bound = p->bound;
+    s->bound = p->path.stripes > 1 ? sfi_net_bound(r->net, message) : p->bound;
     s->links_n = (uint8_t)p->path.links_n;
-    memcpy(s->links, p->path.links, sizeof s->links);
+    for (uint32_t i = 0; i < s->links_n; i++) {
+        s->links[i] = p->path.links[i];
+    }
     sfi_net_join(r, slot);
     r->sending_n++;
     r->out->most_flows = r->sending_n > r->out->most_flows ? r->sending_n : r->out->most_flows;
@@ -59,9 +63,6 @@ static int finish_sending(struct sfi_net_run *r, uint32_t slot, struct sf_err *e
     struct sfi_net_slot *s = &r->slots[slot];
     const struct sfi_net_item *what = &r->net->items[s->item];
     sfi_net_leave(r, slot);
-    for (uint32_t i = 0; i < s->links_n; i++) {
-        r->out->use[s->links[i]].bytes += s->wire_bytes;
-    }
     r->sending_n--;
     s->phase = SFI_NET_FLYING;
     sfi_net_queue_put(r, slot, later(r->now, sfi_net_flight(r->net, what)));
@@ -71,7 +72,6 @@ static int finish_sending(struct sfi_net_run *r, uint32_t slot, struct sf_err *e
 static int finish(struct sfi_net_run *r, uint32_t slot, struct sf_err *err) {
     uint32_t item = r->slots[slot].item;
     bool is_delay = r->slots[slot].phase == SFI_NET_DELAY;
-    sfi_net_queue_take(r, slot);
     r->slots[slot].phase = SFI_NET_FREE;
     r->free_slots[r->free_n++] = slot;
     r->out->end[item] = r->now;
@@ -82,6 +82,15 @@ static int finish(struct sfi_net_run *r, uint32_t slot, struct sf_err *err) {
 static int handle(struct sfi_net_run *r, uint32_t slot, struct sf_err *err) {
     r->out->events++;
     return r->slots[slot].phase == SFI_NET_SENDING ? finish_sending(r, slot, err) : finish(r, slot, err);
+}
+
+/* Whoever is handled may be put into the queue again, so who comes next is asked before. */
+static int handle_moment(struct sfi_net_run *r, struct sf_err *err) {
+    for (uint32_t next, slot = sfi_net_queue_pop(r); slot != SF_NONE; slot = next) {
+        next = r->slots[slot].later;
+        SF_TRY(handle(r, slot, err));
+    }
+    return 0;
 }
 
 static uint32_t first_slot(const struct sfi_net_run *r) {
@@ -127,11 +136,15 @@ static int run_events(struct sfi_net_run *r, struct sf_err *err) {
         }
         r->now = r->heap[0].time;
         while (r->heap_n > 0 && r->heap[0].time == r->now) {
-            SF_TRY(handle(r, first_slot(r), err));
+            SF_TRY(handle_moment(r, err));
         }
         sfi_net_share(r);
     }
     r->out->time = r->now;
+    for (size_t l = 0; l < r->net->links_n; l++) {
+        const struct sfi_net_state *s = &r->links[l];
+        r->out->use[l] = (struct sf_net_use){s->bytes, s->messages, s->most, s->shared_ps};
+    }
     return 0;
 }
 

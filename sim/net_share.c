@@ -5,9 +5,8 @@
 #include "core/call.h"
 #include "sim/net_internal.h"
 
-static uint64_t capacity_of(const struct sfi_net_run *r, uint32_t link) {
-    const struct sf_net_link *l = &r->net->links[link];
-    return r->links[link].flows_n > 1 ? l->shared_bytes_per_s : l->bytes_per_s;
+static uint64_t capacity_of(const struct sfi_net_state *l) {
+    return l->flows_n > 1 ? l->crowded : l->alone;
 }
 
 static void mark(struct sfi_net_run *r, uint32_t slot) {
@@ -25,52 +24,97 @@ static void mark_link(struct sfi_net_run *r, uint32_t link) {
 }
 
 /* Whether a link is shared follows from its demand; the time it was is kept. */
-static void judge(struct sfi_net_run *r, uint32_t link) {
-    struct sfi_net_state *l = &r->links[link];
-    bool shared = l->demand > capacity_of(r, link);
-    if (shared && !l->shared) {
+static void judge(const struct sfi_net_run *r, struct sfi_net_state *l) {
+    bool shared = l->demand > capacity_of(l);
+    if (shared == l->shared) {
+        return;
+    }
+    if (shared) {
         l->shared_since = r->now;
-    } else if (!shared && l->shared) {
-        r->out->use[link].shared_ps += r->now - l->shared_since;
+    } else {
+        l->shared_ps += r->now - l->shared_since;
     }
     l->shared = shared;
 }
 
+/* Of what was not begun yet, often asked for. */
+static sf_time_ps time_of_all(struct sfi_net_run *r, const struct sfi_net_slot *s, uint64_t rate) {
+    struct sfi_net_memo *m = &r->memo;
+    if (m->work != s->wire_bytes || m->rate != rate) {
+        sfi_net_left time = (s->left - 1) / rate + 1;
+        m->time = time < (uint64_t)SFI_NET_NEVER ? (sf_time_ps)time : SFI_NET_NEVER;
+        m->work = s->wire_bytes;
+        m->rate = rate;
+    }
+    return m->time;
+}
+
+/* Counts what was sent at the old rate, and says when the rest will have been at the new one. */
+static void set_rate(struct sfi_net_run *r, uint32_t slot, uint64_t rate) {
+    struct sfi_net_slot *s = &r->slots[slot];
+    if (s->rate == rate && s->rated) {
+        return;
+    }
+    sfi_net_left sent = (sfi_net_left)s->rate * (uint64_t)(r->now - s->since);
+    s->left -= sent < s->left ? sent : s->left;
+    bool whole = !s->rated;
+    s->rate = rate;
+    s->rated = true;
+    s->since = r->now;
+    sf_time_ps end = SFI_NET_NEVER;
+    if (s->left == 0) {
+        end = r->now;
+    } else if (rate > 0 && whole) {
+        sf_time_ps rest = time_of_all(r, s, rate);
+        end = rest < SFI_NET_NEVER - r->now ? r->now + rest : SFI_NET_NEVER;
+    } else if (rate > 0) {
+        sfi_net_left rest = (s->left - 1) / rate + 1;
+        end = rest < (uint64_t)(SFI_NET_NEVER - r->now) ? r->now + (sf_time_ps)rest : SFI_NET_NEVER;
+    }
+    sfi_net_queue_put(r, slot, end);
+}
+
+/* What no shared link couples has its rate at once; who joins later in this moment may take it away again. */
 void sfi_net_join(struct sfi_net_run *r, uint32_t slot) {
     struct sfi_net_slot *s = &r->slots[slot];
+    bool coupled = false;
     for (uint32_t i = 0; i < s->links_n; i++) {
         struct sfi_net_state *l = &r->links[s->links[i]];
-        struct sf_net_use *use = &r->out->use[s->links[i]];
-        s->prev[i] = SF_NONE;
-        s->next[i] = l->first;
+        s->at[i] = (struct sfi_net_around){l->first, SF_NONE};
         if (l->first != SF_NONE) {
-            r->slots[l->first / SF_NET_HOPS].prev[l->first % SF_NET_HOPS] = SFI_NET_PLACE(slot, i);
+            r->slots[l->first / SF_NET_HOPS].at[l->first % SF_NET_HOPS].prev = SFI_NET_PLACE(slot, i);
         }
         l->first = SFI_NET_PLACE(slot, i);
         l->flows_n++;
         l->demand += s->bound;
-        use->messages++;
-        use->most = l->flows_n > use->most ? l->flows_n : use->most;
-        judge(r, s->links[i]);
+        l->bytes += s->wire_bytes;
+        l->messages++;
+        l->most = l->flows_n > l->most ? l->flows_n : l->most;
+        judge(r, l);
+        coupled |= l->shared;
     }
-    mark(r, slot);
+    if (coupled) {
+        mark(r, slot);
+    } else {
+        set_rate(r, slot, s->bound);
+    }
 }
 
 void sfi_net_leave(struct sfi_net_run *r, uint32_t slot) {
     struct sfi_net_slot *s = &r->slots[slot];
     for (uint32_t i = 0; i < s->links_n; i++) {
         struct sfi_net_state *l = &r->links[s->links[i]];
-        uint32_t next = s->next[i], prev = s->prev[i];
+        uint32_t next = s->at[i].next, prev = s->at[i].prev;
         if (next != SF_NONE) {
-            r->slots[next / SF_NET_HOPS].prev[next % SF_NET_HOPS] = prev;
+            r->slots[next / SF_NET_HOPS].at[next % SF_NET_HOPS].prev = prev;
         }
-        *(prev != SF_NONE ? &r->slots[prev / SF_NET_HOPS].next[prev % SF_NET_HOPS] : &l->first) = next;
+        *(prev != SF_NONE ? &r->slots[prev / SF_NET_HOPS].at[prev % SF_NET_HOPS].next : &l->first) = next;
         l->flows_n--;
         l->demand -= s->bound;
         if (l->shared) {
             mark_link(r, s->links[i]);
         }
-        judge(r, s->links[i]);
+        judge(r, l);
     }
 }
 
@@ -92,11 +136,11 @@ static uint32_t take_link(struct sfi_net_run *r, struct component *c, uint32_t l
     if (l->seen != r->epoch) {
         l->seen = r->epoch;
         l->local = c->links_n;
-        r->capacity[c->links_n++] = capacity_of(r, link);
+        r->capacity[c->links_n++] = capacity_of(l);
         for (uint32_t place = l->first; place != SF_NONE;) {
             uint32_t slot = place / SF_NET_HOPS;
             take_flow(r, c, slot);
-            place = r->slots[slot].next[place % SF_NET_HOPS];
+            place = r->slots[slot].at[place % SF_NET_HOPS].next;
         }
     }
     return l->local;
@@ -118,27 +162,6 @@ static struct component collect(struct sfi_net_run *r, uint32_t slot) {
         }
     }
     return c;
-}
-
-/* Counts what was sent at the old rate, and says when the rest will have been at the new one. */
-static void set_rate(struct sfi_net_run *r, uint32_t slot, uint64_t rate) {
-    struct sfi_net_slot *s = &r->slots[slot];
-    if (s->rate == rate && s->rated) {
-        return;
-    }
-    sfi_net_left sent = (sfi_net_left)s->rate * (uint64_t)(r->now - s->since);
-    s->left -= sent < s->left ? sent : s->left;
-    s->rate = rate;
-    s->rated = true;
-    s->since = r->now;
-    sf_time_ps end = SFI_NET_NEVER;
-    if (s->left == 0) {
-        end = r->now;
-    } else if (rate > 0) {
-        sfi_net_left rest = (s->left - 1) / rate + 1;
-        end = rest < (uint64_t)(SFI_NET_NEVER - r->now) ? r->now + (sf_time_ps)rest : SFI_NET_NEVER;
-    }
-    sfi_net_queue_put(r, slot, end);
 }
 
 static void solve(struct sfi_net_run *r, uint32_t slot) {
@@ -165,7 +188,7 @@ static void solve_around(struct sfi_net_run *r, uint32_t slot) {
 static void solve_on(struct sfi_net_run *r, const struct sfi_net_state *l) {
     for (uint32_t place = l->first; place != SF_NONE;) {
         solve_around(r, place / SF_NET_HOPS);
-        place = l->shared ? SF_NONE : r->slots[place / SF_NET_HOPS].next[place % SF_NET_HOPS];
+        place = l->shared ? SF_NONE : r->slots[place / SF_NET_HOPS].at[place % SF_NET_HOPS].next;
     }
 }
 

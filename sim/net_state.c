@@ -14,6 +14,9 @@ static void *resized(struct sfi_net_run *r, void *array, size_t n, size_t size) 
 
 int sfi_net_run_grow(struct sfi_net_run *r, struct sf_err *err) {
     uint32_t n = r->slots_n ? r->slots_n * 2 : SLOTS_FIRST;
+    while (r->slots_n == 0 && n < r->ready_n) {
+        n *= 2;
+    }
     r->slots = resized(r, r->slots, n, sizeof *r->slots);
     r->moments = resized(r, r->moments, n, sizeof *r->moments);
     r->heap = resized(r, r->heap, n, sizeof *r->heap);
@@ -55,11 +58,14 @@ static void index_waits(struct sfi_net_run *r) {
     r->first[0] = 0;
     for (size_t i = 0; i < n->items_n; i++) {
         r->waits_left[i] = n->items[i].waits_n;
+        r->ready_n += n->items[i].waits_n == 0;
     }
 }
 
 int sfi_net_run_create(const struct sf_net *n, struct sf_net_result *out, struct sfi_net_run *r, struct sf_err *err) {
     *r = (struct sfi_net_run){.net = n, .out = out, .free_moment = SF_NONE};
+    r->memo.bytes = r->memo.work = UINT64_MAX;
+    r->recent = SF_NONE;
     *out = (struct sf_net_result){.bytes = n->bytes};
     if (n->waits_n > UINT32_MAX) {
         return sf_fail(err, SF_E_INPUT, "%zu dependencies between messages, at most 2^32 - 1", n->waits_n);
@@ -79,6 +85,8 @@ int sfi_net_run_create(const struct sf_net *n, struct sf_net_result *out, struct
     }
     for (size_t l = 0; l < n->links_n; l++) {
         r->links[l].first = SF_NONE;
+        r->links[l].alone = n->links[l].bytes_per_s;
+        r->links[l].crowded = n->links[l].shared_bytes_per_s;
     }
     index_waits(r);
     return sfi_net_run_grow(r, err);

@@ -190,6 +190,7 @@ static int add_path(struct sfi_net_places *p, uint32_t src, uint32_t dst, uint32
     if (route.alone_bytes_per_s < path.cap_bytes_per_s) { /* not all planes may be left to it */
         path.cap_bytes_per_s = route.alone_bytes_per_s;
     }
+    path.stripes = (uint32_t)__builtin_popcount(route.planes);
     *out = sf_net_add_path(p->net, &path);
     return sf_net_check(p->net, err);
 }

@@ -56,9 +56,9 @@ static uint64_t key_of(const struct sfi_prices *p, uint32_t recipe, const struct
     return key;
 }
 
-static enum sf_grade collective_grade(const struct sf_cost *cost, const struct sf_span *span) {
+static enum sf_grade collective_grade(const struct sf_cost *cost, int kind, const struct sf_span *span) {
     if (cost->coll && !cost->collectives_measured) {
-        return sf_coll_grade(cost->coll, span);
+        return sf_coll_grade(cost->coll, sfi_coll_op(kind), span);
     }
     const struct sf_topo *topo = cost->topo;
     const struct sf_link_class *l = span->domains > 1 ? sf_topo_scale_out(topo) : sf_topo_scale_up(topo);
@@ -118,7 +118,7 @@ static void price_call(const struct sfi_prices *p, const struct sf_cost *own, co
         t = sfi_price_collective(p->cost, call->kind, (uint64_t)call->dims[0], span, around->rate[call->comm]);
         double shown = p->is_tp[call->comm] ? sf_cost_tp_share(p->cost) : 1.0;
         t = sf_s_to_ps(sf_ps_to_s(t) * sfi_call_fill(call) * shown);
-        grade = collective_grade(p->cost, span);
+        grade = collective_grade(p->cost, call->kind, span);
         if (call->flags & SF_CALL_BESIDE_FLAG) {
             run_beside(beside, grade, t);
             return;

@@ -58,6 +58,14 @@ void sfi_queue_init(struct sfi_queue *q, struct sfi_event *room, uint32_t size) 
     }
 }
 
+void sfi_queue_centre(struct sfi_queue *q, uint32_t before) {
+    struct sfi_event *room = q->event - q->before;
+    assert(q->n < q->size);
+    memmove(&room[before], q->event, q->n * sizeof *room);
+    q->event = &room[before];
+    q->before = before;
+}
+
 static void add_to_front(struct sfi_queue *q, struct sfi_event event) {
     struct sfi_event *front = &q->event[q->size];
     uint32_t i = q->front_n++;

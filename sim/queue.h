@@ -14,8 +14,9 @@ struct sfi_event {
     uint64_t key;
 };
 
-/* Up to this size: latest first, so that taking is free and an early event moves few others. */
-#define SFI_QUEUE_SORTED 256
+/* Up to this size: latest first, so that taking is free, with room on both sides: an early event moves few others, and
+ * so does a late one. */
+#define SFI_QUEUE_SORTED 640
 /* Beyond it: behind the room for `size` events lies the front, the earliest ones, latest first. */
 #define SFI_QUEUE_FRONT 96
 #define SFI_QUEUE_AHEAD 16 /* fewer than these are never in front while more are behind */
@@ -25,6 +26,7 @@ struct sfi_event {
 struct sfi_queue {
     struct sfi_event *event; /* room for sfi_queue_room(size) */
     uint32_t n, size;
+    uint32_t before;          /* in a short queue: room before event[0], which moves */
     uint32_t front_n, heap_n; /* of the n; in a short queue 0. The front is empty only when all is */
 };
 
@@ -54,11 +56,36 @@ bool sfi_far_add(struct sfi_queue *q, struct sfi_event event); /* false: it is t
 uint32_t sfi_far_next(struct sfi_queue *q);
 uint32_t sfi_far_empty(struct sfi_queue *q, struct sfi_event *to);
 
+/* Of a short queue: have so much room before its events. */
+void sfi_queue_centre(struct sfi_queue *q, uint32_t before);
+
+/* To a short queue, of which half is earlier. */
+static inline void sfi_queue_add_late(struct sfi_queue *q, struct sfi_event event) {
+    if (q->before == 0) {
+        sfi_queue_centre(q, (q->size - q->n + 1) / 2);
+    }
+    struct sfi_event *at = --q->event;
+    uint32_t i = 0;
+    q->before--;
+    for (; i < q->n && sfi_event_before(event, at[i + 1]); i++) {
+        at[i] = at[i + 1];
+    }
+    at[i] = event;
+    q->n++;
+}
+
 static inline void sfi_queue_add(struct sfi_queue *q, sf_time_ps time, uint64_t key) {
     struct sfi_event event = {time, key};
     if (q->size > SFI_QUEUE_SORTED) {
         sfi_queue_add_long(q, event);
         return;
+    }
+    if (q->n > 0 && sfi_event_before(q->event[q->n / 2], event)) {
+        sfi_queue_add_late(q, event);
+        return;
+    }
+    if (q->before + q->n == q->size) {
+        sfi_queue_centre(q, (q->size - q->n) / 2);
     }
     uint32_t i = q->n++;
     for (; i > 0 && sfi_event_before(q->event[i - 1], event); i--) {

@@ -107,13 +107,14 @@ static bool same_act(const struct sfi_worker *w, const struct sfi_act *a, const 
            key_without_op(a->key) == key_without_op(b->key);
 }
 
+/* What its ports carry and what communication takes from its kernels are sums over what is in flight, here and at those
+ * who send to it, so that they need no look of their own. */
 static bool same_instance(const struct sfi_worker *w, uint32_t i) {
     const struct sfi_steady *s = w->steady;
     const struct sfi_inst *a = &s->inst[i - w->cell->first], *b = &w->inst[i];
     const struct sfi_act *acts = &s->acts[(size_t)(i - w->cell->first) * w->streams_n];
     const struct sfi_variant *v = sfi_variant_of(w, b);
-    bool same = a->st.busy == b->st.busy && a->cores == b->cores && a->memory == b->memory && a->moving == b->moving &&
-                a->kernels == b->kernels && memcmp(a->demand, b->demand, sizeof a->demand) == 0;
+    bool same = a->st.busy == b->st.busy;
     for (uint32_t left = b->st.busy; same && left; left &= left - 1) {
         uint32_t stream = (uint32_t)__builtin_ctz(left);
         bool is_part = v->ops[sf_interp_in_flight(v->cls->code, &b->st, stream)].kind == SFI_COLL;
@@ -386,6 +387,12 @@ static __attribute__((noinline)) void look_closer(struct sfi_worker *w) {
     }
     if (s->looks >= FIRST_LOOKS && (!s->kept || s->looks - s->kept_at > s->kept_at / 2)) {
         keep(w);
+    }
+}
+
+void sfi_steady_forget(struct sfi_steady *s) {
+    if (s) {
+        s->cell = NULL;
     }
 }
 

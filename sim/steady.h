@@ -22,5 +22,7 @@
 struct sfi_steady *sfi_steady_create(const struct sfi_table *t, struct sf_arena *arena);
 /* An event of the worker's cell has happened: see whether periods can be copied, and do. */
 void sfi_steady_look(struct sfi_worker *w);
+/* What was seen so far depends on which cells this worker came to: look anew. NULL is legal. */
+void sfi_steady_forget(struct sfi_steady *s);
 
 #endif

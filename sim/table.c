@@ -343,6 +343,7 @@ static void list_lanes(struct filler *f) {
     for (uint32_t c = 0; c < t->cells_n; c++) {
         struct sfi_cell *cell = &t->cells[c];
         cell->lanes = n;
+        cell->gone = SFI_QUIET | SFI_GONE;
         for (uint32_t i = cell->first; i < cell->first + cell->n; i++) {
             const struct sfi_class *cls = class_of(f, i);
             for (uint32_t l = 0; l < cls->lanes_n; l++) {

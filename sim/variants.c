@@ -9,11 +9,16 @@ struct part { /* of a collective, under one set of conditions */
     uint32_t load;
 };
 
-struct ride { /* over a way from one rank */
-    uint32_t from;
+struct reach { /* between two ranks */
+    struct sfi_tier link;
     uint64_t busy_bytes_per_s; /* of the route; 0: there is none */
     uint32_t kind;
-    struct sfi_tier link;
+    bool known;
+};
+
+struct ride { /* over a way from one rank */
+    uint32_t from;
+    struct reach reach;
 };
 
 struct maker {
@@ -34,7 +39,8 @@ struct maker {
     struct sfi_ids part_ids;           /* of what a part depends on */
     struct part *parts;                /* by id */
     uint32_t parts_size;
-    struct ride *rides; /* by way: the last one asked for */
+    struct ride *rides;                  /* by way: the last one asked for */
+    struct reach alike[SF_ROUTES_ALIKE]; /* by number of the routes that are alike */
     struct sfi_variants *out;
 };
 
@@ -142,12 +148,24 @@ static int find_spans(struct maker *k, uint32_t comm, struct sf_err *err) {
 }
 
 /* Rate and latency of one message. Where contended links are simulated it is priced as if alone. */
-static struct sfi_tier link_between(const struct maker *k, uint32_t a, uint32_t b, struct sf_route *route) {
-    sf_topo_route(k->mesh->topo, k->mesh->gpu[a], k->mesh->gpu[b], route);
+static struct reach reach_of(const struct maker *k, uint32_t a, uint32_t b) {
+    struct sf_route route;
+    sf_topo_route(k->mesh->topo, a, b, &route);
     if (k->classes->alone) {
-        route->bytes_per_s = route->alone_bytes_per_s;
+        route.bytes_per_s = route.alone_bytes_per_s;
     }
-    return sfi_cost_link(k->cost, route);
+    return (struct reach){sfi_cost_link(k->cost, &route), route.bytes_per_s, route.kind, true};
+}
+
+static struct reach reach_between(struct maker *k, uint32_t a, uint32_t b) {
+    uint32_t src = k->mesh->gpu[a], dst = k->mesh->gpu[b], number = sf_topo_route_alike(k->mesh->topo, src, dst);
+    if (number == SF_NONE) {
+        return reach_of(k, src, dst);
+    }
+    if (!k->alike[number].known) {
+        k->alike[number] = reach_of(k, src, dst);
+    }
+    return k->alike[number];
 }
 
 /* The route of a transfer last seen on a way. What a route costs depends on the two domains and on whether the rails
@@ -158,15 +176,14 @@ struct seen {
     uint64_t word; /* scrambled */
 };
 
-static uint64_t link_word(const struct maker *k, uint32_t a, uint32_t b, struct seen *seen) {
+static uint64_t link_word(struct maker *k, uint32_t a, uint32_t b, struct seen *seen) {
     const struct sfi_mesh *m = k->mesh;
     bool same_rail = m->rail[a] == m->rail[b], slow = m->pace || m->hurt;
     if (slow || a == b || seen->src_domain != m->domain[a] || seen->dst_domain != m->domain[b] ||
         seen->same_rail != same_rail) {
-        struct sf_route route;
-        struct sfi_tier link = link_between(k, a, b, &route);
-        uint64_t h = sf_mix64(sf_mix64(route.kind, link.bytes_per_s), (uint64_t)link.latency_ps);
-        h = sf_mix64(h, sfi_pace_bits(way_pace(m, a, b, route.kind)));
+        const struct reach r = reach_between(k, a, b);
+        uint64_t h = sf_mix64(sf_mix64(r.kind, r.link.bytes_per_s), (uint64_t)r.link.latency_ps);
+        h = sf_mix64(h, sfi_pace_bits(way_pace(m, a, b, r.kind)));
         *seen = (struct seen){a == b ? SF_NONE : m->domain[a], m->domain[b], same_rail, h};
     }
     return seen->word;
@@ -207,7 +224,7 @@ static uint32_t least(uint32_t a, uint32_t b) {
 
 /* As long as neither they nor their peers come to the end of a domain, a class or a ring: then all of them move along
  * by one, which changes neither domains nor whether rails are the same. */
-static struct stretch stretch_from(const struct maker *k, uint32_t rank, struct seen *seen) {
+static struct stretch stretch_from(struct maker *k, uint32_t rank, struct seen *seen) {
     const struct sfi_mesh *m = k->mesh;
     const struct sfi_class *c = &k->classes->cls[m->class_of[rank]];
     struct stretch s = {.word = k->class_word[m->class_of[rank]]};
@@ -225,7 +242,7 @@ static struct stretch stretch_from(const struct maker *k, uint32_t rank, struct 
 }
 
 /* Everything a rank's durations and partners depend on. */
-static uint64_t signature(const struct maker *k, uint32_t rank, struct stretch *s, struct seen *seen) {
+static uint64_t signature(struct maker *k, uint32_t rank, struct stretch *s, struct seen *seen) {
     const struct sfi_mesh *m = k->mesh;
     const struct sfi_class *c = &k->classes->cls[m->class_of[rank]];
     const uint64_t *factor = &k->factor[c->ways_n];
@@ -333,16 +350,12 @@ static uint64_t flow_cap(struct sfi_variant *v, uint32_t tier, uint64_t rate) {
     return rate;
 }
 
-static const struct ride *ride_of(struct maker *k, uint32_t way, uint32_t from, uint32_t to) {
+static const struct reach *reach_over(struct maker *k, uint32_t way, uint32_t from, uint32_t to) {
     struct ride *r = &k->rides[way];
     if (r->from != from) {
-        struct sf_route route;
-        r->link = link_between(k, from, to, &route);
-        r->from = from;
-        r->kind = route.kind;
-        r->busy_bytes_per_s = route.bytes_per_s;
+        *r = (struct ride){from, reach_between(k, from, to)};
     }
-    return r;
+    return &r->reach;
 }
 
 static int meet_partner(struct maker *k, struct sfi_variant *v, uint32_t op, struct sfi_vop *f, struct sf_err *err) {
@@ -358,18 +371,18 @@ static int meet_partner(struct maker *k, struct sfi_variant *v, uint32_t op, str
     }
     f->kind = way->send ? SFI_SEND : SFI_RECV;
     if (way->send) {
-        const struct ride *ride = ride_of(k, v->cls->way_of[op], v->rank, peer);
-        const struct sfi_tier link = ride->link;
-        if (ride->busy_bytes_per_s == 0) {
+        const struct reach *reach = reach_over(k, v->cls->way_of[op], v->rank, peer);
+        const struct sfi_tier link = reach->link;
+        if (reach->busy_bytes_per_s == 0) {
             double left = 1.0;
             return see_way(k, v->rank, peer, &left, err);
         }
         uint64_t bytes = v->cls->code->cls->ops[op].bytes;
         sf_time_ps time = link.bytes_per_s > 0 ? sf_transfer_ps(bytes, link.bytes_per_s) : 0;
-        double pace = way_pace(k->mesh, v->rank, peer, ride->kind);
+        double pace = way_pace(k->mesh, v->rank, peer, reach->kind);
         f->time = at_least_one(pace < 1.0 ? sf_s_to_ps(sf_ps_to_s(time) / pace) : time);
         f->latency = link.latency_ps;
-        f->port = port_of(ride->kind) & 3u;
+        f->port = port_of(reach->kind) & 3u;
         f->load = sfi_load_transfer(&k->loader, f->port, flow_cap(v, f->port, slowed(link.bytes_per_s, pace)));
     }
     return SF_OK;
@@ -463,7 +476,10 @@ static int price_op(struct maker *k, struct sfi_variant *v, uint32_t op_i, const
         }
         break;
     case SF_OP_IS_DATA:
-        f->time = op->kind == SF_OP_LOAD ? 0 : sf_cost_host_copy(k->loader.cost, op->bytes);
+        if (op->kind != SF_OP_LOAD) {
+            f->time = sf_cost_host_copy(k->loader.cost, op->bytes);
+            f->load = sfi_load_copy(&k->loader, op->kind == SF_OP_OFFLOAD);
+        }
         break;
     }
     if (f->load == SF_NONE) {

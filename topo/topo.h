@@ -97,11 +97,13 @@ struct sf_device_class {
     enum sf_grade gemm_grade[SF_DTYPES_N]; /* the worse of peak and efficiency, per precision */
     enum sf_grade attn_grade;
     struct sf_kernel_model kernels;
+    uint32_t copy_engines; /* between its memory and its host's; with two or more each direction has one of its own */
     /* How NCCL moves messages between two GPUs, which is what they take from kernels beside them. */
     double p2p_channels_per_link;     /* channels, a multiprocessor each, per scale-up link between the two */
     uint64_t p2p_channel_bytes_per_s; /* one channel more for as much of a NIC's rate */
     bool p2p_copy_engines;            /* inside a domain copy engines move them: no multiprocessor is taken */
 };
+#define SF_COPY_ENGINES 2          /* where a device file does not say: one each way */
 #define SF_P2P_CHANNELS_PER_LINK 2 /* where a device file does not say: what NCCL does */
 #define SF_P2P_CHANNEL_BYTES_PER_S UINT64_C(14000000000)
 
@@ -123,6 +125,7 @@ struct sf_topo_coll {
     char model[1024];                 /* file of the catalog's nccl folder; "" without one */
     char algorithm[16], protocol[16]; /* "": whatever the model picks; words of sim/coll.h */
     bool sharp;                       /* the network's switches add up */
+    bool nccl_times;                  /* what NCCL itself expects a collective to take, where it expects anything */
 };
 
 struct sf_switch_class {
@@ -166,6 +169,8 @@ void sf_topo_free(struct sf_topo *t); /* NULL is legal */
 int sf_topo_load_overlay(const struct sf_io *io, const char *path, struct sf_topo *t, struct sf_err *err);
 int sf_topo_set_routing(struct sf_topo *t, enum sf_routing routing, uint64_t seed, struct sf_err *err);
 enum sf_routing sf_topo_routing(const struct sf_topo *t);
+/* Before the first use too: `collectives: { times: WORD }` of a cluster file. */
+int sf_topo_set_times(struct sf_topo *t, const char *word, struct sf_err *err);
 
 /* The cluster as planned: a copy without overlay, spares in use. SF_E_INTERNAL without memory. */
 int sf_topo_planned(const struct sf_topo *t, struct sf_topo **out, struct sf_err *err);
@@ -303,6 +308,10 @@ struct sf_route {
  * receives over the NIC of another one in its domain. Where there is no way at all the rates are 0: sf_topo_route_with
  * says why. */
 void sf_topo_route(const struct sf_topo *t, uint32_t src, uint32_t dst, struct sf_route *out);
+
+/* Pairs of one number have routes of one kind, one latency and the same rates; SF_NONE: only the route itself says. */
+#define SF_ROUTES_ALIKE 8
+uint32_t sf_topo_route_alike(const struct sf_topo *t, uint32_t src, uint32_t dst);
 
 #define SF_ALL_PLANES UINT32_MAX
 struct sf_route_ask {

@@ -291,6 +291,7 @@ static int read_device(struct sf_topo *t, const struct sf_node *ref, const struc
                                        "kernels",
                                        "collectives",
                                        "messages",
+                                       "copy_engines",
                                        NULL};
     const struct field fields[] = {
         {"memory", BYTES, false, &d->memory_bytes, &d->grade},
@@ -300,7 +301,9 @@ static int read_device(struct sf_topo *t, const struct sf_node *ref, const struc
         {"attention_backward", SHARE, false, &d->attn_bwd_efficiency, &d->attn_grade},
         {"launch", TIME, false, &d->launch_ps, &d->grade},
         {"power", POWER, true, &d->power_watts, NULL},
+        {"copy_engines", COUNT, true, &d->copy_engines, NULL},
     };
+    d->copy_engines = SF_COPY_ENGINES;
     SF_TRY(sf_map_only(root, keys, err));
     SF_TRY(read_name(ref, root, d->name, sizeof d->name, err));
     SF_TRY(read_fields(t, d->name, root, fields, sizeof fields / sizeof *fields, err));

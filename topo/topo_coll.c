@@ -28,8 +28,31 @@ static int read_word(const struct sf_node *map, const char *key, const char *con
     return 0;
 }
 
+static const char *const times[] = {"steps", "nccl", NULL};
+
+int sf_topo_set_times(struct sf_topo *t, const char *word, struct sf_err *err) {
+    if (t->coll.model[0] == '\0') {
+        return sf_fail(err, SF_E_USAGE, "%s's device names no collective model, so times would change no result",
+                       t->name);
+    }
+    for (int i = 0; times[i] != NULL; i++) {
+        if (strcmp(times[i], word) == 0) {
+            t->coll.nccl_times = i == 1;
+            return 0;
+        }
+    }
+    return sf_fail(err, SF_E_USAGE, "times of collectives: expected steps or nccl, found \"%.40s\"", word);
+}
+
+static int read_times(struct sf_topo *t, const struct sf_node *n, struct sf_err *err) {
+    int word = 0;
+    SF_TRY(n != NULL ? sf_node_word(n, times, &word, err) : 0);
+    t->coll.nccl_times = word == 1;
+    return 0;
+}
+
 int sfi_coll_wishes(struct sf_topo *t, const struct sf_node *map, struct sf_err *err) {
-    static const char *const keys[] = {"algorithm", "protocol", "sharp", NULL};
+    static const char *const keys[] = {"algorithm", "protocol", "sharp", "times", NULL};
     static const char *const algorithms[] = {"tree", "ring",   "collnet", "nvls",         "nvls_tree",
                                              "pat",  "direct", "rail",    "hierarchical", NULL};
     static const char *const protocols[] = {"ll", "ll128", "simple", NULL};
@@ -42,6 +65,7 @@ int sfi_coll_wishes(struct sf_topo *t, const struct sf_node *map, struct sf_err 
     SF_TRY(sf_map_only(map, keys, err));
     SF_TRY(read_word(map, "algorithm", algorithms, t->coll.algorithm, sizeof t->coll.algorithm, err));
     SF_TRY(read_word(map, "protocol", protocols, t->coll.protocol, sizeof t->coll.protocol, err));
+    SF_TRY(read_times(t, sf_map_find(map, "times"), err));
     const struct sf_node *sharp = sf_map_find(map, "sharp");
     SF_TRY(sharp != NULL ? sf_node_bool(sharp, &t->coll.sharp, err) : 0);
     if (t->coll.sharp && t->domains == 1) {

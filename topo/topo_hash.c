@@ -44,6 +44,9 @@ static void hash_device(struct sf_buf *b, const struct sf_device_class *d) {
         sf_buf_printf(b, "messages %.17g %llu %d\n", d->p2p_channels_per_link,
                       (unsigned long long)d->p2p_channel_bytes_per_s, d->p2p_copy_engines);
     }
+    if (d->copy_engines != SF_COPY_ENGINES) {
+        sf_buf_printf(b, "copies %u\n", d->copy_engines);
+    }
     for (int i = 0; i < SF_DTYPES_N; i++) {
         sf_buf_printf(b, "%s %.17g %.17g %d\n", sf_dtype_name(i), d->flops_per_s[i], d->gemm_efficiency[i],
                       (int)d->gemm_grade[i]);
@@ -122,6 +125,9 @@ struct sf_hash sf_topo_hash(const struct sf_topo *t) {
     hash_stock(&b, &t->stock[0]);
     hash_fabric(&b, t);
     sf_buf_printf(&b, "collectives %s %s %d\n", t->coll.algorithm, t->coll.protocol, t->coll.sharp);
+    if (t->coll.nccl_times) {
+        sf_buf_printf(&b, "times nccl\n");
+    }
     hash_more(&b, t);
     struct sf_hash h = b.failed ? (struct sf_hash){0, 0} : sf_hash_bytes(b.data, b.bytes);
     sf_buf_free(&b);

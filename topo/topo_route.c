@@ -411,3 +411,22 @@ void sf_topo_route(const struct sf_topo *t, uint32_t src, uint32_t dst, struct s
         *out = (struct sf_route){.kind = SF_ROUTE_CORE, .via = {src, dst}};
     }
 }
+
+/* Where all domains are of one kind and nothing is hurt, all that tells two routes apart is how far up they meet and
+ * whether they have to change rails. */
+uint32_t sf_topo_route_alike(const struct sf_topo *t, uint32_t src, uint32_t dst) {
+    uint32_t gpus = t->stock[0].domain.gpus, filled = t->stock[0].domain.in_use;
+    uint32_t a = src / gpus, b = dst / gpus, slot[2] = {src - a * gpus, dst - b * gpus};
+    if (t->stocks_n > 1 || t->overlay.any || slot[0] >= filled || slot[1] >= filled) {
+        return SF_NONE;
+    }
+    if (a == b) {
+        return src != dst;
+    }
+    if (t->fabric.tiers < 2) {
+        return SF_NONE;
+    }
+    const struct sfi_seat from = sfi_seat_of(t, src), to = sfi_seat_of(t, dst);
+    uint32_t apart = from.group == to.group ? 0 : from.pod == to.pod ? 1 : 2;
+    return 2 + 2 * apart + (from.rail != to.rail);
+}

@@ -90,19 +90,46 @@ def mlp(x, p, c):
     return linear(jax.nn.silu(gate) * up, p, "mlp.down_proj")
 
 
+def layer(x, params, i, c):
+    prefix = f"model.layers.{i}."
+    p = {k[len(prefix):]: v for k, v in params.items() if k.startswith(prefix)}
+    x = x + attention(norm(x, p, "input_layernorm", c), p, c)
+    return x + mlp(norm(x, p, "post_attention_layernorm", c), p, c)
+
+
+def mean_loss(x, params, targets, c):
+    head = params.get("lm_head.weight", params["model.embed_tokens.weight"])
+    logits = norm(x, params, "model.norm", c) @ head[:c["vocab_size"]].T  # behind them are rows that are no tokens
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits, -1), targets[..., None], -1))
+
+
+def further_loss(x, params, tokens, c):
+    """Mean over the layers that predict further of what each is wrong by."""
+    depths, seq, total = further(c), x.shape[1], 0.0
+    for k in range(1, depths + 1):
+        i = layers_of(c) + k - 1
+        own = {n: params[f"model.layers.{i}.{n}.weight"] for n in ("hnorm", "enorm", "h_proj", "e_proj")}
+        p = {n + ".weight": v for n, v in own.items()}
+        e = params["model.embed_tokens.weight"][tokens[:, k:k + seq]]
+        x = norm(x, p, "hnorm", c) @ own["h_proj"].T + norm(e, p, "enorm", c) @ own["e_proj"].T
+        x = layer(x, params, i, c)
+        total = total + mean_loss(x, params, tokens[:, k + 1:k + 1 + seq], c) / depths
+    return total
+
+
+def further(c):
+    return c.get("num_nextn_predict_layers", 0)
+
+
 def loss(params, tokens, c):
-    x = params["model.embed_tokens.weight"][tokens[:, :-1]]
+    seq = tokens.shape[1] - 1 - further(c)
+    x = params["model.embed_tokens.weight"][tokens[:, :seq]]
     if "model.embed_positions.weight" in params:
         x = x + params["model.embed_positions.weight"][:x.shape[1]]
     for i in range(layers_of(c)):
-        prefix = f"model.layers.{i}."
-        p = {k[len(prefix):]: v for k, v in params.items() if k.startswith(prefix)}
-        x = x + attention(norm(x, p, "input_layernorm", c), p, c)
-        x = x + mlp(norm(x, p, "post_attention_layernorm", c), p, c)
-    head = params.get("lm_head.weight", params["model.embed_tokens.weight"])
-    logits = norm(x, params, "model.norm", c) @ head[:c["vocab_size"]].T  # behind them are rows that are no tokens
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), tokens[:, 1:, None], -1)
-    return -jnp.mean(picked)
+        x = layer(x, params, i, c)
+    main = mean_loss(x, params, tokens[:, 1:seq + 1], c)
+    return main + c.get("mtp_loss_scaling_factor", 0.1) * further_loss(x, params, tokens, c) if further(c) else main
 
 
 def layers_of(c):
@@ -113,7 +140,7 @@ def tensors_of(c):
     """Weights of a layer, and beside the layers."""
     gpt2, qkv, every = c["model_type"] == "gpt2", c["model_type"] == "qwen2", c.get("attention_bias", False)
     layer = 6 + 6 * gpt2 + qkv + 2 * every + 2 * c.get("mlp_bias", False)
-    return layer * layers_of(c) + 3 + 2 * gpt2 - (gpt2 or c["tie_word_embeddings"])
+    return layer * layers_of(c) + (layer + 4) * further(c) + 3 + 2 * gpt2 - (gpt2 or c["tie_word_embeddings"])
 
 
 def run(*command):
@@ -126,7 +153,7 @@ def run(*command):
 def train(folder, config, seq, batch, plan, job, steps):
     (folder / "config.json").write_text(json.dumps(config))
     ranks = plan["pp"] * plan["dp"] * plan.get("tp", 1)
-    text = (ROOT / "scenarios/data/shakespeare.txt").read_bytes()[:seq * batch + 1]
+    text = (ROOT / "scenarios/data/shakespeare.txt").read_bytes()[:seq * batch + 1 + further(config)]
     (folder / "text.txt").write_bytes(text)
     scenario = {
         "name": "reference", "cluster": "machine.yaml", "model": "config.json", "plan": plan,
@@ -145,7 +172,7 @@ def train(folder, config, seq, batch, plan, job, steps):
             "--dump", folder / "dump.safetensors")
         dumps.append(read_safetensors(folder / "dump.safetensors"))
     tokens = np.frombuffer(text, np.uint8).astype(np.int64)
-    windows = np.stack([tokens[i * seq:(i + 1) * seq + 1] for i in range(batch)])
+    windows = np.stack([tokens[i * seq:(i + 1) * seq + 1 + further(config)] for i in range(batch)])
     return dumps[0], dumps[-1], windows
 
 
@@ -175,6 +202,7 @@ GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positi
         "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0, "layer_norm_epsilon": 1e-5, "initializer_range": 0.05}
 QWEN2 = BASE | {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
 BIASED = BASE | {"attention_bias": True, "mlp_bias": True}
+FURTHER = BASE | {"num_hidden_layers": 2, "num_nextn_predict_layers": 2, "mtp_loss_scaling_factor": 0.3}
 
 ok = [
     compare("grouped heads, 2 stages", BASE, 48, 8, {"pp": 2, "dp": 1, "micro_batch": 1}),
@@ -200,6 +228,13 @@ ok = [
             {"pp": 2, "dp": 1, "tp": 2, "micro_batch": 1}, {"loss_rows": 20}),
     compare("biases in every product, tensor parallel, split backwards", BIASED, 48, 8,
             {"pp": 2, "dp": 1, "tp": 2, "micro_batch": 1, "schedule": "zb-h1"}),
+    compare("two tokens further", FURTHER, 48, 8, {"pp": 1, "dp": 1, "micro_batch": 2}),
+    compare("two tokens further, 2 stages, split backwards, logits in parts", FURTHER, 48, 8,
+            {"pp": 2, "dp": 1, "micro_batch": 2, "schedule": "zb-h1", "recompute": "full"}, {"loss_rows": 40}),
+    compare("two tokens further, tied, tensor parallel, 2 stages, 2 replicas", FURTHER | {"tie_word_embeddings": True}, 48, 8,
+            {"pp": 2, "dp": 2, "tp": 2, "micro_batch": 1}),
+    compare("one token further, two copies, opposite ways", FURTHER | {"num_nextn_predict_layers": 1}, 48, 8,
+            {"pp": 2, "dp": 1, "micro_batch": 1, "schedule": "dualpipe"}),
     compare("2 replicas", BASE | {"num_key_value_heads": 4, "num_hidden_layers": 2}, 33, 8, {"pp": 1, "dp": 2, "micro_batch": 1}),
 ]
 sys.exit(not all(ok))

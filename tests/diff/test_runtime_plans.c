@@ -81,10 +81,16 @@ static void move_a_layer(struct sf_rng *rng, struct sf_plan *p) {
     }
 }
 
+static void some_again(struct sf_rng *rng, struct sf_plan *p) {
+    for (uint32_t v = 0; v < SF_MAX_STAGES; v++) {
+        p->recompute_layers[v] = pick(rng, p->layers[v] + (v % 4 == 3 ? 2 : 1));
+    }
+}
+
 static void mutate(struct sf_rng *rng, struct sf_plan *p) {
     uint32_t *numbers[] = {&p->tp, &p->ep,          &p->cp,           &p->dp,
                            &p->pp, &p->micro_batch, &p->microbatches, &p->ranks_per_domain};
-    switch (pick(rng, 10)) {
+    switch (pick(rng, 11)) {
     case 0: {
         uint32_t *number = numbers[pick(rng, sizeof numbers / sizeof *numbers)];
         *number = other_number(rng, *number);
@@ -115,6 +121,12 @@ static void mutate(struct sf_rng *rng, struct sf_plan *p) {
     case 8:
         p->zero_group = pick(rng, 5);
         p->zero = 1 + pick(rng, 2);
+        break;
+    case 9:
+        p->recompute = (int)pick(rng, SF_RECOMPUTES_N);
+        p->recompute_rest = pick(rng, 3) > 0 ? SF_RECOMPUTE_NONE : (int)pick(rng, SF_RECOMPUTES_N + 1);
+        p->partly = true;
+        some_again(rng, p);
         break;
     default:
         p->micro_batch *= 2;
@@ -239,8 +251,71 @@ static void test_canonical_bits(void **state) {
     job.job.canonical = false;
 }
 
+static bool trains(const struct sf_plan *p, double loss[STEPS]) {
+    struct sf_prog *prog = NULL;
+    struct sf_err err = {0};
+    const struct sf_rt_options options = {
+        .steps = STEPS, .data_path = make_text(4096), .on_step = keep_loss, .self = loss};
+    int rc = sf_compile(&job, p, &prog, &err);
+    if (rc == SF_E_INPUT) {
+        return false;
+    }
+    rc = rc == 0 ? sf_rt_run_threads(prog, &options, &err) : rc;
+    if (rc != 0) {
+        fail_msg("%s, %u of %u and %u of %u again: %s", sf_schedule_name(p->schedule), p->recompute_layers[0],
+                 p->layers[0], p->recompute_layers[1], p->layers[1], err.msg);
+    }
+    sf_prog_free(prog);
+    return true;
+}
+
+/* Whatever is made again, in any order of passes, whole or split, on the host or shared: no bit changes. */
+static void test_recompute_keeps_every_bit(void **state) {
+    (void)state;
+    struct sf_rng rng = sf_rng_seed(7);
+    uint32_t trained = 0, split = 0;
+    for (int schedule = 0; schedule < SF_SCHEDULE_TABLE; schedule++) {
+        for (int i = 0; i < 12; i++) {
+            struct sf_plan p = {.tp = i % 3 == 2 ? 2 : 1, .ep = 1, .pp = 2, .vpp = 1, .micro_batch = 1};
+            double expected[STEPS] = {0}, loss[STEPS] = {0};
+            p.vpp = schedule == SF_SCHEDULE_INTERLEAVED || schedule >= SF_SCHEDULE_ZB_V ? 2 : 1;
+            p.dp = RANKS / p.tp / p.pp;
+            p.microbatches = BATCH / p.dp;
+            p.schedule = schedule;
+            p.ranks_per_domain = sf_topo_domain_gpus(cluster);
+            p.zero = pick(&rng, 3);
+            p.slices = i % 4 == 1 ? 2 : 1;
+            spread(&p);
+            p.offload = i % 4 == 2 ? pick(&rng, p.layers[0] + 1) : 0;
+            if (!trains(&p, expected)) {
+                continue;
+            }
+            p.recompute = pick(&rng, 3) > 0 ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_SELECTIVE;
+            p.recompute_rest = p.recompute == SF_RECOMPUTE_FULL && i % 3 == 0 ? SF_RECOMPUTE_SELECTIVE : 0;
+            p.partly = true;
+            for (uint32_t v = 0; v < p.pp * p.vpp; v++) {
+                p.recompute_layers[v] = pick(&rng, p.layers[v] + 1);
+            }
+            if (trains(&p, loss)) {
+                trained++;
+                split += schedule == SF_SCHEDULE_ZB_H1 || schedule == SF_SCHEDULE_ZB_H2;
+                for (int k = 0; k < STEPS; k++) {
+                    if (!(loss[k] == expected[k])) {
+                        fail_msg("%s: loss %.17g, expected %.17g: %u of %u and %u of %u again",
+                                 sf_schedule_name(schedule), loss[k], expected[k], p.recompute_layers[0], p.layers[0],
+                                 p.recompute_layers[1], p.layers[1]);
+                    }
+                }
+            }
+        }
+    }
+    print_message("%u programs that make some layers again, %u of them with split backwards\n", trained, split);
+    assert_true(trained > 40 && split > 4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_canonical_bits),
+                                       cmocka_unit_test(test_recompute_keeps_every_bit),
                                        cmocka_unit_test(test_mutants_are_refused_or_equivalent)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

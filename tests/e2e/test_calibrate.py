@@ -38,6 +38,9 @@ def measured(folder):
     check(all(found["transport"][k] for k in ("message_rate", "collective_rate", "dispatch_s")), f"{found['transport']}")
     text = (folder / "calib.yaml").read_text()
     check(str(folder) not in text and "/tmp" not in text, "the file says where it was made")
+    check("\ncollectives:\n  - { op: " in text, "two copies trained, but no collective is in the file")
+    for wrong in (["--transport", "udp"], ["--models", "13", "--backend", "cpu"], ["--transport", "mpi", "--backend", "record"]):
+        run(folder, "calibrate", *wrong, code=2)
     again = [run(folder, "calibrate", "--from", "calib.yaml", "-o", name).stdout for name in ("a.yaml", "b.yaml")]
     check((folder / "a.yaml").read_bytes() == (folder / "b.yaml").read_bytes(), "the same input made two files")
     check(len(again[0]) > 500, "nothing printed")

@@ -43,11 +43,13 @@ LINES = {
         "--switch": ("spectrum4-sn5600", ["topo", "import", "pods.yaml", "--format", "infragraph"]),
     }),
     "plan": (["job.yaml"], {
-        "--output": ("p.yaml",), "--top": ("1",), "--explain": (), "--cluster": ("other.yaml",), "--kernels": ("kernels.yaml",),
+        "--output": ("p.yaml",), "--top": ("1",), "--explain": (), "--fewer": (), "--cluster": ("other.yaml",), "--kernels": ("kernels.yaml",),
         "--overlay": ("lost.yaml", ["plan", "racks.yaml"]), "--routing": ("ecmp", ["plan", "racks.yaml"]),
+        "--times": ("nccl", ["plan", "racks.yaml"]),
         "--objective": ("cost",), "--jitter": ("20%", ["plan", "job.yaml", "--objective", "p95", "--seeds", "2"]),
         "--seeds": ("3", ["plan", "job.yaml", "--objective", "p95"]),
         "--seed": ("7", ["plan", "auto.yaml", "--budget", "20000"]), "--budget": ("20000", ["plan", "auto.yaml"]),
+        "--threads": ("5000",), # any number that is allowed prints the same: unit.test_planner_search
     }),
     "sim": (["plan.yaml"], {
         "--unfolded": (), "--both": (), "--cluster": ("other.yaml",), "--kernels": ("kernels.yaml",),
@@ -55,7 +57,7 @@ LINES = {
         "--jitter-kind": ("normal", ["sim", "plan.yaml", "--jitter", "5%"]), "--seeds": ("3", ["sim", "plan.yaml", "--jitter", "5%"]),
         "--slow": ("gpu:0=0.5",), "--trace": ("t.sftrace",),
         "--trace-ranks": ("1", ["sim", "plan.yaml", "--unfolded", "--trace", "t.sftrace"]), "--forecast": ("f.json",),
-        "--overlay": ("lost.yaml", ["sim", "racks.plan.yaml"]), "--routing": ("ecmp", ["sim", "racks.plan.yaml"]),
+        "--overlay": ("lost.yaml", ["sim", "racks.plan.yaml"]), "--routing": ("ecmp", ["sim", "racks.plan.yaml"]), "--times": ("nccl", ["sim", "racks.plan.yaml"]),
         "--routing-seed": ("7", ["sim", "racks.plan.yaml", "--routing", "ecmp", "--links"]),
         "--links": ((), ["sim", "racks.plan.yaml", "--routing", "ecmp"]), "--audit": (), "--expand": ((), ["sim", "racks.plan.yaml"]),
         "--no-skip": ((), ["sim", "long.yaml"]),
@@ -81,7 +83,7 @@ LINES = {
         "--op": ("all_gather", ["calibrate", "--from", "nccl.txt", "--ranks", "4", "--op", "all_reduce"]),
         "--ranks": ("8", ["calibrate", "--from", "nccl.txt", "--op", "all_reduce", "--ranks", "4"]),
         "--program": ("none.sfprog", ["calibrate", "--from", "base.sftrace"]), "--models": ("1",),
-        "--backend": ("record",), "--device": ("h200",),
+        "--backend": ("record",), "--device": ("h200",), "--transport": ("mpi",),
     }),
     "schedule": (["--kind", "1f1b", *SCHEDULE], {
         "--kind": ("gpipe",), "--stages": ("3",), "--microbatches": ("8",),
@@ -98,7 +100,7 @@ LINES = {
         "--op": ("all_gather",), "--ranks": ("4",), "--per-domain": ("2", ["coll", RACKS, "-n", "8", "-b", "64MiB"]),
         "--bytes": ("8MiB",), "--algorithm": ("ring",), "--protocol": ("ll128",), "--all": (),
         "--overlay": ("hurt.yaml", ["coll", RACKS, "-n", "144", "-b", "64MiB"]),
-        "--routing": ("ecmp", ["coll", NODES, "-n", "1024", "-b", "64MiB"]),
+        "--times": ("nccl",), "--routing": ("ecmp", ["coll", NODES, "-n", "1024", "-b", "64MiB"]),
     }),
     "net": (["permutation", RACKS], {
         "--endpoints": ("8",), "--per-domain": ("8",), "--bytes": ("1MiB",), "--routing": ("ecmp", ["net", "permutation", RACKS, "--endpoints", "64"]),

@@ -76,6 +76,8 @@ LINES = {
                                      ("nvls_tree", "ring", "all_reduce", ACROSS), ("pat", "ring", "all_gather", ALONE),
                                      ("direct", "rail", "all_to_all", ACROSS), ("rail", "direct", "all_to_all", ACROSS),
                                      ("hierarchical", "rail", "all_to_all", ACROSS))},
+    "times nccl": (RACKS, "rails: 4", "rails: 4\ncollectives: { times: nccl }", ACROSS),
+    "times steps": (RACKS + "collectives: { times: nccl }\n", "times: nccl", "times: steps", ACROSS),
     "protocol ll": (RACKS, "rails: 4", "rails: 4\ncollectives: { protocol: ll }", INSIDE),
     "protocol ll128": (LL, "protocol: ll", "protocol: ll128", INSIDE),
     "protocol simple": (LL, "protocol: ll", "protocol: simple", INSIDE),

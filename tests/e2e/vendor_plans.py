@@ -1,8 +1,9 @@
 """Plans that a vendor publishes against those that a search finds: python3 vendor_plans.py STATICFIRE [--write] [NAME ...]
 
 Each row of tests/data/published/vendor_plans.csv is searched on its own cluster and model, once with nothing pinned and
-once with the vendor's degrees. Prints whether the vendor's plan is among the best five, else by how much its simulated
-step is longer and which components make the difference. --write puts the table into docs/planner.md."""
+once with the vendor's degrees. Prints whether the vendor's plan is among the best five, else how its simulated step
+compares with the best and the fifth of ours, and which components make the difference. --write puts the table into
+docs/planner.md; with names, only their rows are replaced."""
 
 import csv
 import datetime
@@ -90,8 +91,10 @@ def compare(program, row):
     largest = sorted((k for k in change if abs(change[k]) > 0.0005), key=lambda k: -abs(change[k]))[:4]
     why = ", ".join(f"{k.replace('_', ' ')} {change[k]:+.3f}" for k in largest)
     published = float(row["step_s"])
+    fifth = plans["ours"][-1]["step_time_s"]
+    behind = f"no: {steps['vendor'] / steps['ours'] - 1:+.1%}, the fifth {fifth / steps['ours'] - 1:+.1%}"
     return [row["name"], f"{row['tp']}/{row['cp']}/{row['ep']}/{row['pp']}/{row['vpp']}", f"{published:.2f}",
-            f"{steps['vendor']:.2f}", f"{steps['ours']:.2f}", words(plans["ours"][0]), str(place or "no"), why]
+            f"{steps['vendor']:.2f}", f"{steps['ours']:.2f}", words(plans["ours"][0]), str(place or behind), why]
 
 
 def main():
@@ -109,10 +112,18 @@ def main():
         table.append("| " + " | ".join(cells) + " |")
         print(table[-1], flush=True)
     if "--write" in sys.argv:
-        text = open(DOC, encoding="utf-8").read()
-        made = f"{BEGIN}\n{datetime.date.today().isoformat()}, `tests/e2e/vendor_plans.py`:\n\n" + "\n".join(table)
-        with open(DOC, "w", encoding="utf-8") as f:
-            f.write(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{made}\n{END}", text, flags=re.S))
+        write(table)
+
+
+def write(table):
+    text = open(DOC, encoding="utf-8").read()
+    made = {line.split("|")[1].strip(): line for line in table[2:]}
+    kept = [line for line in text[text.index(BEGIN):text.index(END)].splitlines() if line.startswith("| ")][1:]
+    rows = {line.split("|")[1].strip(): line for line in kept} | made
+    lines = [f"{datetime.date.today().isoformat()}, `tests/e2e/vendor_plans.py`:", "", *table[:2], *rows.values()]
+    with open(DOC, "w", encoding="utf-8") as f:
+        block = BEGIN + "\n" + "\n".join(lines) + "\n" + END
+        f.write(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, text, flags=re.S))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #   SF_JAX_PYTHON, SF_TORCH_PYTHON   interpreters that have them (python3)
 #   SF_GPU_BUDGET_S                  seconds for everything (590)
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 build=${1:-build/release} results=${2:-docs/results}
 if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L >/dev/null 2>&1; then

@@ -188,7 +188,7 @@ static void test_those_that_follow(void **state) {
     for (int i = 0; i < 400; i++) {
         struct pipe p;
         struct toy t = {0};
-        struct sf_sim_result folded, unfolded;
+        struct sf_sim_result folded, unfolded, alone;
         random_pipe(&rng, &p);
         p.tp_bytes = p.ep_bytes = 0;
         p.ring = p.cross = 0;
@@ -197,6 +197,7 @@ static void test_those_that_follow(void **state) {
         p.pp = pick(&rng, 1, 3);
         p.edp = true;
         p.grad_bytes = (uint64_t)p.ep * p.dp * 64 * pick(&rng, 1, 60);
+        p.microbatches = i % 8 < 2 ? 64 : p.microbatches; /* enough to do for several threads */
         if (i % 2) {
             enlarge(&p);
             open_gpus(&t, &p);
@@ -204,9 +205,12 @@ static void test_those_that_follow(void **state) {
             open_for(&t, &p, NULL);
         }
         struct sf_prog *prog = pipe_build(&p);
-        must_run(prog, &t, &(struct sf_sim_options){.unfolded = false}, &folded);
+        must_run(prog, &t, &(struct sf_sim_options){.threads = 2 + (uint32_t)i % 2}, &folded);
+        must_run(prog, &t, &(struct sf_sim_options){.threads = 1}, &alone);
         must_run(prog, &t, &(struct sf_sim_options){.unfolded = true}, &unfolded);
         expect_same(&p, &folded, &unfolded);
+        expect_same(&p, &folded, &alone);
+        assert_true(folded.skipped == alone.skipped && folded.events == alone.events);
         led += led_of(prog, &t) > 0;
         sf_prog_free(prog);
         toy_close(&t);

@@ -172,6 +172,34 @@ static void test_other_waits(void **state) {
     assert_true(ran > 150 && skipped > 60);
 }
 
+/* Pipelines that differ in routes meet in the middle of their rhythm: who waits for the others does not go on. */
+static void test_waits_for_others(void **state) {
+    (void)state;
+    struct sf_rng rng = sf_rng_seed(68);
+    uint64_t skipped = 0;
+    for (int i = 0; i < 150; i++) {
+        struct pipe p;
+        struct toy t = {0};
+        struct sums sum = {0};
+        random_long(&rng, &p);
+        p.tp_bytes = p.ep_bytes = 0;
+        p.ring = p.cross = 0;
+        p.ep = pick(&rng, 1, 3);
+        p.dp = pick(&rng, 4, 9);
+        p.pp = pick(&rng, 2, 3);
+        p.edp = true;
+        p.grad_bytes = (uint64_t)p.ep * p.dp * 64 * pick(&rng, 1, 60);
+        open_for(&t, &p, NULL);
+        struct sf_prog *prog = pipe_build(&p);
+        reduce_early(&rng, prog);
+        run_all(&p, &t, prog, i % 8 == 0, &sum);
+        skipped += sum.skipped > 0;
+        sf_prog_free(prog);
+        toy_close(&t);
+    }
+    assert_true(skipped > 30);
+}
+
 /* The records, not only their digest. */
 static void test_traces_agree(void **state) {
     (void)state;
@@ -202,9 +230,8 @@ static void test_traces_agree(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_skipped_is_simulated),
-        cmocka_unit_test(test_skipped_on_gpus),
-        cmocka_unit_test(test_other_waits),
+        cmocka_unit_test(test_skipped_is_simulated), cmocka_unit_test(test_skipped_on_gpus),
+        cmocka_unit_test(test_other_waits),          cmocka_unit_test(test_waits_for_others),
         cmocka_unit_test(test_traces_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -102,10 +102,37 @@ static void check_pairs(const struct sf_topo *t, struct sf_rng *r, const struct 
     }
 }
 
+/* Routes of one number are of one kind and worth the same. */
+static uint32_t check_alike(const struct sf_topo *t, struct sf_rng *r, const struct text *text) {
+    struct sf_route known[SF_ROUTES_ALIKE] = {0};
+    uint32_t gpus = sf_topo_gpus(t), compared = 0, src = 0;
+    bool seen[SF_ROUTES_ALIKE] = {false};
+    for (int i = 0; i < 300; i++) {
+        uint32_t dst = i % 8 == 0 ? src : below(r, gpus), number;
+        struct sf_route own;
+        src = i % 4 == 1 ? dst / 2 : below(r, gpus);
+        number = sf_topo_route_alike(t, src, dst);
+        assert_true(number == SF_NONE || number < SF_ROUTES_ALIKE);
+        if (number == SF_NONE) {
+            continue;
+        }
+        sf_topo_route(t, src, dst, &own);
+        const struct sf_route *k = &known[number];
+        if (seen[number] && (k->kind != own.kind || k->bytes_per_s != own.bytes_per_s ||
+                             k->alone_bytes_per_s != own.alone_bytes_per_s || k->latency_ps != own.latency_ps)) {
+            fail_msg("the route from %u to %u is not like others of number %u\n%s", src, dst, number, text->s);
+        }
+        compared += seen[number];
+        seen[number] = true;
+        known[number] = own;
+    }
+    return compared;
+}
+
 static void test_random_clusters(void **state) {
     (void)state;
     struct sf_rng r = sf_rng_seed(31);
-    int loaded = 0, hurt = 0;
+    uint32_t loaded = 0, hurt = 0, compared = 0;
     for (int i = 0; i < 700; i++) {
         struct text text = {.n = 0};
         struct sf_err err = {0};
@@ -122,11 +149,12 @@ static void test_random_clusters(void **state) {
             fail_msg("%s\n%s", err.msg, text.s);
         }
         check_pairs(t, &r, &text);
+        compared += check_alike(t, &r, &text);
         loaded++;
         hurt += t->overlay.any;
         sf_topo_free(t);
     }
-    assert_true(loaded > 150 && hurt > 60);
+    assert_true(loaded > 150 && hurt > 60 && compared > 4000);
 }
 
 /* Damaged files load or are refused where the damage is; what loads and is small proves itself. */

@@ -56,7 +56,8 @@ static void every_key(void **state) {
               "  upkeep: { failures_per_1000_gpu_days: 2, restart: 3min, storage_rate: 50MB/s, "
               "gpu_hour_price: 4.5 }\n"
               "plan: { order: [tp-cp-ep-pp-dp], tp: 1, ep: [1], pp: [2, 4], dp: 2, vpp: [1, 2], micro_batch: 1,\n"
-              "        schedule: [1f1b, interleaved], recompute: full, zero: [0, 1], offload: 1,\n"
+              "        schedule: [1f1b, interleaved], recompute: full, recompute_layers: 3,\n"
+              "        recompute_rest: selective, zero: [0, 1], offload: 1,\n"
               "        layout: 'Et|t*2|tL' }\n",
               NULL, &s);
     assert_string_equal(s.name, "small");
@@ -84,6 +85,8 @@ static void every_key(void **state) {
     assert_int_equal(s.pins.dp.value[0], 2);
     assert_int_equal(s.pins.zero.n, 2);
     assert_int_equal(s.pins.offload, 1);
+    assert_int_equal(s.pins.recompute_layers, 3);
+    assert_int_equal(s.pins.recompute_rest, SF_RECOMPUTE_SELECTIVE);
     assert_int_equal(s.pins.layout.stages, 3);
     assert_int_equal(s.pins.layout.layers[1], 2);
     sf_scenario_clear(&s);
@@ -143,6 +146,11 @@ static void refuses(void **state) {
         {HEAD JOB "plan: { layout: 't|L' }\n", "E", 8},
         {HEAD JOB "plan: { layout: 'Et|tmL' }\n", "predict", 8},
         {HEAD JOB "plan: { offload: -1 }\n", "-1", 8},
+        {HEAD JOB "plan: { recompute: full, recompute_layers: 0 }\n", "0", 8},
+        {HEAD JOB "plan: { recompute_layers: 2 }\n", "one kind of recompute", 8},
+        {HEAD JOB "plan: { recompute: [full, none], recompute_layers: 2 }\n", "one kind of recompute", 8},
+        {HEAD JOB "plan: { recompute: full, recompute_rest: none }\n", "leaves out", 8},
+        {HEAD JOB "plan: { recompute: selective, recompute_layers: 2, recompute_rest: full }\n", "must not", 8},
         {HEAD JOB "plan: { tp: [] }\n", "1 to 16", 8},
         {HEAD JOB "plan: { tp: [2, 2] }\n", "twice", 8},
         {HEAD JOB "plan: { tp: 0 }\n", "0", 8},

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "core/arena.h"
+#include "planner/compile_internal.h"
 #include "planner/estimate.h"
 #include "planner/plan_layout.h"
 #include "tests/unit/test_planner_compiled.h"
@@ -83,6 +84,36 @@ static void published_counts(void **state) {
     "\"num_attention_heads\": 4, \"intermediate_size\": 96, \"n_routed_experts\": 8, \"num_experts_per_tok\": 2,"      \
     "\"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, \"v_head_dim\": 6"
 
+static struct sf_model small_with(const char *more) {
+    char text[1024];
+    struct sf_model m;
+    struct sf_err err;
+    snprintf(text, sizeof text, "%s%s}", SMALL, more);
+    if (load_text(text, &m, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    return m;
+}
+
+static void further_is_read(void **state) {
+    static const char *const names[] = {"num_nextn_predict_layers", "mtp_num_layers", "mtp_layers"};
+    const struct sf_model none = small_with(", \"mtp_layers\": 0"), plain = small_with("");
+    (void)state;
+    assert_true(none.mtp == 0 && sf_hash_equal(none.hash, plain.hash) && sf_model_params_mtp(&none) == 0);
+    for (size_t i = 0; i < 3; i++) {
+        char text[128];
+        snprintf(text, sizeof text, ", \"%s\": 2", names[i]);
+        const struct sf_model two = small_with(text);
+        snprintf(text, sizeof text, ", \"%s\": 2, \"mtp_loss_scaling_factor\": 0.3", names[i]);
+        const struct sf_model heavier = small_with(text);
+        assert_true(two.mtp == 2 && two.mtp_weight == 0.1 && heavier.mtp_weight == 0.3);
+        assert_false(sf_hash_equal(two.hash, plain.hash));
+        assert_false(sf_hash_equal(two.hash, heavier.hash));
+        assert_int_equal(sf_model_params(&two), sf_model_params(&plain));
+        assert_true(sf_model_flops(&two, 1, 64) > sf_model_flops(&plain, 1, 64));
+    }
+}
+
 static void refuses(void **state) {
     static const struct {
         const char *text, *says;
@@ -92,7 +123,10 @@ static void refuses(void **state) {
         {SMALL ", \"num_key_value_heads\": 2}", "its own keys"},
         {SMALL ", \"n_shared_experts\": 1, \"shared_expert_intermediate_size\": 8}", "mean the same"},
         {SMALL ", \"mlp_only_layers\": [0]}", "mlp_only_layers"},
-        {SMALL ", \"num_nextn_predict_layers\": 2}", "from 0 to 1"},
+        {SMALL ", \"num_nextn_predict_layers\": 9}", "from 0 to 8"},
+        {SMALL ", \"num_nextn_predict_layers\": 1, \"mtp_layers\": 1}", "three names"},
+        {SMALL ", \"mtp_loss_scaling_factor\": 0.3}", "the model has none"},
+        {SMALL ", \"mtp_num_layers\": 1, \"mtp_loss_scaling_factor\": -1}", "from 0"},
         {"{\"model_type\": \"llama\", \"num_hidden_layers\": 4, \"hidden_size\": 64, \"vocab_size\": 256,"
          "\"num_attention_heads\": 4, \"intermediate_size\": 96, \"n_shared_experts\": 1}",
          "mixtures"},
@@ -171,11 +205,14 @@ static uint64_t weights_of(const struct sf_prog *prog) {
 static void programs_hold_the_model(void **state) {
     (void)state;
     for (size_t i = 0; i < VARIANTS; i++) {
-        for (uint32_t pp = 1; pp <= 2; pp++) {
+        for (uint32_t k = 0; k < 6; k++) {
+            uint32_t pp = 1 + k % 2, mtp = k / 2;
             struct sf_scenario s = scenario_of(&variants[i], pp);
             struct sf_plan p = plan_of(&s, 1, 1, 1, pp);
+            s.model.mtp = mtp;
             struct sf_prog *prog = compiled(&s, &p);
-            assert_int_equal(weights_of(prog), sf_model_params(&s.model));
+            uint64_t copy = pp > 1 && mtp > 0 ? s.model.vocab * s.model.hidden : 0;
+            assert_int_equal(weights_of(prog), sf_model_params(&s.model) + sf_model_params_mtp(&s.model) + copy);
             sf_prog_free(prog);
         }
     }
@@ -202,14 +239,16 @@ static double flops_of(const struct sf_prog *prog) {
 /* Six operations per token and weight that is used; attention's scores are no GEMMs. */
 static void programs_do_the_model(void **state) {
     (void)state;
-    for (size_t i = 0; i < VARIANTS; i++) {
-        struct sf_scenario s = scenario_of(&variants[i], 1);
+    for (size_t i = 0; i < 2 * VARIANTS; i++) {
+        struct sf_scenario s = scenario_of(&variants[i / 2], 1);
         struct sf_plan p = plan_of(&s, 1, 1, 1, 1);
+        s.model.mtp = i % 2 * 2;
         struct sf_prog *prog = compiled(&s, &p);
         const struct sf_model *m = &s.model;
         uint64_t tokens = (uint64_t)p.micro_batch * s.job.seq_len_tokens;
         double values = m->kv_rank > 0 ? (double)m->heads * m->v_dim : (double)m->heads * m->head_dim;
-        double scores = 3.0 * m->layers * (m->heads * m->head_dim + values) * s.job.seq_len_tokens * (double)tokens;
+        double scores =
+            3.0 * (m->layers + m->mtp) * (m->heads * m->head_dim + values) * s.job.seq_len_tokens * (double)tokens;
         double expected = sf_model_flops(m, tokens, s.job.seq_len_tokens) - scores;
         assert_true(fabs(flops_of(prog) / expected - 1) < 1e-6);
         sf_prog_free(prog);
@@ -286,10 +325,57 @@ static void layers_have_prices_of_their_own(void **state) {
     assert_true(f->of[1] > f->of[0] && price.kept_of[1] > price.kept_of[0]);
     assert_true(f->layer < f->of[1] && f->layer > f->of[0]);
     sf_cost_free(cost);
-    struct sf_plan p = plan_of(&s, 1, 1, 8, 1);
+}
+
+/* Layers that predict further cost what a layer and a head do, and the last stage pays and holds it. */
+static void further_is_part_of_the_end(void **state) {
+    const struct sfi_degrees degrees = {.tp = 1, .cp = 1, .ep = 2, .micro_batch = 1};
+    struct sfi_price price[2];
+    struct sf_err err = {0};
+    uint64_t f[2][4], b[4], w[4];
+    (void)state;
+    for (uint32_t mtp = 0; mtp < 2; mtp++) {
+        struct sf_scenario s = scenario_of(&variants[VARIANTS - 1], 8);
+        struct sf_cost *cost = NULL;
+        struct sfi_base base;
+        s.model.mtp = mtp;
+        s.job.seq_len_tokens = 4096;
+        assert_int_equal(sf_cost_create(s.topo, &sf_io_posix, NULL, &cost, &err), 0);
+        sfi_base_init(&s, cost, &base);
+        assert_int_equal(sfi_price_init(&base, &degrees, &price[mtp], &err), 0);
+        sf_cost_free(cost);
+        struct sf_plan p = plan_of(&s, 1, 1, 2, 4);
+        sfi_pass_flops(&s, &p, f[mtp], b, w);
+    }
+    for (int t = 0; t <= SFI_TIMED_BW; t++) {
+        const struct sfi_pass_time *without = &price[0].time[t], *with = &price[1].time[t];
+        double routed = without->of[1];
+        assert_true(fabs(with->first / without->first - 1) < 1e-9 && fabs(with->of[1] / routed - 1) < 1e-9);
+        assert_true(with->last > 2 * without->last + routed && with->last < 3 * (without->last + routed));
+    }
+    assert_true(price[1].kept_last > price[0].kept_last + price[0].kept_of[1]);
+    assert_true(f[1][3] > f[0][3] && f[1][2] == f[0][2]);
+}
+
+static void further_refuses(void **state) {
+    struct sf_scenario s = scenario_of(&variants[0], 4);
+    struct sf_plan plans[4];
+    static const char *const says[] = {"slices 1, found 2", "split_head 0, found 1", "zero 1 or 0, found 2",
+                                       "offload 0, found 1"};
+    (void)state;
     s.model.mtp = 1;
-    assert_int_equal(sf_plan_check(&s, &p, &err), SF_E_INPUT);
-    assert_non_null(strstr(err.msg, "num_nextn_predict_layers"));
+    for (size_t i = 0; i < 4; i++) {
+        struct sf_err err = {0};
+        plans[i] = plan_of(&s, 1, 1, 2, 2);
+        plans[i].slices = i == 0 ? 2 : 1;
+        plans[i].split_head = i == 1;
+        plans[i].zero = i == 2 ? 2 : 0;
+        plans[i].offload = i == 3;
+        assert_int_equal(sf_plan_check(&s, &plans[i], &err), SF_E_INPUT);
+        if (strstr(err.msg, says[i]) == NULL || strstr(err.msg, "num_nextn_predict_layers") == NULL) {
+            fail_msg("\"%s\" should say \"%s\"", err.msg, says[i]);
+        }
+    }
 }
 
 /* ---- layouts ----------------------------------------------------------------------------------------------------- */
@@ -341,11 +427,19 @@ static void bad_layouts_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(published_counts),        cmocka_unit_test(refuses),
-        cmocka_unit_test(programs_hold_the_model), cmocka_unit_test(programs_do_the_model),
-        cmocka_unit_test(every_layout_compiles),   cmocka_unit_test(up_projections_run_again),
-        cmocka_unit_test(ends_without_layers),     cmocka_unit_test(layers_have_prices_of_their_own),
-        cmocka_unit_test(layouts_are_read),        cmocka_unit_test(bad_layouts_are_refused),
+        cmocka_unit_test(published_counts),
+        cmocka_unit_test(further_is_read),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(programs_hold_the_model),
+        cmocka_unit_test(programs_do_the_model),
+        cmocka_unit_test(every_layout_compiles),
+        cmocka_unit_test(up_projections_run_again),
+        cmocka_unit_test(ends_without_layers),
+        cmocka_unit_test(layers_have_prices_of_their_own),
+        cmocka_unit_test(further_refuses),
+        cmocka_unit_test(further_is_part_of_the_end),
+        cmocka_unit_test(layouts_are_read),
+        cmocka_unit_test(bad_layouts_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

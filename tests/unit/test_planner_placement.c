@@ -184,11 +184,82 @@ static void a_loss_takes_replicas(void **state) {
     sf_scenario_clear(&s);
 }
 
+/* 288 ranks with experts over groups of 16, which lie over two racks of 72; and 256 of them, where none does. */
+static void fewer_gpus_can_do_better(void **state) {
+    struct sf_plan p = plan();
+    (void)state;
+    p.tp = p.ep = 4;
+    p.pp = 1;
+    p.layers[0] = 8;
+    for (uint32_t all = 72; all >= 64; all -= 8) {
+        struct sf_scenario s = scenario(4 * all);
+        struct sf_plan_result best, out;
+        struct sf_search_options options = {.top = 1};
+        struct sf_cost *cost;
+        struct sf_err err = {0};
+        bool found;
+        s.job.global_batch_sequences = 576;
+        p.dp = p.ranks_per_domain = all;
+        p.microbatches = 576 / all;
+        assert_int_equal(sf_cost_create(s.topo, &sf_io_posix, NULL, &cost, &err), 0);
+        if (sf_plan_evaluate(&s, cost, &p, &best, &err) != 0) {
+            fail_msg("%s", err.msg);
+        }
+        best.merit.worth_s = sf_ps_to_s(best.sim.step_time);
+        assert_int_equal(sf_search_fewer(&s, cost, &options, &best, &out, &found, &err), 0);
+        assert_int_equal(found, all == 72);
+        if (found) {
+            assert_true(out.plan.dp == 64 && out.plan.tp == 4 && out.plan.pp == 1);
+            assert_true(out.sim.step_time < best.sim.step_time);
+            sf_plan_results_clear(&out, 1);
+        }
+        sf_cost_free(cost);
+        sf_scenario_clear(&s);
+    }
+}
+
+/* Of 288 seats: what pipelines of groups that fill racks of 64 divide comes first, and nothing that the job has. */
+static void smaller_numbers_divide_well(void **state) {
+    struct sf_scenario s = scenario(288);
+    uint32_t counts[3], n;
+    (void)state;
+    s.job.global_batch_sequences = 640;
+    n = sf_search_counts(&s, 3, counts);
+    assert_int_equal(n, 3);
+    assert_int_equal(counts[0], 256);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_true(counts[i] >= 216 && counts[i] < 288);
+    }
+    s.job.global_batch_sequences = 1; /* one replica, as many microbatches as stages: never two stages */
+    assert_int_equal(sf_search_counts(&s, 3, counts), 0);
+    sf_scenario_clear(&s);
+}
+
+/* A plan that says so may use fewer GPUs than the job; another may not, and none other than its degrees. */
+static void a_plan_may_use_fewer(void **state) {
+    struct sf_plan p = plan();
+    struct sf_err err = {0};
+    (void)state;
+    struct sf_scenario s = scenario(288);
+    s.job.gpus = 256;
+    assert_int_equal(sf_plan_check(&s, &p, &err), 0);
+    p.gpus = 256;
+    assert_int_equal(sf_plan_check(&s, &p, &err), 0);
+    p.gpus = 128;
+    assert_int_equal(sf_plan_check(&s, &p, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "gpus is what the degrees multiply to, 256"));
+    p.gpus = 256;
+    s.job.gpus_asked = 128;
+    assert_int_equal(sf_plan_check(&s, &p, &err), SF_E_INPUT);
+    sf_scenario_clear(&s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_order_changes_the_step), cmocka_unit_test(spreads_follow_the_order),
-        cmocka_unit_test(tilings_of_72_are_tried),    cmocka_unit_test(the_plan_file_carries_it),
-        cmocka_unit_test(a_loss_takes_replicas),
+        cmocka_unit_test(the_order_changes_the_step),  cmocka_unit_test(spreads_follow_the_order),
+        cmocka_unit_test(tilings_of_72_are_tried),     cmocka_unit_test(the_plan_file_carries_it),
+        cmocka_unit_test(a_loss_takes_replicas),       cmocka_unit_test(fewer_gpus_can_do_better),
+        cmocka_unit_test(smaller_numbers_divide_well), cmocka_unit_test(a_plan_may_use_fewer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

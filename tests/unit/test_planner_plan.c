@@ -35,6 +35,9 @@ static struct sf_plan example(void) {
     struct sf_plan p = {.tp = 2, .ep = 2, .dp = 4, .pp = 2, .vpp = 2, .micro_batch = 1, .microbatches = 4};
     p.schedule = SF_SCHEDULE_INTERLEAVED;
     p.recompute = SF_RECOMPUTE_FULL;
+    p.partly = true;
+    p.recompute_rest = SF_RECOMPUTE_SELECTIVE;
+    p.recompute_layers[0] = p.recompute_layers[2] = 1;
     p.zero = 1;
     p.zero_group = 2;
     p.offload = 1;
@@ -53,6 +56,28 @@ static char *printed(const struct sf_plan *plan) {
     sf_buf_write(&out, "", 1);
     assert_int_equal(out.failed, 0);
     return out.data;
+}
+
+/* A number is for all stages; and people are told how many that makes. */
+static void recompute_by_number(void **state) {
+    struct sf_plan plan = example(), again;
+    struct sf_hash hash;
+    struct sf_err err;
+    char *text = printed(&plan), *list = strstr(text, "recompute_layers: ["), edited[4096], told[64];
+    (void)state;
+    assert_non_null(list);
+    snprintf(edited, sizeof edited, "%.*srecompute_layers: 1\n%s", (int)(list - text), text,
+             strstr(list, "recompute_rest"));
+    assert_int_equal(load_text(edited, &again, &hash, &err), 0);
+    for (uint32_t v = 0; v < SF_MAX_STAGES; v++) {
+        assert_int_equal(again.recompute_layers[v], v < 4);
+    }
+    assert_string_equal(sf_plan_recompute_text(&plan, told, sizeof told), "full 2/7, selective");
+    again.recompute_rest = SF_RECOMPUTE_NONE;
+    assert_string_equal(sf_plan_recompute_text(&again, told, sizeof told), "full 4/7");
+    again.partly = false;
+    assert_string_equal(sf_plan_recompute_text(&again, told, sizeof told), "full");
+    sf_free(text);
 }
 
 static void round_trips(void **state) {
@@ -93,10 +118,14 @@ static void files_are_checked(void **state) {
     refused_after("zero: 1", "zero: 4", "4");
     refused_after("zero_group: 2", "zero_group: 0", "0");
     refused_after("offload: 1", "offload: 5000", "5000");
+    refused_after("recompute_layers: [1, 0,", "recompute_layers: [1,", "one count per virtual stage");
+    refused_after("recompute_layers: [1, 0,", "recompute_layers: [1, -1,", "-1");
+    refused_after("recompute_rest: selective", "recompute_rest: some", "some");
+    refused_after("recompute_layers: [1, 0,\n                   1, 0]\n", "", "for what recompute_layers leaves out");
     refused_after("schedule: interleaved", "schedule: zigzag", "zigzag");
     refused_after("[1, 2", "[1", "layers lists");
     refused_after("[1, 2", "[-1, 2", "-1");
-    refused_after("layers: [", "layout: E|L\nlayers: [", "keep one");
+    refused_after("\nlayers: [", "\nlayout: E|L\nlayers: [", "keep one");
     refused_after("plan_version: 1", "plan_version: 2", "2");
     refused_after("0123456789abcdef", "0123456789abcdeg", "hex");
     refused_after("0123456789abcdef", "123456789abcdef", "hex");
@@ -302,6 +331,7 @@ static void partition_equals_brute_force(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trips),
+        cmocka_unit_test(recompute_by_number),
         cmocka_unit_test(files_are_checked),
         cmocka_unit_test(tables_come_with_plans),
         cmocka_unit_test(partition_equals_brute_force),

@@ -79,6 +79,34 @@ static void test_table(void **state) {
     assert_int_equal(sf_pipe_split_head(SF_PIPE_MAX_STAGES, 4, &none, NULL), SF_E_INPUT);
 }
 
+/* Four layers per stage and a head like four of them: a third of all work, half of it on each device. */
+static void test_costs(void **state) {
+    (void)state;
+    const char text[] = "Et*4|t*4L";
+    const struct sf_pipe_spec spec = {.devices = 2, .f = 1200, .b = 2400, .w = 600};
+    struct sf_pipe_layout layout;
+    struct sf_pipe_costs costs;
+    struct sf_pipe *table;
+    struct sf_err err;
+    assert_int_equal(sf_pipe_layout_parse(text, &layout, &err), 0);
+    assert_int_equal(sf_pipe_split_head(2, 4, &table, &err), 0);
+    assert_int_equal(sf_pipe_split_head_costs(&layout, table, &spec, 4, &costs, &err), 0);
+    for (uint32_t s = 0; s < 2; s++) {
+        assert_int_equal(costs.f[s], 800); /* 4 of 12 layers' worth, of two devices */
+        assert_int_equal(costs.b[s], 1600);
+        assert_int_equal(costs.w[s], 400);
+        assert_int_equal(costs.f[2 + s], 400);
+        assert_true(costs.mem_f[s] > 0.999 && costs.mem_f[s] < 1.001);
+        assert_true(costs.mem_f[2 + s] <= 0);
+    }
+    sf_pipe_costs_clear(&costs);
+    sf_pipe_free(table);
+    assert_int_equal(sf_pipe_create(2, 2, 4, 1, &table, &err), 0); /* no parts of a head */
+    assert_int_equal(sf_pipe_split_head_costs(&layout, table, &spec, 4, &costs, &err), SF_E_INPUT);
+    sf_pipe_free(table);
+    sf_pipe_layout_clear(&layout);
+}
+
 static void refused(const struct sf_scenario *s, const struct sf_plan *p, const char *why) {
     struct sf_prog *prog = NULL;
     struct sf_err err = {0};
@@ -105,6 +133,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_costs),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -255,6 +255,53 @@ static void few_microbatches_are_solved(void **state) {
     sf_synth_result_clear(&s);
 }
 
+/* Two devices, four microbatches: every order on every placement of up to four chunks that could be better. */
+static void small_problems_are_searched_to_the_end(void **state) {
+    (void)state;
+    sf_time_ps f = 18522000000, b = 18086000000, w = 9337000000;
+    double one = 1, mem_w = 48.0 / 131, mem_b = 1 - 48.0 / 131;
+    struct sf_synth_problem p = {.devices = 2, .microbatches = 4, .f = &f, .b = &b, .w = &w, .comm = 601000000};
+    p.mem_f = &one;
+    p.mem_b = &mem_b;
+    p.mem_w = &mem_w;
+    p.memory_limit = 2;
+    struct sf_synth_result s = synth(&p, 8000000, 1);
+    assert_true(s.optimal);
+    assert_int_equal(s.bound.reason, SF_BOUND_SEARCH);
+    assert_int_equal(s.problem_bound_span, s.timing.span);
+    assert_true(fabs(s.timing.bubble_span - 0.0131) < 5e-5);
+    sf_synth_result_clear(&s);
+}
+
+/* Zero Bubble, table 8, 14.6B, four chunks: once a device has begun to run backwards it hardly ever idles again, so
+ * little is left above what memory and the first microbatch's way force before that. */
+static void ramp_and_steady_state_hardly_idle(void **state) {
+    (void)state;
+    enum { DEVICES = 24, STAGES = 4 * DEVICES };
+    sf_time_ps f[STAGES], b[STAGES], w[STAGES];
+    double mem_f[STAGES], mem_b[STAGES], mem_w[STAGES];
+    uint16_t device_of[STAGES];
+    for (uint32_t i = 0; i < STAGES; i++) {
+        f[i] = 13566000000 / 4;
+        b[i] = 13968000000 / 4;
+        w[i] = 10518000000 / 4;
+        mem_f[i] = 74;
+        mem_w[i] = 32;
+        mem_b[i] = 42;
+        device_of[i] = (uint16_t)(i < 3 * DEVICES ? i % DEVICES : STAGES - 1 - i); /* up up up down */
+    }
+    struct sf_synth_problem p = {.devices = DEVICES, .microbatches = 96, .stages = STAGES, .f = f, .b = b, .w = w};
+    p.comm = 758000000;
+    p.mem_f = mem_f;
+    p.mem_b = mem_b;
+    p.mem_w = mem_w;
+    p.memory_limit = 4.0 * 74 * DEVICES;
+    p.device_of = device_of;
+    struct sf_synth_result s = synth(&p, 2000000, 1);
+    assert_true(s.timing.bubble_span < 0.0300); /* ZB-V: .0479 */
+    sf_synth_result_clear(&s);
+}
+
 static bool at_once(void) {
     return true;
 }
@@ -341,6 +388,8 @@ int main(void) {
         cmocka_unit_test(no_published_schedule_is_better),
         cmocka_unit_test(zb_v_is_proven_optimal),
         cmocka_unit_test(few_microbatches_are_solved),
+        cmocka_unit_test(small_problems_are_searched_to_the_end),
+        cmocka_unit_test(ramp_and_steady_state_hardly_idle),
         cmocka_unit_test(a_stopped_search_says_so),
         cmocka_unit_test(bad_input_is_refused),
         cmocka_unit_test(memory_running_out_is_reported),

@@ -136,8 +136,10 @@ static void test_refusals(void **state) {
         {"zero_stage", "4", "zero_stage 4"},
         {"recompute", "unknown", "recompute is not stated"},
         {"recompute", "selective:moe", "recompute selective:moe"},
+        {"recompute", "full:0", "recompute full:0"},
+        {"recompute", "full:3x", "recompute full:3x"},
         {"precision", "int4", "precision int4"},
-        {"schedule", "DualPipe", "schedule DualPipe"},
+        {"schedule", "Chimera", "schedule Chimera"},
         {"schedule", "interleaved 1F1B", "with vpp_chunks_per_gpu 1"},
         {"schedule", "ZB-9p", "schedule ZB-9p"},
         {"layers", "5", "uneven split"},
@@ -411,6 +413,23 @@ static void test_split_at_the_ends(void **state) {
     assert_memory_equal(plan.layers, layers, sizeof layers);
 }
 
+/* Megatron's block method: so many layers of every stage, or all that it has. */
+static void test_first_layers(void **state) {
+    struct sf_scenario s = {.job.canonical = false};
+    struct sf_plan plan;
+    struct sf_case c;
+    (void)state;
+    read_row("recompute", "full:3", &c, 0, NULL);
+    sfi_case_plan(&c, &s, &plan);
+    assert_true(plan.partly && plan.recompute == SF_RECOMPUTE_FULL && plan.pp * plan.vpp > 0);
+    for (uint32_t v = 0; v < plan.pp * plan.vpp; v++) {
+        assert_int_equal(plan.recompute_layers[v], plan.layers[v] < 3 ? plan.layers[v] : 3);
+    }
+    read_row("recompute", "full", &c, 0, NULL);
+    sfi_case_plan(&c, &s, &plan);
+    assert_true(!plan.partly && plan.recompute == SF_RECOMPUTE_FULL);
+}
+
 /* A framework that is slower in every way slows the row down, and its calibration rows leave the figures. */
 static void test_calibration_rows_leave_the_figures(void **state) {
     struct sf_framework f;
@@ -456,6 +475,7 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_assumptions),
         cmocka_unit_test(test_split_at_the_ends),
+        cmocka_unit_test(test_first_layers),
         cmocka_unit_test(test_a_row_by_hand),
         cmocka_unit_test(test_transfers_that_are_waited_for),
         cmocka_unit_test(test_steps_without_a_barrier),

@@ -23,7 +23,7 @@ static void test_every_window_once_per_epoch(void **state) {
         struct sf_prog_job job = job_of(8, 3, 256, 11);
         struct sfi_data *d;
         size_t windows = (sizes[k] - 1) / 8;
-        assert_int_equal(sfi_data_load(&job, make_text(sizes[k]), &d, NULL), 0);
+        assert_int_equal(sfi_data_load(&job, 0, make_text(sizes[k]), &d, NULL), 0);
         int *seen = calloc(windows, sizeof *seen);
         for (uint64_t sample = 0; sample < 2 * windows; sample++) {
             uint64_t at = sfi_data_offset(d, sample / 3, sample % 3);
@@ -44,8 +44,8 @@ static void test_order_depends_on_seed_and_epoch(void **state) {
     struct sf_prog_job a = job_of(8, 1, 256, 1), b = job_of(8, 1, 256, 2);
     struct sfi_data *da, *db;
     const char *text = make_text(8 * 100 + 1);
-    assert_int_equal(sfi_data_load(&a, text, &da, NULL), 0);
-    assert_int_equal(sfi_data_load(&b, text, &db, NULL), 0);
+    assert_int_equal(sfi_data_load(&a, 0, text, &da, NULL), 0);
+    assert_int_equal(sfi_data_load(&b, 0, text, &db, NULL), 0);
     int same_seed = 0, same_epoch = 0;
     for (uint64_t i = 0; i < 100; i++) {
         same_seed += sfi_data_offset(da, i, 0) == sfi_data_offset(db, i, 0);
@@ -61,7 +61,7 @@ static void test_targets_are_one_ahead(void **state) {
     struct sf_prog_job job = job_of(8, 4, 256, 1);
     struct sfi_data *d;
     int32_t x[16], y[16], again[8];
-    assert_int_equal(sfi_data_load(&job, make_text(500), &d, NULL), 0);
+    assert_int_equal(sfi_data_load(&job, 0, make_text(500), &d, NULL), 0);
     sfi_data_fill(d, 2, 1, 2, 0, x);
     sfi_data_fill(d, 2, 1, 2, 1, y);
     for (int i = 0; i < 16; i++) {
@@ -84,7 +84,7 @@ static void test_loads_of_slices(void **state) {
     prog.comms[0].axes = 1;
     prog.job.microbatches = 2;
     prog.job.micro_batch_sequences = 2;
-    assert_int_equal(sfi_data_load(&prog.job, make_text(500), &d, NULL), 0);
+    assert_int_equal(sfi_data_load(&prog.job, 0, make_text(500), &d, NULL), 0);
     const struct sfi_loads who = {&prog, 1, 1, 3};
     for (uint32_t targets = 0; targets < 2; targets++) {
         sfi_data_fill(d, 3, 6, 2, targets, whole); /* of the second replica's second microbatch */
@@ -104,6 +104,38 @@ static void test_loads_of_slices(void **state) {
     sfi_data_free(d);
 }
 
+/* Rows of targets, each a token on; the last window ends where the text does. */
+static void test_targets_further_on(void **state) {
+    (void)state;
+    enum { SEQ = 8, FURTHER = 2, WINDOWS = 5 };
+    struct sf_prog prog = {.job = job_of(SEQ, WINDOWS, 256, 1)};
+    const struct sfi_loads who = {&prog, 0, 0, 0};
+    struct sfi_data *d = NULL;
+    struct sf_err err = {0};
+    prog.job.microbatches = WINDOWS;
+    prog.job.micro_batch_sequences = 1;
+    const char *path = make_text(SEQ * WINDOWS + FURTHER + 1);
+    assert_int_equal(sfi_data_load(&prog.job, FURTHER, path, &d, &err), 0);
+    for (uint16_t m = 0; m < WINDOWS; m++) {
+        int32_t tokens[SEQ], targets[(FURTHER + 1) * SEQ + 1] = {0}, expected[SEQ];
+        struct sf_op op = {.microbatch = m, .comm = SF_NONE, .flags = SF_OP_TARGETS};
+        targets[(FURTHER + 1) * SEQ] = -7;
+        sfi_data_load_op(d, &who, &op, targets);
+        op.flags = 0;
+        sfi_data_load_op(d, &who, &op, tokens);
+        assert_int_equal(targets[(FURTHER + 1) * SEQ], -7);
+        assert_memory_equal(targets, tokens + 1, (SEQ - 1) * sizeof *tokens);
+        for (uint32_t k = 0; k <= FURTHER; k++) {
+            sfi_data_fill(d, 0, m, 1, k + 1, expected);
+            assert_memory_equal(targets + k * SEQ, expected, sizeof expected);
+        }
+    }
+    sfi_data_free(d);
+    prog.job.seq_len_tokens = SEQ * WINDOWS + 1;
+    assert_int_equal(sfi_data_load(&prog.job, FURTHER, path, &d, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "has 43 bytes: expected at least 44 for one sequence and the bytes after it"));
+}
+
 static void test_bad_texts_are_located(void **state) {
     (void)state;
     const char *path = temp_path("text");
@@ -113,16 +145,16 @@ static void test_bad_texts_are_located(void **state) {
     struct sf_prog_job job = job_of(4, 1, 128, 1);
     struct sfi_data *d = NULL;
     struct sf_err err = {0};
-    assert_int_equal(sfi_data_load(&job, path, &d, &err), SF_E_INPUT);
+    assert_int_equal(sfi_data_load(&job, 0, path, &d, &err), SF_E_INPUT);
     assert_int_equal(err.line, 3);
     assert_int_equal(err.column, 3);
     assert_string_equal(err.file, path);
     assert_non_null(strstr(err.msg, "byte 195"));
     job.vocab = 256;
-    assert_int_equal(sfi_data_load(&job, path, &d, &err), SF_OK);
+    assert_int_equal(sfi_data_load(&job, 0, path, &d, &err), SF_OK);
     sfi_data_free(d);
     job.seq_len_tokens = 19;
-    assert_int_equal(sfi_data_load(&job, path, &d, &err), SF_E_INPUT);
+    assert_int_equal(sfi_data_load(&job, 0, path, &d, &err), SF_E_INPUT);
     assert_non_null(strstr(err.msg, "has 19 bytes: expected at least 20"));
 }
 
@@ -186,6 +218,7 @@ int main(void) {
         cmocka_unit_test(test_order_depends_on_seed_and_epoch),
         cmocka_unit_test(test_targets_are_one_ahead),
         cmocka_unit_test(test_loads_of_slices),
+        cmocka_unit_test(test_targets_further_on),
         cmocka_unit_test(test_bad_texts_are_located),
         cmocka_unit_test(test_extents_by_hand),
         cmocka_unit_test(test_hostile_dims),

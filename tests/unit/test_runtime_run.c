@@ -46,7 +46,7 @@ static double by_hand(const struct sf_prog *prog, const char *text_path, const f
     struct sfi_data *data;
     int32_t x[BIGRAM_SEQ], y[BIGRAM_SEQ];
     double loss = 0.0, scale = 1.0 / (BIGRAM_SEQ * BIGRAM_BATCH);
-    assert_int_equal(sfi_data_load(&prog->job, text_path, &data, NULL), 0);
+    assert_int_equal(sfi_data_load(&prog->job, 0, text_path, &data, NULL), 0);
     for (uint32_t s = 0; s < BIGRAM_BATCH; s++) {
         sfi_data_fill(data, 0, s, 1, 0, x);
         sfi_data_fill(data, 0, s, 1, 1, y);

@@ -62,6 +62,7 @@ static const char *const numbers[][2] = {
     {"step_ll", "1us"},
     {"step_ll128", "1us"},
     {"step_simple", "1us"},
+    {"step_scatter", "1us"},
     {"network_step_ll", "10us"},
     {"network_step_ll128", "10us"},
     {"network_step_simple", "10us"},
@@ -252,11 +253,11 @@ static void test_switches_that_add(void **state) {
     expect_us(&one, ask(SF_COLL_ALL_REDUCE, 80000000, 1, 8), SF_COLL_NVLS, SF_COLL_SIMPLE, 1000);
     expect_us(&one, ask(SF_COLL_ALL_REDUCE, 60000000, 1, 2), SF_COLL_NVLS, SF_COLL_SIMPLE, 1000);
     expect_us(&one, ask(SF_COLL_ALL_GATHER, 90000000, 1, 8), SF_COLL_NVLS, SF_COLL_SIMPLE, 1000);
-    /* across 16 domains the NICs carry it twice; each of 4 levels, up and down, waits 10 us and half a chunk of 8 MiB
-     */
+    /* across 16 domains the NICs carry it twice; each of 4 levels, up and down, waits 10 us and half a chunk of 8 MiB,
+     * which finds every buffer free */
     struct sf_coll_query q = ask(SF_COLL_ALL_REDUCE, 80 * 8 * MIB, 16, 8);
-    double chunk_us = 1.06 * 8 * (double)MIB / 40e3; /* three levels pass chunks on, at 2 % each */
-    expect_us(&many, q, SF_COLL_NVLS_TREE, SF_COLL_SIMPLE, 80 * chunk_us + 2 * 4 * (10 + chunk_us / 2));
+    double chunk_us = 8 * (double)MIB / 40e3; /* of a stream three levels lose 2 % each */
+    expect_us(&many, q, SF_COLL_NVLS_TREE, SF_COLL_SIMPLE, 80 * 1.06 * chunk_us + 2 * 4 * (10 + chunk_us / 2));
     struct sf_coll_choice c;
     assert_false(sf_coll_price(many.coll, &q, SF_COLL_NVLS, SF_COLL_SIMPLE, &c));
     assert_false(sf_coll_price(many.coll, &q, SF_COLL_COLLNET, SF_COLL_SIMPLE, &c));
@@ -280,8 +281,8 @@ static void test_switches_follow_their_links(void **state) {
     assert_int_equal(sf_coll_create(faster.topo, &io, &faster.coll, &err), SF_OK);
     expect_us(&own, q, SF_COLL_NVLS, SF_COLL_SIMPLE, 1000);
     expect_us(&faster, q, SF_COLL_NVLS, SF_COLL_SIMPLE, 500);
-    assert_int_equal(sf_coll_grade(own.coll, &q.span), SF_GRADE_MEASURED);
-    assert_int_equal(sf_coll_grade(faster.coll, &q.span), SF_GRADE_EXTRAPOLATED);
+    assert_int_equal(sf_coll_grade(own.coll, q.op, &q.span), SF_GRADE_MEASURED);
+    assert_int_equal(sf_coll_grade(faster.coll, q.op, &q.span), SF_GRADE_EXTRAPOLATED);
     sf_coll_free(faster.coll);
     sf_topo_scaled_free(faster.topo);
     close_bench(&own);
@@ -484,6 +485,33 @@ static void test_wishes_of_a_cluster(void **state) {
     }
 }
 
+/* Times by NCCL's own model: those by which it chooses; the choice, and what it does not tune, stay. */
+static void test_times_by_nccl(void **state) {
+    (void)state;
+    struct bench steps = ideal(4, NULL), nccl = ideal(4, "collectives: { times: nccl }\n");
+    struct bench same = ideal(4, "collectives: { times: steps }\n");
+    assert_false(sf_hash_equal(sf_coll_hash(steps.coll), sf_coll_hash(nccl.coll)));
+    assert_false(sf_hash_equal(sf_topo_hash(steps.topo), sf_topo_hash(nccl.topo)));
+    assert_true(sf_hash_equal(sf_coll_hash(steps.coll), sf_coll_hash(same.coll)));
+    assert_true(sf_coll_by_nccl(nccl.coll) && !sf_coll_by_nccl(same.coll));
+    for (int op = 0; op < SF_COLL_OPS_N; op++) {
+        struct sf_coll_query q = ask((enum sf_coll_op)op, 64 * MIB, 4, 8);
+        struct sf_coll_choice own, theirs;
+        sf_coll_choose(steps.coll, &q, &own);
+        sf_coll_choose(nccl.coll, &q, &theirs);
+        bool tuned = op != SF_COLL_ALL_TO_ALL;
+        assert_true(own.algorithm == theirs.algorithm && own.protocol == theirs.protocol);
+        assert_true(own.time_s == own.steps_s && own.steps_s == theirs.steps_s && own.nccl_s == theirs.nccl_s);
+        assert_true(theirs.by_nccl == tuned && theirs.time_s == (tuned ? theirs.nccl_s : theirs.steps_s));
+        assert_true((theirs.time_s != own.time_s) == tuned);
+        assert_int_equal(sf_coll_grade(nccl.coll, q.op, &(struct sf_span){.domains = 1}),
+                         tuned ? SF_GRADE_EXTRAPOLATED : SF_GRADE_MEASURED);
+    }
+    close_bench(&same);
+    close_bench(&nccl);
+    close_bench(&steps);
+}
+
 /* The simulator asks through the cost model; a kernel table that measured collectives comes first. */
 static int table_read(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes, struct sf_err *err) {
     static const char table[] = "transport: { collective_latency: 1us, collective_rate: 1GB/s }\n";
@@ -516,6 +544,10 @@ static void test_the_cost_model_asks(void **state) {
     assert_int_equal(sf_cost_collective(measured, SF_CALL_ALL_GATHER, 8000, &span), 14 * INT64_C(1000000));
     sf_cost_free(measured);
     sf_cost_free(cost);
+    assert_int_equal(sf_topo_set_times(b.topo, "nccl", &err), SF_OK);
+    assert_int_equal(sf_cost_create(b.topo, &io, "table.yaml", &measured, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "leave one of the two out"));
+    assert_int_equal(sf_topo_set_times(b.topo, "guess", &err), SF_E_USAGE);
     close_bench(&b);
 }
 
@@ -600,6 +632,7 @@ static void test_bad_wishes(void **state) {
     } bad[] = {
         {4, "collectives: { algorithm: rings }\n", "rings"},
         {4, "collectives: { protocol: ll256 }\n", "ll256"},
+        {4, "collectives: { times: guess }\n", "guess"},
         {4, "collectives: { algorithm: collnet }\n", "sharp: true"},
         {1, "collectives: { sharp: true }\n", "leave out sharp"},
         {4, "collectives: { channels: 5 }\n", "channels"},
@@ -660,6 +693,7 @@ int main(void) {
         cmocka_unit_test(test_curves),
         cmocka_unit_test(test_every_input_changes_the_time),
         cmocka_unit_test(test_wishes_of_a_cluster),
+        cmocka_unit_test(test_times_by_nccl),
         cmocka_unit_test(test_the_cost_model_asks),
         cmocka_unit_test(test_bad_models),
         cmocka_unit_test(test_every_number_with_every_value),

@@ -243,16 +243,17 @@ static void test_slow_rail(void **state) {
 static void test_grades(void **state) {
     struct world *w = *state;
     struct sf_span inside = {4, 1, 4, SF_ROUTE_DOMAIN, 0, false}, across = {8, 2, 4, SF_ROUTE_LEAF, 0, false};
-    assert_int_equal(sf_coll_grade(w->coll, &inside), SF_GRADE_MEASURED);
-    assert_int_equal(sf_coll_grade(w->coll, &across), SF_GRADE_MEASURED);
+    assert_int_equal(sf_coll_grade(w->coll, SF_COLL_ALL_REDUCE, &inside), SF_GRADE_MEASURED);
+    assert_int_equal(sf_coll_grade(w->coll, SF_COLL_ALL_REDUCE, &across), SF_GRADE_MEASURED);
     struct sf_err err = {0};
     struct sf_topo *topo;
     struct sf_coll *coll;
     const char *path = SF_SOURCE_DIR "/scenarios/clusters/gb300-nvl72-220k.yaml";
     assert_int_equal(sf_topo_load(&sf_io_posix, path, SF_CATALOG_DIR, &topo, &err), SF_OK);
     assert_int_equal(sf_coll_create(topo, &sf_io_posix, &coll, &err), SF_OK);
-    assert_int_equal(sf_coll_grade(coll, &inside), SF_GRADE_MEASURED);
-    assert_int_equal(sf_coll_grade(coll, &across), SF_GRADE_EXTRAPOLATED); /* nobody has published 800G */
+    assert_int_equal(sf_coll_grade(coll, SF_COLL_ALL_REDUCE, &inside), SF_GRADE_MEASURED);
+    assert_int_equal(sf_coll_grade(coll, SF_COLL_ALL_REDUCE, &across),
+                     SF_GRADE_EXTRAPOLATED); /* nobody has published 800G */
     sf_coll_free(coll);
     sf_topo_free(topo);
 }

@@ -72,6 +72,39 @@ static void test_packets(void **state) {
     }
 }
 
+/* Four planes of a quarter of the rate, packet by packet: one packet takes one of them, five take two rounds. A packet
+ * behind another one takes another plane. */
+static void test_stripes(void **state) {
+    (void)state;
+    static const struct {
+        uint64_t bytes;
+        sf_time_ps ns; /* 1000 bytes take 1 us of the whole link, 4 us of a plane */
+    } rows[] = {{500, 2000}, {1000, 4000}, {2000, 4000}, {4000, 4000}, {5000, 8000}, {8000, 8000}, {400000, 400000}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (uint32_t stripes = 0; stripes <= 4; stripes += 4) {
+            struct sf_net *n = sf_net_create((struct sf_net_wire){.packet_bytes = 1000});
+            struct sf_net_path p = {.cap_bytes_per_s = SF_FAIR_NO_CAP, .stripes = stripes, .links_n = 1};
+            p.links[0] = link_of(n, GB, 0);
+            sf_net_add_message(n, sf_net_add_path(n, &p), rows[i].bytes);
+            struct sf_net_result r = run(n);
+            sf_time_ps want = stripes ? rows[i].ns * 1000 : (sf_time_ps)rows[i].bytes * 1000;
+            assert_true(r.time >= want && r.time <= want + want / 1000000);
+            done(n, &r);
+        }
+    }
+    struct sf_net *n = sf_net_create((struct sf_net_wire){1000, 0, true});
+    struct sf_net_path p = {.cap_bytes_per_s = SF_FAIR_NO_CAP, .stripes = 4, .links_n = 2};
+    p.links[0] = link_of(n, GB, 0);
+    p.links[1] = link_of(n, GB, 0);
+    uint32_t path = sf_net_add_path(n, &p);
+    for (int i = 0; i < 4; i++) {
+        sf_net_add_message(n, path, 1000);
+    }
+    struct sf_net_result r = run(n);
+    assert_int_equal(r.time, 2 * 4000 * 1000); /* side by side; the switch waits for the packet of a plane */
+    done(n, &r);
+}
+
 /* A and B share; B is half as long, and what it leaves A takes. */
 static void test_rates_follow_who_is_there(void **state) {
     (void)state;
@@ -182,6 +215,9 @@ static void test_builders_refuse(void **state) {
     path_of(n, 1, (uint32_t[]){3});
     expect_refused(n, "uses link 3 of 0");
     n = sf_net_create(plain);
+    sf_net_add_path(n, &(struct sf_net_path){.cap_bytes_per_s = GB, .stripes = 65});
+    expect_refused(n, "65 stripes");
+    n = sf_net_create(plain);
     uint32_t l = link_of(n, GB, 0);
     path_of(n, 2, (uint32_t[]){l, l});
     expect_refused(n, "twice");
@@ -246,7 +282,7 @@ static void test_dump(void **state) {
     (void)state;
     struct sf_net *n = sf_net_create((struct sf_net_wire){4096, 26, true});
     uint32_t links[] = {link_of(n, GB, 500), link_of(n, 2 * GB, 0)};
-    struct sf_net_path p = {1, 2, 9, GB, 2, {links[0], links[1]}};
+    struct sf_net_path p = {1, 2, 9, GB, 0, 2, {links[0], links[1]}};
     uint32_t m = sf_net_add_message(n, sf_net_add_path(n, &p), 77), d = sf_net_add_delay(n, 2, 5);
     sf_net_add_wait(n, d, m, SF_NET_DELIVERED);
     sf_net_add_wait(n, d, m, SF_NET_SENT);
@@ -264,17 +300,12 @@ static void test_dump(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_message),
-        cmocka_unit_test(test_packets),
-        cmocka_unit_test(test_rates_follow_who_is_there),
-        cmocka_unit_test(test_parking_lot),
-        cmocka_unit_test(test_windows_and_congestion),
-        cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_nothing_and_no_bytes),
-        cmocka_unit_test(test_builders_refuse),
-        cmocka_unit_test(test_dead_links_and_ages),
-        cmocka_unit_test(test_memory_runs_out),
-        cmocka_unit_test(test_dump),
+        cmocka_unit_test(test_one_message),     cmocka_unit_test(test_packets),
+        cmocka_unit_test(test_stripes),         cmocka_unit_test(test_rates_follow_who_is_there),
+        cmocka_unit_test(test_parking_lot),     cmocka_unit_test(test_windows_and_congestion),
+        cmocka_unit_test(test_edges),           cmocka_unit_test(test_nothing_and_no_bytes),
+        cmocka_unit_test(test_builders_refuse), cmocka_unit_test(test_dead_links_and_ages),
+        cmocka_unit_test(test_memory_runs_out), cmocka_unit_test(test_dump),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -113,6 +114,61 @@ static void test_all_to_all(void **state) {
     assert_int_equal(r.most_flows, 256 * 4);
     expect_near(sf_ps_to_s(r.time), 62.0 * MIB / t.rate, 0.05);
     sf_topo_free(t.topo);
+}
+
+/* ---- planes and rails in a healthy cluster --------------------------------------------------------------------- */
+
+struct layout {
+    uint32_t planes, rails;
+};
+
+static int read_layout(void *self, const char *path, size_t max_bytes, char **data, size_t *bytes, struct sf_err *err) {
+    const struct layout *l = self;
+    if (strcmp(path, "racks.yaml") != 0) {
+        return sf_io_posix.read_all(sf_io_posix.self, path, max_bytes, data, bytes, err);
+    }
+    *data = sf_malloc(1024);
+    assert_non_null(*data);
+    *bytes = (size_t)snprintf(*data, 1024,
+                              "name: racks\ndevice: gb300\ndomains: 4\ndomain: { kind: rack, trays: 18, gpus_per_tray: "
+                              "4, cpus_per_tray: 2, nvswitches: 18, link: nvlink5, links_per_gpu: 18 }\nnic: "
+                              "connectx8-800g\nplanes: %u\nrails: %u\nfabric: { switch: quantum-x800-q3400, leaf_down: "
+                              "72, tiers: 2, oversubscription: 1, cables: { nic_leaf: 3m, leaf_spine: 10m } }\n",
+                              l->planes, l->rails);
+    return 0;
+}
+
+static double us_on(struct layout l, enum sf_net_pattern pattern, uint32_t per_domain, uint64_t bytes) {
+    const struct sf_io io = {&l, read_layout, NULL};
+    struct sf_err err = {0};
+    struct toy t = {0};
+    if (sf_topo_load(&io, "racks.yaml", SF_CATALOG_DIR, &t.topo, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    struct sf_net_job job = job_of(pattern, 4 * per_domain, bytes);
+    job.per_domain = per_domain;
+    struct sf_net_result r = run(&t, &job);
+    sf_topo_free(t.topo);
+    return sf_ps_to_s(r.time) * 1e6;
+}
+
+/* A packet takes one plane, so what is smaller than a packet for each takes longer; what is larger does not notice. */
+static void test_planes(void **state) {
+    (void)state;
+    const struct layout one = {1, 4}, four = {4, 4};
+    double small = us_on(one, SF_NET_PERMUTATION, 16, 4096), striped = us_on(four, SF_NET_PERMUTATION, 16, 4096);
+    double packet_us = 4096 / 97e3; /* about: of a whole NIC */
+    assert_true(striped > small + 2.5 * packet_us && striped < small + 3.5 * packet_us);
+    assert_true(us_on(four, SF_NET_PERMUTATION, 16, 16 * 4096) == us_on(one, SF_NET_PERMUTATION, 16, 16 * 4096));
+    assert_true(us_on(four, SF_NET_PERMUTATION, 16, 64 * MIB) == us_on(one, SF_NET_PERMUTATION, 16, 64 * MIB));
+}
+
+/* The more rails, the more racks meet in one leaf: what stays on its rail then saves a spine and two cables. */
+static void test_rails(void **state) {
+    (void)state;
+    const struct layout one = {1, 1}, nine = {1, 9};
+    double spines = us_on(one, SF_NET_RING, 1, MIB), leaves = us_on(nine, SF_NET_RING, 1, MIB);
+    assert_true(leaves < 0.95 * spines);
 }
 
 /* One node of every leaf group apart: 2 (n - 1) steps of a chunk and a latency each. */
@@ -310,6 +366,8 @@ int main(void) {
         cmocka_unit_test(test_incast),
         cmocka_unit_test(test_permutation_and_routing),
         cmocka_unit_test(test_all_to_all),
+        cmocka_unit_test(test_planes),
+        cmocka_unit_test(test_rails),
         cmocka_unit_test(test_ring),
         cmocka_unit_test(test_protocols),
         cmocka_unit_test(test_pipeline),

@@ -71,6 +71,22 @@ static void test_tiers_of_the_large_cluster(void **state) {
     sf_topo_free(t);
 }
 
+/* As many numbers as there are ways to meet, and pairs that meet alike share theirs. */
+static void test_routes_alike(void **state) {
+    (void)state;
+    struct sf_topo *t = must_load_cluster("gb300-nvl72-220k");
+    const uint32_t pairs[][2] = {{5, 5}, {0, 71}, {0, 72}, {0, 73}, {0, 5183 - 71}, {0, 5183}, {0, 5184}, {0, 5185}};
+    uint32_t used = 0;
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        uint32_t number = sf_topo_route_alike(t, pairs[i][0], pairs[i][1]);
+        assert_true(number < SF_ROUTES_ALIKE && !(used >> number & 1));
+        used |= 1u << number;
+    }
+    assert_int_equal(sf_topo_route_alike(t, 219999, 219999 % 72), sf_topo_route_alike(t, 0, 5184));
+    assert_int_equal(sf_topo_route_alike(t, 3 * 72 + 7, 9), sf_topo_route_alike(t, 0, 73));
+    sf_topo_free(t);
+}
+
 static void test_oversubscription_slows_climbing_routes(void **state) {
     (void)state;
     struct shape s = three_tiers;
@@ -147,11 +163,9 @@ static void test_link_text(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_pairs),
-        cmocka_unit_test(test_tiers_of_the_large_cluster),
-        cmocka_unit_test(test_oversubscription_slows_climbing_routes),
-        cmocka_unit_test(test_rail_only),
-        cmocka_unit_test(test_destinations_do_not_share_the_way_down),
+        cmocka_unit_test(test_all_pairs),    cmocka_unit_test(test_tiers_of_the_large_cluster),
+        cmocka_unit_test(test_routes_alike), cmocka_unit_test(test_oversubscription_slows_climbing_routes),
+        cmocka_unit_test(test_rail_only),    cmocka_unit_test(test_destinations_do_not_share_the_way_down),
         cmocka_unit_test(test_link_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
