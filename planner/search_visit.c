@@ -109,8 +109,10 @@ int sfi_add_groups(struct sfi_search *s, const struct sfi_group *groups, size_t 
         s->groups = bigger;
         s->groups_room = room;
     }
-    memcpy(s->groups + s->groups_n, groups, n * sizeof *groups);
-    s->groups_n += n;
+    if (n > 0) {
+        memcpy(s->groups + s->groups_n, groups, n * sizeof *groups);
+        s->groups_n += n;
+    }
     return 0;
 }
 
