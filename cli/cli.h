@@ -21,6 +21,7 @@ struct cli {
     X("topo", verb_topo, "show, check or probe a cluster")                                                             \
     X("plan", verb_plan, "choose how to split a training job over a cluster")                                          \
     X("schedule", verb_schedule, "make one pipeline schedule and time it exactly")                                     \
+    X("cut", verb_cut, "cut a model's layers into pipeline stages, exactly")                                           \
     X("sim", verb_sim, "predict one training step")                                                                    \
     X("compile", verb_compile, "turn a plan into a program file")                                                      \
     X("prog", verb_prog, "dump, check, hash or assemble a program")                                                    \

@@ -10,6 +10,7 @@
 #include "cli/print.h"
 #include "cli/schedule_auto.h"
 #include "core/arena.h"
+#include "planner/cut_units.h"
 
 #define VERB "schedule"
 #define TABLE_MAX_BYTES (64u << 20)
@@ -18,11 +19,12 @@
 #define CHART_DEVICES 64 /* more would scroll away */
 
 struct schedule_args {
-    const char *kind, *f, *b, *w, *comm, *wrap, *table, *layout, *svg, *csv;
+    const char *kind, *f, *b, *w, *comm, *wrap, *table, *layout, *svg, *csv, *stage_costs;
     double limit, weight_share; /* limit in p M */
     double loss_layers;
     bool published, share_matters; /* the weight share was asked for, so a schedule it says nothing about is refused */
     struct sf_pipe_spec spec;
+    struct sf_stage_costs costs; /* of stage_costs */
 };
 
 static const struct cli_usage usage = {
@@ -50,6 +52,7 @@ static const struct cli_usage usage = {
                 "  staticfire schedule --kind all --stages 16 --microbatches 64 --f 28.8ms --b 28.8ms --w 19.4ms\n"
                 "  staticfire schedule --kind 1f1b --stages 4 --microbatches 16 --f 9ms --b 9ms --w 9ms \\\n"
                 "      --layout 'Et*7|t*8|t*8|t*5L' --loss-layers 3\n"
+                "  staticfire schedule --kind all --stages 16 --microbatches 64 --costs stages.csv\n"
                 "  staticfire schedule --kind 1f1b --slices 8 --stages 8 --microbatches 8 --f 1ms --b 1ms --w 1ms\n",
 };
 
@@ -67,6 +70,9 @@ static double seconds_now(void) {
 
 static int set_costs(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
     struct sf_pipe_layout layout;
+    if (a->stage_costs != NULL) {
+        return sf_stage_costs_set(&a->costs, out->pipe, &a->spec, &out->costs, err);
+    }
     if (a->layout == NULL) {
         return sf_pipe_costs_create(out->pipe, &a->spec, &out->costs, err);
     }
@@ -91,11 +97,27 @@ static int make_family(const struct schedule_args *a, struct cli_schedule *out, 
     return set_costs(a, out, err);
 }
 
-/* A layout says how many virtual stages there are and what they cost; where they live is searched for. */
+/* Stages with costs of their own; where they live is searched for. */
+static int make_auto_uneven(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
+    uint32_t n = a->costs.stages_n;
+    struct sf_pipe *shape = NULL;
+    struct sf_pipe_costs costs = {.f = NULL};
+    int rc = sf_pipe_create(a->spec.devices, n, a->spec.microbatches, 1, &shape, err);
+    rc = rc == 0 ? sf_stage_costs_set(&a->costs, shape, &a->spec, &costs, err) : rc;
+    rc = rc == 0 ? cli_schedule_auto(&a->spec, n, &costs, out, err) : rc;
+    sf_pipe_costs_clear(&costs);
+    sf_pipe_free(shape);
+    return rc;
+}
+
+/* A layout says how many virtual stages there are and what they cost. */
 static int make_auto(const struct schedule_args *a, struct cli_schedule *out, struct sf_err *err) {
     struct sf_pipe_layout layout;
     struct sf_pipe *shape = NULL;
     struct sf_pipe_costs costs = {.f = NULL};
+    if (a->stage_costs != NULL) {
+        return make_auto_uneven(a, out, err);
+    }
     if (a->layout == NULL) {
         return cli_schedule_auto(&a->spec, 0, NULL, out, err);
     }
@@ -445,8 +467,8 @@ static int check_auto(struct cli *cli, struct schedule_args *a) {
     if (a->spec.slices > 0) {
         return cli_fail_usage(cli, VERB, "--kind auto takes whole sequences; --slices is for gpipe and 1f1b");
     }
-    if (a->layout != NULL && a->spec.chunks > 0) {
-        return cli_fail_usage(cli, VERB, "--chunks follows from --layout");
+    if ((a->layout != NULL || a->stage_costs != NULL) && a->spec.chunks > 0) {
+        return cli_fail_usage(cli, VERB, "--chunks follows from %s", a->layout != NULL ? "--layout" : "--costs");
     }
     a->limit = a->limit > 0 ? a->limit : 1;
     return 0;
@@ -474,6 +496,33 @@ static int check_share_range(struct cli *cli, struct schedule_args *a) {
     return 0;
 }
 
+static int parse_times(struct cli *cli, struct schedule_args *a) {
+    SF_TRY(parse_time(cli, "f", a->f, &a->spec.f));
+    SF_TRY(parse_time(cli, "b", a->b, &a->spec.b));
+    return parse_time(cli, "w", a->w, &a->spec.w);
+}
+
+static sf_time_ps mean_of(const sf_time_ps *of, uint32_t n, uint32_t devices) {
+    sf_time_ps sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sum += of[i]; /* at most 16,384 times 100 s */
+    }
+    return sum / (devices > 0 ? devices : 1);
+}
+
+/* Families are made for devices alike, with the mean of what is in the table. */
+static int take_costs(struct cli *cli, struct schedule_args *a) {
+    const struct sf_stage_costs *c = &a->costs;
+    if (a->f != NULL || a->b != NULL || a->w != NULL || a->layout != NULL) {
+        return cli_fail_usage(cli, VERB, "--f, --b, --w and --layout follow from --costs");
+    }
+    SF_TRY(sf_stage_costs_load(&sf_io_posix, a->stage_costs, &a->costs, &cli->err));
+    a->spec.f = mean_of(c->f, c->stages_n, a->spec.devices);
+    a->spec.b = mean_of(c->b, c->stages_n, a->spec.devices);
+    a->spec.w = mean_of(c->w, c->stages_n, a->spec.devices);
+    return 0;
+}
+
 static int complete(struct cli *cli, struct schedule_args *a) {
     if (a->limit <= 0 && a->limit > NOT_GIVEN) {
         return cli_fail_usage(cli, VERB, "--memory-limit expects a share of p M above 0; leave it out for no limit");
@@ -491,9 +540,7 @@ static int complete(struct cli *cli, struct schedule_args *a) {
     }
     SF_TRY(check_share_range(cli, a));
     SF_TRY(strcmp(a->kind, SPLIT_HEAD) == 0 ? check_split_head(cli, a) : 0);
-    SF_TRY(parse_time(cli, "f", a->f, &a->spec.f));
-    SF_TRY(parse_time(cli, "b", a->b, &a->spec.b));
-    SF_TRY(parse_time(cli, "w", a->w, &a->spec.w));
+    SF_TRY(a->stage_costs != NULL ? take_costs(cli, a) : parse_times(cli, a));
     SF_TRY(a->comm != NULL ? parse_time(cli, "comm", a->comm, &a->spec.comm) : 0);
     a->spec.family = sf_pipe_family_parse(a->kind);
     a->spec.weight_share = a->weight_share;
@@ -516,6 +563,7 @@ int verb_schedule(struct cli *cli, int argc, char **argv) {
         {"f", 0, CLI_TEXT, &a.f, "TIME", "forward, such as 18.522ms"},
         {"b", 0, CLI_TEXT, &a.b, "TIME", "gradient of the input"},
         {"w", 0, CLI_TEXT, &a.w, "TIME", "gradient of the weights"},
+        {"costs", 0, CLI_TEXT, &a.stage_costs, "FILE", "instead of f, b and w: a CSV of stages, as cut --costs writes"},
         {"comm", 0, CLI_TEXT, &a.comm, "TIME", "one hop between devices (default 0)"},
         {"memory-limit", 0, CLI_FRACTION, &a.limit, "K", "activations of a device in p M, such as 1.5"},
         {"weight-share", 0, CLI_FRACTION, &a.weight_share, "S", "of an activation that lives until W (100%)"},
@@ -530,6 +578,8 @@ int verb_schedule(struct cli *cli, int argc, char **argv) {
     };
     int first;
     SF_TRY(cli_parse(cli, &usage, options, argc, argv, &first));
-    SF_TRY(complete(cli, &a));
-    return strcmp(a.kind, "all") == 0 ? show_all(cli, &a) : show_one(cli, &a);
+    int rc = complete(cli, &a);
+    rc = rc != 0 ? rc : strcmp(a.kind, "all") == 0 ? show_all(cli, &a) : show_one(cli, &a);
+    sf_stage_costs_clear(&a.costs);
+    return rc;
 }

@@ -10,7 +10,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(sys.argv[1]).resolve()
 TINY = "scenarios/tiny-llama-cpu/scenario.yaml"
-VERBS = ["topo", "plan", "schedule", "sim", "compile", "prog", "coll", "net", "trace", "run", "compare", "calibrate", "validate",
+VERBS = ["topo", "plan", "schedule", "cut", "sim", "compile", "prog", "coll", "net", "trace", "run", "compare", "calibrate", "validate",
          "doctor"]
 os.environ["OMPI_ALLOW_RUN_AS_ROOT"] = os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
 bad = []

@@ -94,7 +94,11 @@ LINES = {
         "--wrap-edge": ("first", ["schedule", "--kind", "interleaved", *SCHEDULE, "--chunks", "2", "--comm", "1ms"]),
         "--published": ((), ["schedule", "--kind", "v-half", *SCHEDULE]), "--layout": ("Et*7|t*8|t*8|t*5L",),
         "--loss-layers": ("3", ["schedule", "--kind", "1f1b", *SCHEDULE, "--layout", "Et*7|t*8|t*8|t*5L"]),
+        "--costs": ("stages.csv", ["schedule", "--kind", "1f1b", "--stages", "2", "--microbatches", "4"]),
         "--table": ("table.csv", ["schedule", "--kind", "table", *SCHEDULE]), "--csv": ("c.csv",), "--svg": ("s.svg",),
+    }),
+    "cut": (["units.csv", "--stages", "4"], {
+        "--stages": ("3",), "--memory": ("51MB",), "--microbatches": ("1",), "--devices": ("5",), "--costs": ("c.csv",),
     }),
     "coll": ([H100, "-b", "1MiB..4MiB"], {
         "--op": ("all_gather",), "--ranks": ("4",), "--per-domain": ("2", ["coll", RACKS, "-n", "8", "-b", "64MiB"]),
@@ -116,7 +120,7 @@ LINES = {
 }
 
 # Lines that are refused without their option; with it something else is said.
-NEEDED = {("schedule", "--table"), ("calibrate", "--from"), ("calibrate", "--program")}
+NEEDED = {("schedule", "--table"), ("schedule", "--costs"), ("calibrate", "--from"), ("calibrate", "--program")}
 
 
 def sf(folder, args):
@@ -158,6 +162,10 @@ def prepare(folder):
         "job: { seq_len: 4096, global_batch: 64, precision: bf16, gpus: 8 }\nplan: { tp: 4, pp: 2, micro_batch: 1 }\n")
     (folder / "lost.yaml").write_text('dead: { gpus: ["0..7"] }\n')
     (folder / "hurt.yaml").write_text('degraded: [{ nics: ["3"], rate: 0.5 }]\n')
+    (folder / "units.csv").write_text(
+        "unit,count,devices,f,b,w,state,activation\nembedding,1,1,1ms,0ms,1ms,9MB,0B\nembedding,1,2,1ms,0ms,1ms,5MB,0B\n"
+        "layer,8,1,4ms,4ms,4ms,5MB,8MB\nlayer,8,2,3ms,3ms,3ms,3MB,4MB\nhead,1,1,9ms,9ms,9ms,9MB,1MB\nhead,1,2,5ms,5ms,5ms,5MB,1MB\n")
+    (folder / "stages.csv").write_text("f,b,w\n1ms,2ms,3ms\n3ms,2ms,1ms\n")
     (folder / "loss.jsonl").write_text('{"step": 1, "loss": 5.5}\n{"step": 2, "loss": 5.25}\n')
     for line in (["plan", "job.yaml", "-o", "plan.yaml"], ["compile", "plan.yaml"],
                  ["sim", "plan.yaml", "-t", "base.sftrace", "-f", "base.json"],
