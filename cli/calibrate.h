@@ -26,6 +26,13 @@ int cli_calibrate_measure(struct cli *cli, const struct cli_calibrate *how, stru
 
 /* ---- GPUs (calibrate_gpu.c) ---- */
 
+/* A model to train, as a config.json. */
+struct cli_calibrate_model {
+    uint32_t hidden, heads, kv_heads, ffn, seq_len, vocab, layers;
+    bool gpt2;
+};
+void cli_calibrate_model(const struct cli_calibrate_model *m, struct sf_buf *out);
+
 /* The class of the catalog that a GPU of this name is of; NULL: none that is known. */
 const char *cli_calibrate_class(const char *name);
 /* A node of `ranks` such GPUs, as a cluster file. */

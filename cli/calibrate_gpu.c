@@ -40,14 +40,15 @@ void cli_calibrate_cluster(const char *class_name, uint32_t ranks, struct sf_buf
                   class_name, ranks);
 }
 
-static void print_model(const struct model *m, uint32_t layers, struct sf_buf *out) {
+void cli_calibrate_model(const struct cli_calibrate_model *m, struct sf_buf *out) {
     if (m->gpt2) {
         sf_buf_printf(
             out,
-            "{\"model_type\": \"gpt2\", \"n_embd\": %u, \"n_layer\": %u, \"n_head\": %u, \"n_positions\": %u, "
-            "\"vocab_size\": %u, \"activation_function\": \"gelu_new\", \"layer_norm_epsilon\": 1e-5, "
-            "\"initializer_range\": 0.02, \"attn_pdrop\": 0, \"embd_pdrop\": 0, \"resid_pdrop\": 0}\n",
-            m->hidden, layers, m->heads, m->seq_len, m->vocab);
+            "{\"model_type\": \"gpt2\", \"n_embd\": %u, \"n_layer\": %u, \"n_head\": %u, \"n_inner\": %u, "
+            "\"n_positions\": %u, \"vocab_size\": %u, \"activation_function\": \"gelu_new\", "
+            "\"layer_norm_epsilon\": 1e-5, \"initializer_range\": 0.02, \"attn_pdrop\": 0, \"embd_pdrop\": 0, "
+            "\"resid_pdrop\": 0}\n",
+            m->hidden, m->layers, m->heads, m->ffn, m->seq_len, m->vocab);
         return;
     }
     sf_buf_printf(out,
@@ -55,7 +56,7 @@ static void print_model(const struct model *m, uint32_t layers, struct sf_buf *o
                   "%u, \"vocab_size\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"rope_theta\": "
                   "10000.0, \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"tie_word_embeddings\": false, "
                   "\"initializer_range\": 0.02}\n",
-                  m->hidden, m->ffn, layers, m->vocab, m->heads, m->kv_heads);
+                  m->hidden, m->ffn, m->layers, m->vocab, m->heads, m->kv_heads);
 }
 
 /* With several GPUs in turn stages, parts of every matrix where its heads allow it, and copies. */
@@ -63,7 +64,9 @@ void cli_calibrate_job(uint32_t n, uint32_t ranks, struct sf_buf *model, struct 
     const struct model *m = &models[n];
     bool splits = n % 3 == 1 && m->kv_heads % ranks == 0, stages = n % 3 == 0;
     uint32_t pp = stages ? ranks : 1, tp = splits ? ranks : 1, dp = ranks / (pp * tp);
-    print_model(m, pp > 2 ? pp : 2, model);
+    cli_calibrate_model(&(struct cli_calibrate_model){m->hidden, m->heads, m->kv_heads, m->ffn, m->seq_len, m->vocab,
+                                                      pp > 2 ? pp : 2, m->gpt2},
+                        model);
     sf_buf_printf(
         job,
         "{\"name\": \"calibrate\", \"cluster\": \"machine.yaml\", \"model\": \"config.json\", \"job\": "

@@ -102,30 +102,13 @@ static struct grid grid_of(const struct model *m, uint32_t ranks) {
     return parts ? (struct grid){1, 1, ranks} : (struct grid){ranks, 1, 1};
 }
 
-static void print_model(const struct model *m, uint32_t layers, struct sf_buf *out) {
-    if (m->gpt2) {
-        sf_buf_printf(
-            out,
-            "{\"model_type\": \"gpt2\", \"n_embd\": %u, \"n_layer\": %u, \"n_head\": %u, \"n_inner\": %u, "
-            "\"n_positions\": %u, \"vocab_size\": %u, \"activation_function\": \"gelu_new\", "
-            "\"layer_norm_epsilon\": 1e-5, \"initializer_range\": 0.02, \"attn_pdrop\": 0, \"embd_pdrop\": 0, "
-            "\"resid_pdrop\": 0}\n",
-            m->hidden, layers, m->heads, m->ffn, m->seq_len, m->vocab);
-        return;
-    }
-    sf_buf_printf(out,
-                  "{\"model_type\": \"llama\", \"hidden_size\": %u, \"intermediate_size\": %u, \"num_hidden_layers\": "
-                  "%u, \"vocab_size\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"rope_theta\": "
-                  "10000.0, \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"tie_word_embeddings\": false, "
-                  "\"initializer_range\": 0.02}\n",
-                  m->hidden, m->ffn, layers, m->vocab, m->heads, m->kv_heads);
-}
-
 static int write_job(struct cli *cli, const struct folder *f, const struct model *m, uint32_t ranks) {
     struct sf_buf model = {0}, job = {0};
     const struct grid g = grid_of(m, ranks);
     bool halves = m->way == HALVES && ranks > 1, head = m->way == HEAD && ranks > 1 && m->vocab % ranks == 0;
-    print_model(m, LAYERS * g.pp, &model);
+    cli_calibrate_model(&(struct cli_calibrate_model){m->hidden, m->heads, m->kv_heads, m->ffn, m->seq_len, m->vocab,
+                                                      LAYERS * g.pp, m->gpt2},
+                        &model);
     sf_buf_printf(
         &job,
         "{\"name\": \"calibrate\", \"cluster\": \"machine.yaml\", \"model\": \"config.json\", \"job\": "

@@ -136,6 +136,7 @@ static int choose_plan(struct cli *cli, struct cli_target *t) {
     }
     if (rc == 0) {
         t->plan = best->plan;
+        t->scenario.job.gpus = t->plan.gpus > 0 ? t->plan.gpus : t->scenario.job.gpus;
         t->has_plan = true;
         t->searched = true;
     }
@@ -190,6 +191,20 @@ static int blame(struct cli *cli, int rc, const char *plan, const char *scenario
                        plan, other ? " (--cluster FILE names another cluster)" : "");
 }
 
+/* Of a plan that was made for fewer GPUs than the job's, and does not say so any more. */
+static int check_idle(struct cli *cli, const char *path, const struct cli_target *t, struct sf_hash wanted) {
+    struct sf_plan said = t->plan;
+    struct sf_scenario used;
+    said.gpus = plan_gpus(&t->plan);
+    sf_scenario_narrow(&t->scenario, &said, &used);
+    if (said.gpus == 0 || said.gpus == t->scenario.job.gpus || !sf_hash_equal(sf_scenario_hash(&used), wanted)) {
+        return 0;
+    }
+    return sf_fail_at(&cli->err, SF_E_INPUT, path, 0, 0,
+                      "the plan's degrees use %u GPUs, the job has %u; a plan that uses fewer says so: add gpus: %u",
+                      said.gpus, t->scenario.job.gpus, said.gpus);
+}
+
 static int load_plan(struct cli *cli, const char *path, const struct cli_load *want, struct cli_target *t) {
     struct sf_hash hash;
     char scenario[CLI_PATH], cluster[CLI_PATH], overlay[CLI_PATH], wanted[SF_HASH_TEXT], found[SF_HASH_TEXT];
@@ -211,6 +226,7 @@ static int load_plan(struct cli *cli, const char *path, const struct cli_load *w
         return blame(cli, rc, path, scenario, &with);
     }
     struct sf_hash own = sf_scenario_hash(&t->scenario);
+    SF_TRY(sf_hash_equal(own, hash) ? 0 : check_idle(cli, path, t, hash));
     if (!sf_hash_equal(own, hash)) {
         return sf_fail_at(&cli->err, SF_E_INPUT, path, 0, 0,
                           "the plan was made for scenario %s, but %s is %s now; plan again",

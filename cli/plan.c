@@ -29,7 +29,9 @@ static const struct cli_usage usage = {
     .about = "Searches degrees (tp, cp, ep, pp, dp), schedule, chunks, microbatch, recomputation, ZeRO and the\n"
              "cut of the layers, all at once; simulates the best candidates and prints them, each with how\n"
              "much faster the best plan of the space can be at most. Ctrl-C ends the search with the best so\n"
-             "far; exit code 7 when there is none yet. A schedule made to measure (auto) is written beside the\n"
+             "far; exit code 7 when there is none yet. A job has the GPUs that it names; with --fewer, or where the\n"
+             "scenario says gpus: { most: N }, smaller numbers that divide well are part of the same search, and\n"
+             "the plan says how many it uses. A schedule made to measure (auto) is written beside the\n"
              "plan, as FILE.csv. An overlay says what is dead or spare today: a job that wants more\n"
              "GPUs than it leaves is planned for as many of them as can be used. A plan with an overlay is\n"
              "planned again in seconds: as many replicas as are left, each as it was.",
@@ -42,13 +44,6 @@ static const struct cli_usage usage = {
     .operands_max = 1,
 };
 
-#define COUNTS 4 /* numbers of GPUs that --fewer searches, the job's own among them */
-
-struct count {
-    uint32_t gpus;
-    sf_time_ps step;
-};
-
 struct found {
     int objective;
     struct sf_plan_result *results;
@@ -56,8 +51,6 @@ struct found {
     struct sf_search_stats stats;
     struct cli_explained why;     /* where asked for */
     struct sf_plan_result *fewer; /* on fewer GPUs, and worth more; NULL: none seen */
-    struct count counts[COUNTS];  /* numbers of GPUs that were searched */
-    uint32_t counts_n;
 };
 
 static uint64_t peak_of(const struct sf_plan_result *r) {
@@ -69,9 +62,9 @@ static uint64_t peak_of(const struct sf_plan_result *r) {
 }
 
 static json_t *degrees_json(const struct sf_plan *p) {
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "tp", (int)p->tp, "cp", (int)sf_plan_cp(p), "ep",
-                     (int)p->ep, "dp", (int)p->dp, "pp", (int)p->pp, "vpp", (int)p->vpp, "micro_batch",
-                     (int)p->micro_batch, "microbatches", (int)p->microbatches);
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "gpus", (int)sf_plan_gpus(p), "tp", (int)p->tp,
+                     "cp", (int)sf_plan_cp(p), "ep", (int)p->ep, "dp", (int)p->dp, "pp", (int)p->pp, "vpp", (int)p->vpp,
+                     "micro_batch", (int)p->micro_batch, "microbatches", (int)p->microbatches);
 }
 
 static json_t *memory_json(const struct sf_plan_result *r) {
@@ -147,22 +140,26 @@ static json_t *found_json(const struct cli_target *t, const struct found *f) {
         json_array_append_new(plans, plan);
     }
     json_t *counts = json_array();
-    for (uint32_t i = 0; i < f->counts_n; i++) {
-        json_array_append_new(counts, json_pack("{s:I, s:f}", "gpus", (json_int_t)f->counts[i].gpus, "step_time_s",
-                                                sf_ps_to_s(f->counts[i].step)));
+    for (uint32_t i = 0; i < f->stats.numbers_n; i++) {
+        const struct sf_search_number *n = &f->stats.numbers[i];
+        json_t *step = n->simulated > 0 ? json_real(sf_ps_to_s(n->step)) : json_null();
+        json_array_append_new(counts, json_pack("{s:I, s:I, s:o}", "gpus", (json_int_t)n->gpus, "simulated",
+                                                (json_int_t)n->simulated, "step_time_s", step));
     }
     json_t *fewer = f->fewer != NULL ? result_json(f->fewer) : json_null();
-    return json_pack(
-        "{s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:I, s:I, s:I}",
-        "searched_gpus", counts, "on_fewer_gpus", fewer, "times", cli_times_word(t->cost), "scenario",
-        cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
-        cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)), "plans", plans,
-        "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded, "evaluated",
-        (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated, "placements",
-        (json_int_t)f->stats.placements, "too_large", (json_int_t)f->stats.too_large, "bound_s", f->stats.bound_s,
-        "first_plan_s", f->stats.first_plan_s, "search_time_s", f->stats.search_time_s, "stopped", f->stats.stopped,
-        "gpus", (json_int_t)t->scenario.job.gpus, "gpus_asked", (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
-        (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
+    return json_pack("{s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:b, "
+                     "s:I, s:I, s:I}",
+                     "searched_gpus", counts, "on_fewer_gpus", fewer, "times", cli_times_word(t->cost), "scenario",
+                     cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
+                     cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)),
+                     "plans", plans, "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded,
+                     "evaluated", (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated,
+                     "placements", (json_int_t)f->stats.placements, "too_large", (json_int_t)f->stats.too_large,
+                     "bound_s", f->stats.bound_s, "first_plan_s", f->stats.first_plan_s, "bounding_time_s",
+                     f->stats.bounding_time_s, "search_time_s", f->stats.search_time_s, "stopped", f->stats.stopped,
+                     "gpus", (json_int_t)sf_plan_gpus(&f->results[0].plan), "gpus_asked",
+                     (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
+                     (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
 }
 
 static const char *const column_of[] = {"", "p95", "tokens/day", "per Mtoken"};
@@ -177,22 +174,29 @@ static void merit_cell(struct cli_table *t, int objective, const struct sf_merit
     }
 }
 
-static void plan_head(struct cli_table *t, int objective) {
+static void plan_head(struct cli_table *t, int objective, bool numbers) {
     static const char *const names[] = {"#",   "tp",           "cp",       "ep",        "pp",   "dp",
                                         "vpp", "mb x seq",     "schedule", "recompute", "zero", "step",
                                         "MFU", "tokens/s/GPU", "bubble",   "memory",    "gap"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         cli_cell(t, "%s", names[i]);
+        if (i == 0 && numbers) {
+            cli_cell(t, "GPUs");
+        }
     }
     if (objective != SF_OBJECTIVE_TIME) {
         cli_cell(t, "%s", column_of[objective]);
     }
 }
 
-static void plan_row(struct cli_table *t, uint32_t number, int objective, const struct sf_plan_result *r) {
+static void plan_row(struct cli_table *t, uint32_t number, int objective, bool numbers,
+                     const struct sf_plan_result *r) {
     const struct sf_plan *p = &r->plan;
     double step = sf_ps_to_s(r->sim.step_time);
     cli_cell(t, "%u", number);
+    if (numbers) {
+        cli_cell(t, "%s", cli_count(sf_plan_gpus(p)));
+    }
     cli_cell(t, "%u", p->tp);
     cli_cell(t, "%u", sf_plan_cp(p));
     cli_cell(t, "%u", p->ep);
@@ -312,8 +316,7 @@ static void print_upkeep(const struct sf_scenario *s, const struct found *f, int
 static void print_cluster(const struct sf_scenario *s, const struct found *f, struct sf_buf *out) {
     uint8_t kind_of_stock[SF_KINDS_MAX];
     if (f->results[0].plan.gpus > 0) {
-        sf_buf_printf(out, "%s of the job's %s GPUs: the others would make the step longer\n", cli_count(s->job.gpus),
-                      cli_count(s->job.gpus_asked));
+        sf_buf_printf(out, "#1 uses %s of them: more would be worth less\n", cli_count(f->results[0].plan.gpus));
     } else if (s->job.gpus != s->job.gpus_asked) {
         sf_buf_printf(out, "%s of the %s GPUs asked for: %s are left in use\n", cli_count(s->job.gpus),
                       cli_count(s->job.gpus_asked), cli_count(sf_topo_gpus_in_use(s->topo)));
@@ -324,20 +327,16 @@ static void print_cluster(const struct sf_scenario *s, const struct found *f, st
 }
 
 static void print_search(const struct sf_search_stats *s, int objective, struct sf_buf *out) {
-    sf_buf_printf(
-        out,
-        "%s combinations, %s keep the rules, %s priced, %s simulated, %s more on other seats, %s too large for "
-        "memory, in %s%s\n",
-        cli_count(s->points), cli_count(s->bounded), cli_count(s->evaluated), cli_count(s->simulated),
-        cli_count(s->placements), cli_count(s->too_large), cli_seconds(s->search_time_s),
-        s->stopped ? " (stopped early)" : "");
+    sf_buf_printf(out,
+                  "%s combinations, %s keep the rules (bounded in %s), %s priced, %s simulated, %s more on other "
+                  "seats, %s too large for "
+                  "memory, in %s%s\n",
+                  cli_count(s->points), cli_count(s->bounded), cli_seconds(s->bounding_time_s), cli_count(s->evaluated),
+                  cli_count(s->simulated), cli_count(s->placements), cli_count(s->too_large),
+                  cli_seconds(s->search_time_s), s->stopped ? " (stopped early)" : "");
     sf_buf_printf(out, "no plan among them takes less than %s: gap is how far a plan is above that, at most%s\n",
                   cli_seconds(s->bound_s),
                   objective == SF_OBJECTIVE_TIME ? "" : ", with all that is lost beside steps");
-}
-
-static uint32_t gpus_of(const struct sf_plan *p) {
-    return p->tp * sf_plan_cp(p) * p->dp * p->pp;
 }
 
 static void print_fewer(const struct found *f, struct sf_buf *out) {
@@ -348,29 +347,35 @@ static void print_fewer(const struct found *f, struct sf_buf *out) {
     double step = sf_ps_to_s(f->fewer->sim.step_time), best = sf_ps_to_s(f->results[0].sim.step_time);
     sf_buf_printf(
         out, "fewer GPUs do better: %s (dp %u, %s, %u to a domain) take %s, %+.1f %%; --fewer searches such numbers\n",
-        cli_count(gpus_of(p)), p->dp, sf_plan_schedule_text(p), p->ranks_per_domain, cli_seconds(step),
+        cli_count(sf_plan_gpus(p)), p->dp, sf_plan_schedule_text(p), p->ranks_per_domain, cli_seconds(step),
         100 * (step / best - 1));
 }
 
-static void print_counts(const struct found *f, struct sf_buf *out) {
-    for (uint32_t i = 0; i < f->counts_n; i++) {
-        sf_buf_printf(out, "%s%s GPUs %s%s", i == 0 ? "searched: " : ", ", cli_count(f->counts[i].gpus),
-                      cli_seconds(sf_ps_to_s(f->counts[i].step)), i + 1 == f->counts_n ? "\n" : "");
+/* The gap is over all of these. */
+static void print_numbers(const struct sf_search_stats *s, struct sf_buf *out) {
+    for (uint32_t i = 0; i < s->numbers_n && s->numbers_n > 1; i++) {
+        const struct sf_search_number *n = &s->numbers[i];
+        sf_buf_printf(out, "%s%s GPUs %s", i == 0 ? "in one search, best step of each: " : ", ", cli_count(n->gpus),
+                      n->simulated > 0 ? cli_seconds(sf_ps_to_s(n->step)) : "not simulated");
     }
+    sf_buf_printf(out, s->numbers_n > 1 ? "; other numbers were not searched\n" : "");
 }
 
 static void print_found(const struct cli_target *t, const struct found *f, const struct plan_args *a,
                         struct sf_buf *out) {
     const struct sf_scenario *s = &t->scenario;
-    sf_buf_printf(out, "%s%s%s: %s on %s devices of %s, %s sequences of %s tokens a step, %s\n", cli_on(CLI_BOLD),
-                  s->name, cli_off(), s->model.name, cli_count(s->job.gpus), sf_topo_name(s->topo),
-                  cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
+    sf_buf_printf(out, "%s%s%s: %s on %s%s devices of %s, %s sequences of %s tokens a step, %s\n", cli_on(CLI_BOLD),
+                  s->name, cli_off(), s->model.name, f->stats.numbers_n > 1 ? "at most " : "", cli_count(s->job.gpus),
+                  sf_topo_name(s->topo), cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
                   sf_dtype_name(s->job.precision));
     print_cluster(s, f, out);
-    struct cli_table table = {.align = a->objective == SF_OBJECTIVE_TIME ? "rrrrrrrrllrrrrrrr" : "rrrrrrrrllrrrrrrrr"};
-    plan_head(&table, a->objective);
+    static const char *const aligns[2][2] = {{"rrrrrrrrllrrrrrrr", "rrrrrrrrllrrrrrrrr"},
+                                             {"rrrrrrrrrllrrrrrrr", "rrrrrrrrrllrrrrrrrr"}};
+    bool numbers = f->stats.numbers_n > 1;
+    struct cli_table table = {.align = aligns[numbers][a->objective != SF_OBJECTIVE_TIME]};
+    plan_head(&table, a->objective, numbers);
     for (uint32_t i = 0; i < f->n; i++) {
-        plan_row(&table, i + 1, a->objective, &f->results[i]);
+        plan_row(&table, i + 1, a->objective, numbers, &f->results[i]);
     }
     cli_table_print(&table, "  ", out);
     print_why(f, a, out);
@@ -378,11 +383,12 @@ static void print_found(const struct cli_target *t, const struct found *f, const
         cli_print_components(&f->why, out);
         cli_print_turns(s, &f->why, &f->stats, out);
         cli_print_seats(s->topo, &f->why, out);
+        cli_print_picks(t->cost, &f->why, out);
     }
     print_upkeep(s, f, a->objective, out);
     print_search(&f->stats, a->objective, out);
     print_fewer(f, out);
-    print_counts(f, out);
+    print_numbers(&f->stats, out);
     if (cli_times_text(t->cost) != NULL) {
         sf_buf_printf(out, "collectives take %s\n", cli_times_text(t->cost));
     }
@@ -425,7 +431,9 @@ static int write_plan(struct cli *cli, const struct cli_target *t, const struct 
         SF_TRY(cli_path_copy(plan->schedule_file, sizeof plan->schedule_file, name, &cli->err));
     }
     struct sf_buf buf = {0};
-    int rc = sf_plan_print(plan, sf_scenario_hash(&t->scenario), &buf);
+    struct sf_scenario used;
+    sf_scenario_narrow(&t->scenario, plan, &used);
+    int rc = sf_plan_print(plan, sf_scenario_hash(&used), &buf);
     if (rc != 0) {
         sf_buf_free(&buf);
         return sf_fail(&cli->err, rc, "cannot print the plan: %s", sf_code_text(rc));
@@ -453,54 +461,6 @@ static int look_at_fewer(struct cli *cli, const struct cli_target *t, const stru
     return rc;
 }
 
-/* The better of two searches stays in `f`. */
-static void keep_better(struct found *f, struct sf_plan_result **results, uint32_t n, struct sf_search_stats *stats,
-                        uint32_t gpus, uint32_t *best_gpus) {
-    if (n > 0 && (*results)[0].merit.worth_s < f->results[0].merit.worth_s) {
-        struct sf_plan_result *worse = f->results;
-        struct sf_search_stats of_worse = f->stats;
-        uint32_t worse_n = f->n;
-        f->results = *results;
-        f->stats = *stats;
-        f->n = n;
-        *results = worse;
-        *stats = of_worse;
-        n = worse_n;
-        *best_gpus = gpus;
-    }
-    sf_plan_results_clear(*results, n);
-    sf_search_stats_clear(stats);
-}
-
-static int search_counts(struct cli *cli, struct cli_target *t, const struct sf_search_options *options,
-                         struct found *f) {
-    struct sf_job *job = &t->scenario.job;
-    uint32_t counts[COUNTS - 1], counts_n = sf_search_counts(&t->scenario, COUNTS - 1, counts), best = job->gpus;
-    struct sf_plan_result *results = sf_calloc(options->top, sizeof *results);
-    int rc = results != NULL ? 0 : sf_fail_memory(&cli->err, "plans");
-    f->counts[f->counts_n++] = (struct count){job->gpus, f->results[0].sim.step_time};
-    for (uint32_t i = 0; i < counts_n && rc == 0 && !f->stats.stopped; i++) {
-        struct sf_search_stats stats = {0};
-        uint32_t n = 0;
-        job->gpus = counts[i];
-        rc = cli_search(cli, &t->scenario, t->cost, options, results, &n, &stats);
-        if (rc == SF_E_NOPLAN || rc == SF_E_INTERRUPTED) {
-            cli->err = (struct sf_err){0};
-            rc = 0;
-        }
-        if (rc == 0 && n > 0) {
-            f->counts[f->counts_n++] = (struct count){counts[i], results[0].sim.step_time};
-        }
-        keep_better(f, &results, n, &stats, counts[i], &best);
-    }
-    for (uint32_t i = 0; i < f->n && best != job->gpus_asked; i++) {
-        f->results[i].plan.gpus = best;
-    }
-    job->gpus = best;
-    sf_free(results);
-    return rc;
-}
-
 static int search_and_print(struct cli *cli, struct cli_target *t, const struct plan_args *a, struct found *f) {
     const struct sf_search_options options = {.top = a->top,
                                               .objective = a->objective,
@@ -512,9 +472,10 @@ static int search_and_print(struct cli *cli, struct cli_target *t, const struct 
                                               .no_advice = a->quick, /* the pins are nobody's */
                                               .auto_seed = a->seed,
                                               .auto_budget = a->budget};
+    t->scenario.job.fewer |= a->fewer;
     SF_TRY(cli_search(cli, &t->scenario, t->cost, &options, f->results, &f->n, &f->stats));
-    if (!a->quick && !f->stats.stopped) {
-        SF_TRY(a->fewer ? search_counts(cli, t, &options, f) : look_at_fewer(cli, t, &options, f));
+    if (!a->quick && !f->stats.stopped && !t->scenario.job.fewer) {
+        SF_TRY(look_at_fewer(cli, t, &options, f));
     }
     if (a->output != NULL) {
         struct sf_plan plan = f->results[0].plan; /* what it names is the file's business alone */
@@ -579,7 +540,8 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
         {"seed", 0, CLI_U64, &a.seed, "N", "of schedules made to measure (default 0)"},
         {"budget", 0, CLI_U64, &a.budget, "N", "passes placed for each of them (default 1000000)"},
         {"threads", 0, CLI_COUNT, &a.threads, "N", "of the search (default: one per core; the plans are the same)"},
-        {"fewer", 0, CLI_FLAG, &a.fewer, NULL, "search smaller numbers of GPUs too, each whole (minutes)"},
+        {"fewer", 0, CLI_FLAG, &a.fewer, NULL,
+         "the job may leave GPUs idle where that is better, as gpus: { most: N } says"},
         {"explain", 0, CLI_FLAG, &a.explain, NULL, "where time goes, what would turn the order; bounds and layers"},
         {"cluster", 0, CLI_TEXT, &a.cluster, "FILE", "instead of the scenario's cluster"},
         {"kernels", 0, CLI_TEXT, &a.kernels, "FILE", "measured kernel table"},

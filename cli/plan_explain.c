@@ -6,6 +6,7 @@
 #include "cli/print.h"
 #include "core/arena.h"
 #include "planner/compile.h"
+#include "sim/picks.h"
 
 static const struct {
     const char *name, *key;
@@ -39,14 +40,16 @@ json_t *cli_breakdown_json(const struct sf_breakdown *b) {
 static int explain_seats(struct cli *cli, const struct cli_target *t, const char *kernels, struct cli_explained *e) {
     const struct sf_asked as_it_is = {{1, 1, 1}, 1};
     struct sf_plan plan = e->results[0].plan;
+    struct sf_scenario used;
     int objective = e->objective == SF_OBJECTIVE_P95 ? SF_OBJECTIVE_TIME : e->objective;
-    e->seats_n = sf_placements(&t->scenario, &plan, e->seats);
+    sf_scenario_narrow(&t->scenario, &plan, &used);
+    e->seats_n = sf_placements(&used, &plan, e->seats);
     for (uint32_t i = 0; i < e->seats_n; i++) {
         plan.order = e->seats[i].order;
         plan.ranks_per_domain = e->seats[i].ranks_per_domain;
         SF_TRY(sf_asked_worth_s(&t->scenario, kernels, objective, &plan, &as_it_is, &e->seats_s[i], &cli->err));
     }
-    return sf_compile(&t->scenario, &e->results[0].plan, &e->prog, &cli->err);
+    return sf_compile(&used, &e->results[0].plan, &e->prog, &cli->err);
 }
 
 int cli_explain(struct cli *cli, const struct cli_target *t, const char *kernels, const struct sf_plan_result *results,
@@ -101,6 +104,38 @@ void cli_print_seats(const struct sf_topo *topo, const struct cli_explained *e, 
                       i == 0 ? ", chosen" : "");
     }
     print_spreads(topo, e, out);
+}
+
+static void print_pick(const struct sf_prog *prog, const struct sf_pick_use *u, struct cli_table *t) {
+    char room[SF_COLL_PICK_TEXT];
+    uint8_t picked = prog->comms[u->comm].picks.of[u->op];
+    cli_cell(t, "%s", prog->comms[u->comm].name);
+    cli_cell(t, "%s", sf_coll_op_name((int)u->op));
+    cli_cell(t, "%s", cli_bytes(u->bytes));
+    cli_cell(t, "%s", sf_coll_pick_text(u->nccl, room));
+    cli_cell(t, "%s", cli_seconds(u->now_s));
+    cli_cell(t, "%s", picked != 0 ? sf_coll_pick_text(picked, room) : "");
+    cli_cell(t, "%s", u->best != 0 && u->best == picked ? cli_seconds(u->best_s) : "");
+}
+
+void cli_print_picks(const struct sf_cost *cost, const struct cli_explained *e, struct sf_buf *out) {
+    static const char *const head[] = {"group", "collective", "largest", "NCCL picks", "takes", "plan picks", "takes"};
+    struct cli_table table = {.align = "llrlrlr"};
+    struct sf_pick_use *uses = sf_calloc(SF_PICK_USES, sizeof *uses);
+    size_t n = uses != NULL ? sf_picks_find(e->prog, cost, uses) : 0;
+    for (size_t i = 0; i < sizeof head / sizeof *head; i++) {
+        cli_cell(&table, "%s", head[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        print_pick(e->prog, &uses[i], &table);
+    }
+    if (n > 0) {
+        sf_buf_printf(out, "what collectives of #1 run on, all calls of one rank of every stage together\n");
+        cli_table_print(&table, "  ", out);
+    } else {
+        sf_buf_free(&table.cells);
+    }
+    sf_free(uses);
 }
 
 void cli_print_components(const struct cli_explained *e, struct sf_buf *out) {

@@ -24,6 +24,8 @@ void cli_explained_clear(struct cli_explained *e);
 
 void cli_print_components(const struct cli_explained *e, struct sf_buf *out);
 void cli_print_seats(const struct sf_topo *topo, const struct cli_explained *e, struct sf_buf *out);
+/* What the first one's collectives run on, and what that gains over NCCL's own choice. */
+void cli_print_picks(const struct sf_cost *cost, const struct cli_explained *e, struct sf_buf *out);
 void cli_print_turns(const struct sf_scenario *s, const struct cli_explained *e, const struct sf_search_stats *stats,
                      struct sf_buf *out);
 json_t *cli_breakdown_json(const struct sf_breakdown *b);

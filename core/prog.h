@@ -28,6 +28,7 @@
 
 #include "core/arena.h"
 #include "core/call.h"
+#include "core/collective.h"
 #include "core/err.h"
 #include "core/hash.h"
 
@@ -183,7 +184,8 @@ struct sf_axis {
 
 struct sf_comm {
     char name[SF_NAME];
-    uint32_t axes; /* bit i = axis i */
+    uint32_t axes;              /* bit i = axis i */
+    struct sf_coll_picks picks; /* what its collectives run on, where that is not left to NCCL */
 };
 
 /* Facts about the job that executors need and that hash with the program. */

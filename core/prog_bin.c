@@ -9,6 +9,8 @@
 #include "core/prog_check.h"
 #include "core/prog_file.h"
 
+#define PICKS (UINT32_C(1) << 31) /* no axis: there are at most 8 */
+
 static const char magic[8] = "SFPROG\r\n"; /* the line end betrays text-mode copies */
 
 /* Bytes of each item in the file; for those with a name, of the shortest. */
@@ -34,6 +36,21 @@ static void visit_job(struct sfi_codec *c, struct sf_prog_job *j) {
     sfi_code_u64(c, &j->seed);
 }
 
+/* Only where there are any, which a bit of the axes says: other programs keep their bytes, and their hash. */
+static void visit_comm(struct sfi_codec *c, struct sf_comm *comm) {
+    uint32_t axes = comm->axes | (sf_coll_picks_any(&comm->picks) ? PICKS : 0);
+    sfi_code_u32(c, &axes);
+    if (sfi_reading(c)) {
+        comm->axes = axes & ~PICKS;
+    }
+    for (int op = 0; op < SF_COLL_OPS_N && (axes & PICKS) != 0 && c->rc == 0; op++) {
+        sfi_code_u8(c, &comm->picks.of[op]);
+    }
+    if ((axes & PICKS) != 0 && c->rc == 0 && !sf_coll_picks_any(&comm->picks)) {
+        sfi_codec_fail(c, "communicator \"%s\" says that it has picks and has none", comm->name);
+    }
+}
+
 static void visit_mesh(struct sfi_codec *c, struct sf_prog *p) {
     sfi_code_count(c, &p->axes_n, SF_MAX_AXES, 6, "axes");
     for (uint32_t i = 0; i < p->axes_n && c->rc == 0; i++) {
@@ -43,7 +60,7 @@ static void visit_mesh(struct sfi_codec *c, struct sf_prog *p) {
     sfi_code_count(c, &p->comms_n, SF_MAX_COMMS, 6, "communicators");
     for (uint32_t i = 0; i < p->comms_n && c->rc == 0; i++) {
         sfi_code_text(c, p->comms[i].name, SF_NAME);
-        sfi_code_u32(c, &p->comms[i].axes);
+        visit_comm(c, &p->comms[i]);
     }
     sfi_code_count(c, &p->streams_n, SF_MAX_STREAMS, 2, "streams");
     for (uint32_t i = 0; i < p->streams_n && c->rc == 0; i++) {

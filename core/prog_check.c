@@ -44,6 +44,16 @@ static int check_axes(const struct sf_prog *prog, uint32_t *ranks, struct sf_err
     return SF_OK;
 }
 
+static int check_picks(const struct sf_comm *comm, struct sf_err *err) {
+    for (int op = 0; op < SF_COLL_OPS_N; op++) {
+        if (comm->picks.of[op] >= SF_COLL_PICKS_N) {
+            return sf_fail(err, SF_E_INPUT, "communicator \"%s\": expected picks below %d for %s, found %u", comm->name,
+                           SF_COLL_PICKS_N, sf_coll_op_name(op), comm->picks.of[op]);
+        }
+    }
+    return SF_OK;
+}
+
 static int check_comms(const struct sf_prog *prog, struct sf_err *err) {
     if (prog->comms_n > SF_MAX_COMMS || prog->streams_n == 0 || prog->streams_n > SF_MAX_STREAMS) {
         return sf_fail(err, SF_E_INPUT, "expected at most %d communicators and 1 to %d streams, found %u and %u",
@@ -55,6 +65,7 @@ static int check_comms(const struct sf_prog *prog, struct sf_err *err) {
             return sf_fail(err, SF_E_INPUT, "communicator \"%s\" names no axis or one that does not exist (bits %#x)",
                            prog->comms[i].name, prog->comms[i].axes);
         }
+        SF_TRY(check_picks(&prog->comms[i], err));
     }
     for (uint32_t i = 0; i < prog->streams_n; i++) {
         SF_TRY(check_name(prog->streams[i], "stream", i, err));

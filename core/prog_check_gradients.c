@@ -168,15 +168,14 @@ static bool makes_gradients(const struct sf_class *c, uint32_t i, uint32_t opt) 
     return (producer && writes_kind(c, op, SF_BUF_GRAD)) || feeds(c, i, opt);
 }
 
-/* Does all that `matters` to op `late` come before it? Of each stream the last such op tells. */
-static bool is_after_all(const struct sf_class *c, const struct sfi_order *order, uint32_t late,
-                         bool (*matters)(const struct sf_class *c, uint32_t i, uint32_t late)) {
+/* Are the gradients of this optimizer step made before it? Of each stream the last op that makes them tells. */
+static bool is_after_gradients(const struct sf_class *c, const struct sfi_order *order, uint32_t opt) {
     uint32_t seen = 0;
     for (uint32_t i = c->ops_n; i-- > 0;) {
         uint32_t stream = 1u << c->ops[i].stream;
-        if ((seen & stream) == 0 && matters(c, i, late)) {
+        if ((seen & stream) == 0 && makes_gradients(c, i, opt)) {
             seen |= stream;
-            if (!sfi_before(order, c->ops, i, late)) {
+            if (!sfi_before(order, c->ops, i, opt)) {
                 return false;
             }
         }
@@ -188,7 +187,7 @@ static bool is_after_all(const struct sf_class *c, const struct sfi_order *order
 static int check_optimizer(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, uint32_t opt,
                            struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
-    if (is_after_all(c, order, opt, makes_gradients)) {
+    if (is_after_gradients(c, order, opt)) {
         return SF_OK;
     }
     for (uint32_t i = 0; i < c->ops_n; i++) {
@@ -221,29 +220,16 @@ static bool is_reduction(const struct sf_op *op) {
     return op->kind == SF_OP_ALL_REDUCE || op->kind == SF_OP_REDUCE_SCATTER;
 }
 
-/* Is op `i` a backward that adds to what is reduced? */
-static bool adds_gradients(const struct sf_class *c, uint32_t i, uint32_t reduction) {
-    const struct sf_op *op = &c->ops[i];
-    const struct sf_arg *r = &c->args[c->ops[reduction].arg_first];
-    for (uint32_t a = 0; sfi_is_backward(op->kind) && a < op->arg_n; a++) {
-        const struct sf_arg *w = &c->args[op->arg_first + a];
-        if (w->buf == r->buf && w->access & SF_WRITE && w->offset < r->offset + r->bytes &&
-            r->offset < w->offset + w->bytes) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Every write of the buffer by a kernel comes before a reduction that overlaps it. */
 static int check_reduced_last(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
-                              uint32_t reduction, struct sf_err *err) {
+                              const struct sfi_touches *t, uint32_t reduction, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
-    if (is_after_all(c, order, reduction, adds_gradients)) {
-        return SF_OK;
-    }
-    for (uint32_t i = 0; i < c->ops_n; i++) {
-        if (adds_gradients(c, i, reduction) && !sfi_before(order, c->ops, i, reduction)) {
+    const struct sf_arg *r = &c->args[c->ops[reduction].arg_first];
+    for (uint32_t k = t->first[r->buf]; k < t->first[r->buf + 1]; k++) {
+        const struct sf_arg *w = &c->args[t->all[k].arg];
+        uint32_t i = t->all[k].op;
+        if (sfi_is_backward(c->ops[i].kind) && w->access & SF_WRITE && w->offset < r->offset + r->bytes &&
+            r->offset < w->offset + w->bytes && !sfi_before(order, c->ops, i, reduction)) {
             return sfi_fail_op(prog, class_i, reduction, err, "may start before op %u has added its gradients", i);
         }
     }
@@ -252,14 +238,16 @@ static int check_reduced_last(const struct sf_prog *prog, uint32_t class_i, cons
 
 /* A gradient buffer of which any part is reduced is reduced whole, every byte once per step. */
 static int check_buffer_reduced(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
-                                uint32_t buf, struct range *ranges, struct sf_err *err) {
+                                const struct sfi_touches *t, uint32_t buf, struct range *ranges, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     uint32_t n = 0;
-    for (uint32_t i = 0; i < c->ops_n; i++) {
-        const struct sf_arg *arg = &c->args[c->ops[i].arg_first];
-        if (is_reduction(&c->ops[i]) && arg->buf == buf && sf_prog_comm_size(prog, c->ops[i].comm) > 1) {
+    for (uint32_t k = t->first[buf]; k < t->first[buf + 1]; k++) {
+        uint32_t i = t->all[k].op;
+        const struct sf_arg *arg = &c->args[t->all[k].arg];
+        bool source = t->all[k].arg == c->ops[i].arg_first;
+        if (source && is_reduction(&c->ops[i]) && sf_prog_comm_size(prog, c->ops[i].comm) > 1) {
             ranges[n++] = (struct range){arg->offset, arg->offset + arg->bytes, i};
-            SF_TRY(check_reduced_last(prog, class_i, order, i, err));
+            SF_TRY(check_reduced_last(prog, class_i, order, t, i, err));
         }
     }
     qsort(ranges, n, sizeof *ranges, compare_range);
@@ -278,24 +266,44 @@ static int check_buffer_reduced(const struct sf_prog *prog, uint32_t class_i, co
     return SF_OK;
 }
 
-/* The axes "dp" and "shard" of the mesh hold replicas: with more than one, what the optimizer reads was reduced over
- * each. */
-static bool has_replicas(const struct sf_prog *prog, uint32_t *axes) {
+static bool is_pass(int kind) {
+    return kind == SF_OP_FORWARD || sfi_is_backward(kind);
+}
+
+/* Axes over which a class's passes have collectives. */
+static uint32_t axes_inside(const struct sf_prog *prog, const struct sf_class *c) {
+    uint32_t axes = 0;
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        uint32_t recipe = is_pass(c->ops[i].kind) ? c->ops[i].recipe : SF_NONE;
+        const struct sf_recipe *r = recipe != SF_NONE ? &prog->recipes[recipe] : NULL;
+        for (uint32_t k = 0; r != NULL && k < r->calls_n; k++) {
+            axes |= sf_call_is_collective(r->calls[k].kind) ? prog->comms[r->calls[k].comm].axes : 0;
+        }
+    }
+    return axes;
+}
+
+/* The axes "dp" and "shard" of the mesh hold replicas, and an outer one of tensor parallelism, "tp.N", does for stages
+ * whose passes have no collectives over it: what the optimizer reads was reduced over each that has several ranks. */
+static bool has_replicas(const struct sf_prog *prog, const struct sf_class *c, uint32_t *axes) {
+    uint32_t parts = 0;
     *axes = 0;
     for (uint32_t a = 0; a < prog->axes_n; a++) {
         bool holds = strcmp(prog->axes[a].name, "dp") == 0 || strcmp(prog->axes[a].name, "shard") == 0;
         *axes |= holds && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
+        parts |= strncmp(prog->axes[a].name, "tp.", 3) == 0 && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
     }
+    *axes |= parts != 0 ? parts & ~axes_inside(prog, c) : 0;
     return *axes != 0;
 }
 
 static int check_optimizer_reads_sums(const struct sf_prog *prog, uint32_t class_i, uint32_t opt, struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
     uint32_t replicas;
-    if (!has_replicas(prog, &replicas) || !reads_gradients(c, &c->ops[opt])) {
+    if (!has_replicas(prog, c, &replicas) || !reads_gradients(c, &c->ops[opt])) {
         return SF_OK;
     }
-    for (uint32_t i = 0; i < opt && replicas != 0; i++) {
+    for (uint32_t i = opt; i-- > 0 && replicas != 0;) {
         uint32_t over = is_reduction(&c->ops[i]) ? prog->comms[c->ops[i].comm].axes & replicas : 0;
         replicas &= over != 0 && feeds(c, i, opt) ? ~over : UINT32_MAX;
     }
@@ -378,14 +386,17 @@ static int check_copies_added(const struct sf_prog *prog, uint32_t class_i, cons
 static int check_reductions(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
                             struct sf_err *err) {
     const struct sf_class *c = &prog->classes[class_i];
+    struct sfi_touches touches;
+    SF_TRY(sfi_touches_create(c, &touches, err));
     struct range *ranges = sf_calloc(c->ops_n, sizeof *ranges);
     int rc = ranges ? SF_OK : sf_fail_memory(err, "gradient check");
     for (uint32_t b = 0; b < c->bufs_n && rc == SF_OK; b++) {
         if (c->bufs[b].kind == SF_BUF_GRAD) {
-            rc = check_buffer_reduced(prog, class_i, order, b, ranges, err);
+            rc = check_buffer_reduced(prog, class_i, order, &touches, b, ranges, err);
         }
     }
     sf_free(ranges);
+    sfi_touches_free(&touches);
     return rc;
 }
 

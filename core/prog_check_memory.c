@@ -1,5 +1,6 @@
 /* Memory safety of a class: no two live buffers share bytes, no two unordered ops fight over a range. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/prog_check.h"
 
@@ -97,7 +98,7 @@ static int refuse_race(const struct sf_prog *prog, uint32_t class_i, const struc
 
 struct span {
     uint64_t offset, end;
-    uint32_t buf;
+    uint32_t buf, first; /* first: op that uses it */
 };
 
 static int compare_span(const void *a, const void *b) {
@@ -108,21 +109,128 @@ static int compare_span(const void *a, const void *b) {
     return x->buf < y->buf ? -1 : x->buf > y->buf;
 }
 
+static int compare_end(const void *a, const void *b) {
+    const struct span *x = a, *y = b;
+    if (x->end != y->end) {
+        return x->end < y->end ? -1 : 1;
+    }
+    return x->buf < y->buf ? -1 : x->buf > y->buf;
+}
+
 static bool is_persistent(const struct sf_buffer *b) {
     return b->first_op == 0 && b->last_op == SF_NONE;
 }
 
-/* Among the buffers on the host, or among all others. */
-static int check_sharing(const struct sf_class *c, uint32_t class_i, bool host, const struct sfi_uses *uses,
-                         struct span *spans, struct sf_err *err) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < c->bufs_n; i++) {
-        if ((c->bufs[i].kind == SF_BUF_HOST) == host && c->bufs[i].bytes > 0 &&
-            (uses[i].used || is_persistent(&c->bufs[i]))) {
-            spans[n++] = (struct span){c->bufs[i].offset, c->bufs[i].offset + c->bufs[i].bytes, i};
+/* Buffers over one address, by the first op that uses each: a set of ops, 64 to a word, and of its words that have
+ * any, and so on. */
+#define LEVELS 5
+struct over {
+    uint64_t *level[LEVELS];
+    uint32_t *buf;                 /* [ops_n] whose first use an op of the set is */
+    uint32_t used_n, persistent_n; /* now */
+};
+
+static void over_clear(struct over *o) {
+    for (int l = 0; l < LEVELS; l++) {
+        sf_free(o->level[l]);
+    }
+    sf_free(o->buf);
+}
+
+static int over_init(struct over *o, uint32_t ops_n, struct sf_err *err) {
+    *o = (struct over){.buf = sf_calloc(ops_n, sizeof *o->buf)};
+    bool all = o->buf != NULL;
+    for (int l = 0; l < LEVELS; l++) {
+        o->level[l] = sf_calloc(((size_t)ops_n >> 6 * (l + 1)) + 1, sizeof *o->level[l]);
+        all = all && o->level[l] != NULL;
+    }
+    return all ? SF_OK : sf_fail_memory(err, "memory check");
+}
+
+static bool over_has(const struct over *o, uint32_t op) {
+    return o->level[0][op >> 6] >> (op & 63) & 1;
+}
+
+static void over_put(struct over *o, uint32_t op, uint32_t buf) {
+    o->buf[op] = buf;
+    for (int l = 0; l < LEVELS; l++, op >>= 6) {
+        o->level[l][op >> 6] |= UINT64_C(1) << (op & 63);
+    }
+}
+
+static void over_take(struct over *o, uint32_t op) {
+    for (int l = 0; l < LEVELS; l++, op >>= 6) {
+        o->level[l][op >> 6] &= ~(UINT64_C(1) << (op & 63));
+        if (o->level[l][op >> 6] != 0) {
+            return;
         }
     }
-    qsort(spans, n, sizeof *spans, compare_span);
+}
+
+static uint32_t bit_of(uint64_t word, bool later) {
+    return (uint32_t)(later ? __builtin_ctzll(word) : 63 - __builtin_clzll(word));
+}
+
+/* The op of the set that is nearest to this one, behind or before it; SF_NONE. */
+static uint32_t over_near(const struct over *o, uint32_t op, bool later) {
+    for (int l = 0; l < LEVELS; l++, op >>= 6) {
+        uint64_t beyond = later ? ~UINT64_C(1) << (op & 63) : (UINT64_C(1) << (op & 63)) - 1;
+        uint64_t word = o->level[l][op >> 6] & beyond;
+        if (word != 0) {
+            uint32_t at = (op & ~UINT32_C(63)) + bit_of(word, later);
+            for (int k = l; k-- > 0;) {
+                at = at * 64 + bit_of(o->level[k][at], later);
+            }
+            return at;
+        }
+    }
+    return SF_NONE;
+}
+
+/* May `s` be over the same address as all that are there? Each of those is wholly before or behind each other, which
+ * is transitive, so the two nearest to it tell. */
+static bool fits_among(const struct sf_class *c, const struct sfi_uses *uses, const struct over *o,
+                       const struct span *s) {
+    if (is_persistent(&c->bufs[s->buf])) {
+        return o->used_n + o->persistent_n == 0;
+    }
+    if (o->persistent_n > 0 || over_has(o, s->first)) {
+        return false;
+    }
+    uint32_t before = over_near(o, s->first, false), behind = over_near(o, s->first, true);
+    return (before == SF_NONE || sfi_uses_before(&uses[o->buf[before]], &uses[s->buf])) &&
+           (behind == SF_NONE || sfi_uses_before(&uses[s->buf], &uses[o->buf[behind]]));
+}
+
+/* Goes through the addresses: who begins there joins those over it, who has ended leaves. `ends`: the same spans. */
+static bool share_well(const struct sf_class *c, const struct sfi_uses *uses, struct over *o, const struct span *spans,
+                       const struct span *ends, uint32_t n) {
+    uint32_t gone = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        for (; ends[gone].end <= spans[i].offset; gone++) {
+            if (is_persistent(&c->bufs[ends[gone].buf])) {
+                o->persistent_n--;
+            } else {
+                over_take(o, ends[gone].first);
+                o->used_n--;
+            }
+        }
+        if (!fits_among(c, uses, o, &spans[i])) {
+            return false;
+        }
+        if (is_persistent(&c->bufs[spans[i].buf])) {
+            o->persistent_n++;
+        } else {
+            over_put(o, spans[i].first, spans[i].buf);
+            o->used_n++;
+        }
+    }
+    return true;
+}
+
+/* Two that share memory while both are alive: there are some. */
+static int refuse_sharing(const struct sf_class *c, uint32_t class_i, const struct sfi_uses *uses,
+                          const struct span *spans, uint32_t n, struct sf_err *err) {
     for (uint32_t a = 0; a < n; a++) {
         for (uint32_t b = a + 1; b < n && spans[b].offset < spans[a].end; b++) {
             const struct sf_buffer *x = &c->bufs[spans[a].buf], *y = &c->bufs[spans[b].buf];
@@ -133,7 +241,40 @@ static int check_sharing(const struct sf_class *c, uint32_t class_i, bool host, 
             }
         }
     }
-    return SF_OK;
+    return sf_fail(err, SF_E_INPUT, "class %u: buffers share memory while they are alive", class_i);
+}
+
+/* What the check of one class needs room for. */
+struct memory {
+    struct access *list;
+    uint32_t *first; /* [bufs_n + 1] of each buffer's accesses in it */
+    uint32_t *room;  /* for twice as many numbers of accesses */
+    struct sfi_uses *uses;
+    struct span *spans; /* [2 * bufs_n] */
+};
+
+/* Among the buffers on the host, or among all others. */
+static int check_sharing(const struct sf_class *c, uint32_t class_i, bool host, const struct memory *m,
+                         struct sf_err *err) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->bufs_n; i++) {
+        const struct sf_buffer *b = &c->bufs[i];
+        if ((b->kind == SF_BUF_HOST) == host && b->bytes > 0 && (m->uses[i].used || is_persistent(b))) {
+            uint32_t first = m->uses[i].used ? m->list[m->first[i]].op : 0;
+            m->spans[n++] = (struct span){b->offset, b->offset + b->bytes, i, first};
+        }
+    }
+    struct span *ends = m->spans + c->bufs_n;
+    struct over over;
+    memcpy(ends, m->spans, n * sizeof *ends);
+    qsort(m->spans, n, sizeof *m->spans, compare_span);
+    qsort(ends, n, sizeof *ends, compare_end);
+    int rc = over_init(&over, c->ops_n, err);
+    if (rc == SF_OK && !share_well(c, m->uses, &over, m->spans, ends, n)) {
+        rc = refuse_sharing(c, class_i, m->uses, m->spans, n, err);
+    }
+    over_clear(&over);
+    return rc;
 }
 
 static int check_lifetimes(const struct sf_prog *prog, uint32_t class_i, struct sf_err *err) {
@@ -149,15 +290,6 @@ static int check_lifetimes(const struct sf_prog *prog, uint32_t class_i, struct 
     }
     return SF_OK;
 }
-
-/* What the check of one class needs room for. */
-struct memory {
-    struct access *list;
-    uint32_t *first; /* [bufs_n + 1] of each buffer's accesses in it */
-    uint32_t *room;  /* for twice as many numbers of accesses */
-    struct sfi_uses *uses;
-    struct span *spans;
-};
 
 static int check_uses(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order,
                       const struct memory *m, struct sf_err *err) {
@@ -179,8 +311,8 @@ static int check_uses(const struct sf_prog *prog, uint32_t class_i, const struct
             return refuse_race(prog, class_i, order, list, late, err);
         }
     }
-    SF_TRY(check_sharing(c, class_i, false, m->uses, m->spans, err));
-    return check_sharing(c, class_i, true, m->uses, m->spans, err);
+    SF_TRY(check_sharing(c, class_i, false, m, err));
+    return check_sharing(c, class_i, true, m, err);
 }
 
 int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct sfi_order *order, struct sf_err *err) {
@@ -190,7 +322,7 @@ int sfi_check_memory(const struct sf_prog *prog, uint32_t class_i, const struct 
                        .first = sf_calloc((size_t)c->bufs_n + 1, sizeof *m.first),
                        .room = sf_calloc(2 * (size_t)c->args_n, sizeof *m.room),
                        .uses = sf_calloc(c->bufs_n, sizeof *m.uses),
-                       .spans = sf_calloc(c->bufs_n, sizeof *m.spans)};
+                       .spans = sf_calloc(2 * (size_t)c->bufs_n, sizeof *m.spans)};
     bool all = m.list && m.first && m.room && m.uses && m.spans;
     int rc = all ? check_uses(prog, class_i, order, &m, err) : sf_fail_memory(err, "memory check");
     sf_free(m.spans);

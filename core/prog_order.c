@@ -67,3 +67,44 @@ bool sfi_uses_before(const struct sfi_uses *a, const struct sfi_uses *b) {
     }
     return true;
 }
+
+int sfi_touches_create(const struct sf_class *c, struct sfi_touches *out, struct sf_err *err) {
+    uint32_t *first = out->first = sf_calloc((size_t)c->bufs_n + 2, sizeof *out->first);
+    out->all = sf_calloc(c->args_n, sizeof *out->all);
+    if (!out->all || !out->first) {
+        sfi_touches_free(out);
+        return sf_fail_memory(err, "touches of a program class");
+    }
+    for (uint32_t a = 0; a < c->args_n; a++) {
+        first[c->args[a].buf + 2]++;
+    }
+    for (uint32_t b = 1; b < c->bufs_n; b++) {
+        first[b + 1] += first[b];
+    }
+    for (uint32_t i = 0; i < c->ops_n; i++) {
+        for (uint32_t a = c->ops[i].arg_first; a < c->ops[i].arg_first + c->ops[i].arg_n; a++) {
+            out->all[first[c->args[a].buf + 1]++] = (struct sfi_touch){i, a};
+        }
+    }
+    return SF_OK;
+}
+
+void sfi_touches_free(struct sfi_touches *t) {
+    sf_free(t->first);
+    sf_free(t->all);
+    t->first = NULL;
+    t->all = NULL;
+}
+
+uint32_t sfi_touches_from(const struct sfi_touches *t, uint32_t buf, uint32_t op) {
+    uint32_t lo = t->first[buf], hi = t->first[buf + 1];
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (t->all[mid].op < op) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo;
+}

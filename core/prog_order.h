@@ -32,4 +32,20 @@ void sfi_uses_add(struct sfi_uses *u, const struct sfi_order *o, const struct sf
 /* Every use of `a` happens before every use of `b`. */
 bool sfi_uses_before(const struct sfi_uses *a, const struct sfi_uses *b);
 
+/* Where a class touches its buffers: those of one in op order, so that what concerns a range looks at its buffer
+ * alone. Long programs have as many buffers as microbatches; to look at all ops for each would take their square. */
+struct sfi_touch {
+    uint32_t op, arg; /* arg: among the class's */
+};
+struct sfi_touches {
+    struct sfi_touch *all;
+    uint32_t *first; /* [bufs_n + 1] of each buffer's in it */
+};
+
+/* Needs arguments that name buffers. Free with sfi_touches_free. */
+int sfi_touches_create(const struct sf_class *c, struct sfi_touches *out, struct sf_err *err);
+void sfi_touches_free(struct sfi_touches *t);
+/* Where the touches of a buffer by `op` and later ones begin. */
+uint32_t sfi_touches_from(const struct sfi_touches *t, uint32_t buf, uint32_t op);
+
 #endif

@@ -85,6 +85,18 @@ static int parse_dtype(struct parser *p, uint64_t *out) {
     return 0;
 }
 
+static int parse_pick(struct parser *p, uint64_t *out) {
+    char word[SF_COLL_PICK_TEXT];
+    struct sfi_scan before = p->s;
+    SF_TRY(sfi_scan_plain(&p->s, word, sizeof word, "an algorithm and a protocol"));
+    int pick = sf_coll_pick_parse(word);
+    if (pick < 0) {
+        return sfi_scan_expected(&before, "an algorithm and a protocol, such as ring/ll128");
+    }
+    *out = (uint64_t)pick;
+    return 0;
+}
+
 static int parse_ref(struct parser *p, enum sfi_sort sort, uint32_t *out) {
     static const char *const what[] = {"an axis defined above", "a communicator defined above",
                                        "a stream defined above"};
@@ -257,6 +269,8 @@ static int parse_bits(struct parser *p, enum sfi_type type, uint64_t *bits) {
         return parse_index_of(p, SFI_SORT_COMM, bits);
     case SFI_AXES:
         return parse_axes(p, bits);
+    case SFI_PICK:
+        return parse_pick(p, bits);
     case SFI_DTYPE:
         return parse_dtype(p, bits);
     case SFI_INIT:

@@ -130,6 +130,9 @@ static void print_value(struct printer *p, const struct sfi_field *f, const void
     case SFI_AXES:
         print_axes(p, (uint32_t)bits);
         break;
+    case SFI_PICK:
+        sf_buf_printf(p->out, "%s", sf_coll_pick_text((uint8_t)bits, (char[SF_COLL_PICK_TEXT]){""}));
+        break;
     case SFI_DTYPE:
         sf_buf_printf(p->out, "%s", sf_dtype_name((int)bits));
         break;

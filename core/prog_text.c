@@ -29,7 +29,9 @@ TABLE(placement, FIELD("ranks_per_domain", SFI_U32, sf_prog, ranks_per_domain),
       USUALLY("host_memory_bytes", SFI_U64, sf_prog, host_memory_bytes, 0))
 
 TABLE(axis, FIELD("size", SFI_U32, sf_axis, size))
-TABLE(comm, FIELD("axes", SFI_AXES, sf_comm, axes))
+#define X(NAME, name) , USUALLY(name, SFI_PICK, sf_comm, picks.of[SF_COLL_##NAME], 0)
+TABLE(comm, FIELD("axes", SFI_AXES, sf_comm, axes) SF_COLL_OPS(X))
+#undef X
 TABLE(binding, USUALLY("axes", SFI_AXES, sf_prog, class_axes, 0), FIELD("classes", SFI_CLASSES, sf_prog, class_of))
 TABLE(recipe, FIELD("formals", SFI_U32, sf_recipe, formals_n))
 TABLE(class, FIELD("stage", SFI_U32, sf_class, stage), FIELD("arena_bytes", SFI_U64, sf_class, arena_bytes),
@@ -89,6 +91,7 @@ struct sfi_fields sfi_call_fields(int kind, struct sfi_field room[SFI_CALL_FIELD
 static size_t bytes_of(enum sfi_type type) {
     switch (type) {
     case SFI_STREAM:
+    case SFI_PICK:
         return 1;
     case SFI_U16:
     case SFI_OP_FLAGS:

@@ -38,6 +38,7 @@ enum sfi_type {
     SFI_STREAM,     /* uint8_t index */
     SFI_COMM,       /* uint32_t index */
     SFI_AXES,       /* uint32_t bit set */
+    SFI_PICK,       /* uint8_t, of core/collective.h */
     SFI_DTYPE,      /* uint32_t */
     SFI_INIT,       /* uint32_t */
     SFI_OP_FLAGS,   /* uint16_t */

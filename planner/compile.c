@@ -5,6 +5,7 @@
 
 #include "core/scratch.h"
 #include "planner/compile_internal.h"
+#include "planner/picks.h"
 #include "sim/seats.h"
 
 /* Parts of equal size, as few as keep below a bound. The same in every layout of a job: of the whole vocabulary,
@@ -67,6 +68,7 @@ static void make_shape(const struct sf_scenario *s, const struct sf_plan *plan, 
     out->positions = m->positions;
     out->loss_rows = plan->split_head ? 0 : loss_rows(s, out);
     out->vocab_part = plan->split_head ? out->vocab_local / plan->pp : 0;
+    out->vocab_parts = plan->split_head ? plan->tp * plan->pp : 1;
     out->heads_local = m->heads / plan->tp;
     out->kv_heads_local = m->kv_heads / plan->tp;
     out->attn_local = sfi_mul(out->heads_local, m->head_dim);
@@ -91,13 +93,22 @@ void sfi_shape_further(const struct sf_scenario *s, const struct sf_plan *plan, 
     make_shape(s, plan, sf_model_routes(&s->model, s->model.layers), SF_RECOMPUTE_NONE, out);
 }
 
-static int make_shapes(struct sfi_compile *c, struct sf_err *err) {
+static void make_all_shapes(struct sfi_compile *c) {
     const struct sf_plan *plan = c->plan;
     sfi_shape_init(c->s, plan, &c->shape);
     sfi_shape_dense(c->s, plan, &c->dense);
     make_shape(c->s, plan, c->s->model.experts > 0, plan->recompute_rest, &c->rest);
     make_shape(c->s, plan, false, plan->recompute_rest, &c->rest_dense);
     sfi_shape_further(c->s, plan, &c->mtp);
+}
+
+static void note_split(struct sfi_compile *c) {
+    c->shape.split = c->dense.split = c->rest.split = c->rest_dense.split = c->mtp.split = c->table.split;
+}
+
+static int make_shapes(struct sfi_compile *c, struct sf_err *err) {
+    const struct sf_plan *plan = c->plan;
+    make_all_shapes(c);
     if (!plan->partly) {
         return 0;
     }
@@ -165,6 +176,20 @@ static uint32_t build_stages(struct sfi_compile *c, int order) {
     return c->plan->order == order ? 1u << sf_build_axis(c->b, "pp", c->plan->pp) : 0;
 }
 
+/* Stages of smaller degrees use its inner axes. */
+static uint32_t build_tp(struct sfi_compile *c) {
+    uint32_t axes = 0, before = 1;
+    c->degrees_n = sfi_stage_degrees(c->plan, c->degrees);
+    for (uint32_t i = 0; i < c->degrees_n; i++) {
+        char name[SF_NAME];
+        snprintf(name, sizeof name, i == 0 ? "tp" : "tp.%u", c->degrees[i]);
+        axes |= 1u << sf_build_axis(c->b, name, c->degrees[i] / before);
+        c->tp_axes[i] = axes;
+        before = c->degrees[i];
+    }
+    return axes;
+}
+
 static void build_mesh(struct sfi_compile *c) {
     const struct sf_plan *p = c->plan;
     static const char *const streams[] = {
@@ -172,7 +197,7 @@ static void build_mesh(struct sfi_compile *c) {
         [SFI_FWD_SEND] = "fwd.send", [SFI_BWD_RECV] = "bwd.recv", [SFI_BWD_SEND] = "bwd.send",
         [SFI_GRAD] = "grad",         [SFI_OFFLOAD] = "offload",
     };
-    uint32_t tp = 1u << sf_build_axis(c->b, "tp", p->tp);
+    uint32_t tp = build_tp(c);
     uint32_t pp = build_stages(c, SF_ORDER_PP_FIRST);
     uint32_t cp = 0, ep = build_shares(c->b, p, &cp), both = ep | cp;
     c->comms.dp_n = p->dp * sf_plan_cp(p);
@@ -183,8 +208,9 @@ static void build_mesh(struct sfi_compile *c) {
     uint32_t shard = build_groups(c, inner), dp = 1u << sf_build_axis(c->b, "dp", replicas_of(c, inner));
     uint32_t replicas = shard | dp;
     pp |= build_stages(c, SF_ORDER_PP_LAST);
+    c->comms.outer = SF_NONE;
     c->comms.tp = comm(c->b, "tp", tp, p->tp);
-    c->comms.vocab = p->split_head ? comm(c->b, "pp.vocab", pp, p->pp) : SF_NONE;
+    c->comms.vocab = p->split_head ? comm(c->b, "pp.vocab", pp | tp, p->pp * p->tp) : SF_NONE;
     c->comms.ep = comm(c->b, "ep", sf_plan_etp(p) < p->tp ? ep | tp : ep, p->ep);
     c->comms.cp = comm(c->b, "cp", cp, sf_plan_cp(p));
     c->comms.dp = comm(c->b, "dp", both | replicas, c->comms.dp_n);
@@ -204,6 +230,63 @@ static void build_mesh(struct sfi_compile *c) {
         sf_build_stream(c->b, streams[i]);
     }
     sf_build_prog(c->b)->class_axes = pp;
+}
+
+/* ---- stages of smaller degrees ----------------------------------------------------------------------------------- */
+
+struct sfi_seen {
+    struct sf_plan plan;
+    struct sfi_compile c;
+};
+
+static uint32_t degree_comm(const struct sfi_compile *c, const char *name, uint32_t axes, uint32_t members) {
+    char text[2 * SF_NAME];
+    snprintf(text, sizeof text, "%s.%u", name, c->plan->tp);
+    return comm(c->b, text, axes, members);
+}
+
+static void see(const struct sfi_compile *c, uint32_t i, struct sfi_seen *out) {
+    uint32_t tp = c->degrees[i], parts = c->plan->tp / tp, outer = c->tp_axes[c->degrees_n - 1] & ~c->tp_axes[i];
+    uint32_t dp = c->comms.dp == SF_NONE ? 0 : sf_build_prog(c->b)->comms[c->comms.dp].axes;
+    struct sfi_comms *k = &out->c.comms;
+    out->c = *c;
+    sfi_stage_plan(c->plan, tp, &out->plan);
+    out->c.plan = &out->plan;
+    make_all_shapes(&out->c);
+    note_split(&out->c);
+    k->dp_n *= parts;
+    k->tp = degree_comm(&out->c, "tp", c->tp_axes[i], tp);
+    k->dp = degree_comm(&out->c, "dp", outer | dp, k->dp_n);
+    bool adds = out->plan.zero > 0 && sfi_squares_bytes(c) > 0;
+    k->outer = adds ? degree_comm(&out->c, "outer", outer, parts) : SF_NONE;
+    k->share[SFI_DENSE] = k->dp;
+    k->share_n[SFI_DENSE] = k->dp_n;
+}
+
+static int see_degrees(struct sfi_compile *c, struct sf_err *err) {
+    const uint16_t *device_of = c->table.pipe->device_of;
+    if (c->degrees_n == 1) {
+        return 0;
+    }
+    SF_TRY(sfi_stage_ends_check(c->plan, device_of[0], device_of[c->vs_n - 1], err));
+    c->seen = sf_calloc(c->degrees_n - 1, sizeof *c->seen);
+    if (c->seen == NULL) {
+        return sf_fail_memory(err, "stages of smaller degrees");
+    }
+    for (uint32_t i = 0; i + 1 < c->degrees_n; i++) {
+        see(c, i, &c->seen[i]);
+    }
+    return 0;
+}
+
+/* As a rank of the pipeline sees it. */
+static struct sfi_compile *seen_by(struct sfi_compile *c, uint32_t rank) {
+    for (uint32_t i = 0; i + 1 < c->degrees_n; i++) {
+        if (c->plan->stage_tp[rank] == c->degrees[i]) {
+            return &c->seen[i].c;
+        }
+    }
+    return c;
 }
 
 /* Identity of what is compiled: what files hold, not where they lie. */
@@ -271,8 +354,8 @@ static bool same_kinds(const struct sf_model *m, const struct sfi_vstage *a, con
 static const struct sfi_vstage *find_equal(const struct sfi_compile *c, const struct sfi_vstage *vs) {
     for (uint32_t i = 0; i < vs->index; i++) {
         const struct sfi_vstage *o = &c->vs[i];
-        if (o->owns_params && o->layers == vs->layers && o->again == vs->again && o->is_first == vs->is_first &&
-            o->is_last == vs->is_last && o->ends == vs->ends && o->head == vs->head &&
+        if (o->owns_params && o->tp == vs->tp && o->layers == vs->layers && o->again == vs->again &&
+            o->is_first == vs->is_first && o->is_last == vs->is_last && o->ends == vs->ends && o->head == vs->head &&
             same_kinds(&c->s->model, o, vs)) {
             return o;
         }
@@ -332,9 +415,11 @@ static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
         vs->is_last = i + 1 == c->vs_n;
         vs->ends = c->plan->split_head ? i + 1 == c->plan->pp : vs->is_last;
         vs->head = c->plan->split_head ? i >= c->plan->pp : vs->is_last;
-        vs->mtp = vs->is_last ? c->s->model.mtp : 0;
+        vs->mtp = vs->ends ? c->s->model.mtp : 0;
         layer += vs->layers;
-        SF_TRY(build_vstage(c, vs, err));
+        struct sfi_compile *seen = seen_by(c, c->table.pipe->device_of[i]);
+        vs->tp = seen->plan->tp;
+        SF_TRY(build_vstage(seen, vs, err));
     }
     return 0;
 }
@@ -358,7 +443,8 @@ static int check_work_areas(const struct sf_prog *prog, struct sf_err *err) {
 static int finish(struct sfi_compile *c, const uint32_t *class_of, struct sf_prog **out, struct sf_err *err) {
     struct sf_prog *prog;
     SF_TRY(sf_build_finish(c->b, class_of, c->plan->pp, &prog, err));
-    int rc = check_work_areas(prog, err);
+    int rc = sfi_picks_apply(c->plan, prog, err);
+    rc = rc == 0 ? check_work_areas(prog, err) : rc;
     if (rc != 0) {
         sf_prog_free(prog);
         return rc;
@@ -375,7 +461,7 @@ static int build_classes(struct sfi_compile *c, struct sf_prog **out, struct sf_
     int rc = 0;
     for (uint32_t i = 0; i < c->plan->pp && rc == 0; i++) {
         class_of[i] = i;
-        rc = sfi_stage_compile(c, i, err);
+        rc = sfi_stage_compile(seen_by(c, i), i, err);
     }
     if (rc == 0) {
         rc = finish(c, class_of, out, err);
@@ -398,10 +484,11 @@ static int check_halves(const struct sfi_compile *c, struct sf_err *err) {
 
 static int compile_all(struct sfi_compile *c, struct sf_prog **out, struct sf_err *err) {
     SF_TRY(sfi_table_init(c, err));
-    c->shape.split = c->dense.split = c->rest.split = c->rest_dense.split = c->mtp.split = c->table.split;
+    note_split(c);
     SF_TRY(check_halves(c, err));
     build_mesh(c);
     SF_TRY(build_facts(c, err));
+    SF_TRY(see_degrees(c, err));
     SF_TRY(build_vstages(c, err));
     return build_classes(c, out, err);
 }
@@ -426,6 +513,7 @@ static int compile(const struct sf_scenario *s, const struct sf_plan *plan, bool
             sf_free(c.vs[i].recipes);
         }
     }
+    sf_free(c.seen);
     sf_free(c.vs);
     sf_free(c.left_out);
     sfi_table_clear(&c.table);

@@ -47,8 +47,8 @@
  *
  * Split heads. The head's parts, by vocabulary, are chunks of their own, virtual stages behind the layers: the first
  * part is on the last rank, the last on the first. Forward hands the layers' output on and makes logits and their
- * statistics, which an all-gather on the grad stream brings together over "pp.vocab"; backward makes a part's gradients
- * and adds to the gradient that passes by. The last part keeps the loss (compile_vocab.c).
+ * statistics, which an all-gather on the grad stream brings together over "pp.vocab" (pp and tp); backward makes a
+ * part's gradients and adds to the gradient that passes by. The last part keeps the loss (compile_vocab.c).
  *
  * Shares. Zero 2 and 3 cut every stage into units of as few layers as all stages allow, and chunks are units. A unit's
  * gradients are scattered after every microbatch, and later shares are added to "grad.share". With zero 3 its weights
@@ -75,10 +75,10 @@
  * Tied tables. On one stage head and embedding share the table and its gradient. A pipeline (and canonical mode always)
  * has two copies; after the reduction over ranks their gradients are swapped and added on both sides.
  *
- * Predicting further. Layers that predict tokens behind the next one are part of the last virtual stage, behind the
- * head (compile_mtp.c). Its loads of targets bring a row of tokens for every depth, which are what depths are given
- * too. Norm and head are the model's; the embedding has a copy there, as a tied table has, unless there is one stage
- * and sums have no order.
+ * Predicting further. Layers that predict tokens behind the next one are part of the last virtual stage with layers,
+ * behind the head, whose parts get the rows of all depths where it is split (compile_mtp.c). Its loads of targets bring
+ * a row of tokens for every depth, which are what depths are given too. Norm and head are the model's; the embedding
+ * has a copy there, as a tied table has, unless there is one stage and sums have no order.
  *
  * Mixtures. Layers may be of two kinds, with experts and without, and shared experts run beside the others. With etp 1
  * the ranks of tp have whole experts and are among those of ep; else they share each expert's matrices. Latent
@@ -102,7 +102,9 @@
  * Tensor parallelism. Column-parallel products, then row-parallel ones, whose partial sums are scattered over the rows
  * (or added up whole, whole_rows); embedding, head and cross entropy by parts of the vocabulary. A weight that is split
  * is named as blocks of the whole, so it starts from the same values for every tp. Collectives of tp are inside recipes
- * on the compute stream.
+ * on the compute stream. With stage_tp the axis is cut: "tp" has the ranks of the smallest degree, "tp.N" what makes
+ * them N; stages with N of fewer ranks than the plan's have communicators "tp.N" and "dp.N", which takes in the outer
+ * axes, and where shared optimizers are clipped "outer.N" (stage_degrees.h).
  *
  * Canonical mode: gradients are added in one order over the global microbatch index, whatever the order in which they
  * are made: a sum waits in a buffer of its own until its other half is there. A run of microbatches (as many as the odd

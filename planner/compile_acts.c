@@ -176,7 +176,7 @@ void sfi_place_head(const struct sfi_shape *s, const struct sfi_vstage *vs, stru
     h->logits = s->loss_rows > 0 || !vs->head ? SF_REF_NONE : sfi_take(b, matrix(s, s->tokens, vocab));
     h->d_norm = s->split ? sfi_take(b, sfi_norm_bytes(s)) : SF_REF_NONE;
     h->own_stats = sfi_take(b, vs->head ? stats : 0);
-    h->all_stats = sfi_take(b, vs->head && stats > 0 ? sfi_mul(stats, s->vocab_local / vocab) : 0);
+    h->all_stats = sfi_take(b, vs->head && stats > 0 ? sfi_mul(stats, s->vocab_parts) : 0);
 }
 
 uint64_t sfi_head_bytes(const struct sfi_shape *s, const struct sfi_vstage *vs) {
@@ -188,7 +188,10 @@ uint64_t sfi_head_bytes(const struct sfi_shape *s, const struct sfi_vstage *vs) 
 
 void sfi_head_of(const struct sfi_recipe *r, struct sfi_head *out) {
     struct sfi_bump b = {.formal = r->f.head};
-    sfi_place_head(r->shape, r->vs, &b, out);
+    uint32_t before = sfi_is_part(r->c, r->vs) ? r->depth : 0;
+    for (uint32_t i = 0; i <= before; i++) {
+        sfi_place_head(r->shape, r->vs, &b, out);
+    }
 }
 
 static void biases_of(const struct sfi_recipe *r, uint32_t layer, uint32_t formal, struct sfi_refs *out) {

@@ -262,10 +262,11 @@ void sfi_call_part_stats(struct sfi_recipe *r, const sf_ref operand[3]) {
     emit(r, &call);
 }
 
-void sfi_call_part_loss(struct sfi_recipe *r, uint32_t parts, const sf_ref operand[4]) {
+void sfi_call_part_loss(struct sfi_recipe *r, bool add, const sf_ref operand[4]) {
     struct sf_call call = blank(r, SF_CALL_XENT_PART, r->shape->dtype);
     call.imm[0] = loss_scale(r);
-    set_dims(&call, (const uint64_t[]){r->shape->tokens, r->shape->vocab_part, parts}, 3);
+    call.flags |= (uint16_t)(add ? SF_CALL_ACC2_FLAG : 0u);
+    set_dims(&call, (const uint64_t[]){r->shape->tokens, r->shape->vocab_part, r->shape->vocab_parts}, 3);
     set_operands(&call, operand, 4);
     emit(r, &call);
 }

@@ -266,7 +266,8 @@ static uint32_t emit_inner_sums(struct sfi_stage *st, uint32_t after) {
     bool apart = !routed || (experts != SF_NONE && sf_plan_etp(c->plan) < c->plan->tp);
     struct sf_op op = norm_op(SF_OP_OPTIMIZER, SFI_COMPUTE);
     const struct sf_arg arg = all_sums(st, SF_READ_WRITE);
-    if (c->comms.tp == SF_NONE && experts == SF_NONE) {
+    uint32_t parts = outer ? c->comms.outer : SF_NONE; /* sub-replicas of the stage share its optimizer */
+    if (c->comms.tp == SF_NONE && experts == SF_NONE && parts == SF_NONE) {
         return after;
     }
     sf_build_recipe_begin(c->b, "add squares", 1);
@@ -275,6 +276,9 @@ static uint32_t emit_inner_sums(struct sfi_stage *st, uint32_t after) {
     }
     if (experts != SF_NONE) {
         call_all_reduce(st, experts, EXPERTS, PARTS);
+    }
+    if (parts != SF_NONE) {
+        call_all_reduce(st, parts, PARTS, SECTIONS);
     }
     op.recipe = sf_build_recipe_end(c->b);
     return sf_build_op(c->b, &op, &arg, 1, &after, 1);

@@ -209,11 +209,12 @@ static void tied_across_ranks(struct sfi_stage *st, uint32_t stage, uint32_t oth
 
 static void emit_tied(struct sfi_stage *st) {
     const struct sfi_table *t = &st->c->table;
-    if (st->c->vs[st->c->vs_n - 1].params.copy == UINT64_MAX) {
+    const struct sfi_vstage *copying = sfi_copying(st->c);
+    if (copying->params.copy == UINT64_MAX) {
         return;
     }
     for (uint32_t way = 0; way < t->pipe->ways; way++) {
-        uint32_t first = way * st->c->vs_n, last = first + st->c->vs_n - 1;
+        uint32_t first = way * st->c->vs_n, last = first + copying->index;
         if (t->pipe->device_of[first] != t->pipe->device_of[last]) {
             tied_across_ranks(st, first, last, false);
             tied_across_ranks(st, last, first, true);

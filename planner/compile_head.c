@@ -73,25 +73,34 @@ static void parts_backward(struct sfi_recipe *r, sf_ref n, sf_ref dn) {
     }
 }
 
-void sfi_head_backward(struct sfi_recipe *r, sf_ref g) {
+/* To the gradient of the normalised rows. */
+static sf_ref logits_backward(struct sfi_recipe *r, const struct sfi_head *h) {
     const struct sfi_shape *s = r->shape;
-    const struct sfi_params *p = &r->vs->params;
-    uint64_t mark = r->work.at, norm = sfi_params_norm(p, p->norms_n - 1);
-    bool parts = s->loss_rows > 0, further = r->depth < r->vs->mtp, add = r->add;
-    struct sfi_head h;
-    head_of(r, &h);
-    r->add |= further; /* to what deeper layers made */
+    bool parts = s->loss_rows > 0;
     sf_ref dn = r->inputs ? sfi_take(&r->work, s->row_bytes) : SF_REF_NONE;
     sf_ref partial = r->inputs ? sfi_partial(r, s->hidden, dn) : SF_REF_NONE;
-    sf_ref n = r->weights || parts ? sfi_gather(r, s->hidden, h.n) : SF_REF_NONE;
+    sf_ref n = r->weights || parts ? sfi_gather(r, s->hidden, h->n) : SF_REF_NONE;
     if (parts) {
         parts_backward(r, n, partial);
     } else {
-        rows_backward(r, (struct rows){0, s->tokens}, h.logits, n, partial);
+        rows_backward(r, (struct rows){0, s->tokens}, h->logits, n, partial);
     }
     if (r->inputs) {
         sfi_reduce(r, s->hidden, partial, dn);
     }
+    return dn;
+}
+
+/* Where parts of the vocabulary make the logits, that gradient comes back from them. */
+void sfi_head_backward(struct sfi_recipe *r, sf_ref g) {
+    const struct sfi_shape *s = r->shape;
+    const struct sfi_params *p = &r->vs->params;
+    uint64_t mark = r->work.at, norm = sfi_params_norm(p, p->norms_n - 1);
+    bool further = r->depth < r->vs->mtp, add = r->add;
+    struct sfi_head h;
+    head_of(r, &h);
+    r->add |= further; /* to what deeper layers made */
+    sf_ref dn = r->vs->head ? logits_backward(r, &h) : SF_REF(r->f.y, r->depth * s->row_bytes);
     const sf_ref all[] = {dn, h.x, SF_REF(r->f.param, norm), h.rstd, g, SF_REF(r->f.grad, norm)};
     sfi_norm_backward(r, further, all, h.d_norm);
     r->add = add;

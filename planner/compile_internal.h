@@ -11,6 +11,7 @@
 #include "core/prog_build.h"
 #include "planner/compile.h"
 #include "planner/schedule.h"
+#include "planner/stage_degrees.h"
 
 #define SFI_ALIGN UINT64_C(64)
 #define SFI_TOO_MANY_BYTES (UINT64_C(1) << 50) /* sizes saturate far above and are refused from here on */
@@ -54,6 +55,7 @@ struct sfi_shape {
     bool qkv_bias, out_bias, ffn_bias; /* of q, k and v; of the attention's output; of both feed-forward products */
     uint64_t positions;                /* learned; 0: rotary */
     uint64_t vocab_part;               /* of the head where it is split over the pipeline; 0: whole, or over tp */
+    uint32_t vocab_parts;              /* of all ranks of the pipeline and of tp together */
     uint64_t vocab_padding;            /* rows of the table, at its end, that are no tokens */
     uint64_t loss_rows;                /* tokens whose logits there are at a time; 0: all, from forward to backward */
     float expert_fill;                 /* expected rows of an expert by expert_rows */
@@ -72,6 +74,7 @@ enum sfi_space { SFI_DENSE, SFI_EXPERT, SFI_SPACES };
 
 /* Indices of communicators; SF_NONE where the group has one member. */
 struct sfi_comms {
+    uint32_t outer; /* sub-replicas of a stage whose tp is a part of the plan's (stage_degrees.h); else SF_NONE */
     uint32_t tp, vocab, cp, ep, dp, edp, fwd, bwd, swap, norm;
     uint32_t dp_n, edp_n;
     /* Of dp and edp, the ranks that share weights, gradients or optimizer; and those that have the same share. */
@@ -167,6 +170,7 @@ struct sfi_recipes {
 
 struct sfi_vstage {
     uint32_t index, layers, first_layer;
+    uint32_t tp;    /* of its rank of the pipeline */
     uint32_t mtp;   /* layers that predict further, behind the others */
     uint32_t again; /* its first layers that `recompute` of the plan is for */
     bool is_first, is_last;
@@ -217,6 +221,10 @@ struct sfi_compile {
     struct sfi_vstage *vs; /* [vs_n] */
     uint32_t vs_n;
     uint32_t units; /* that a stage of the plan is cut into: vs_n = pp * vpp * units */
+    /* Degrees of tp in ascending order, the plan's last, and the axes of the mesh that each is made of. The compilation
+     * as stages of the smaller ones see it has a plan, shapes and communicators of its own, all else in common. */
+    uint32_t degrees_n, degrees[SFI_MOST_DEGREES + 1], tp_axes[SFI_MOST_DEGREES];
+    struct sfi_seen *seen; /* [degrees_n - 1] */
     struct sfi_table table;
 };
 
@@ -407,6 +415,23 @@ void sfi_part_backward(struct sfi_recipe *r, sf_ref g);
 static inline bool sfi_is_part(const struct sfi_compile *c, const struct sfi_vstage *vs) {
     return c->shape.vocab_part > 0 && vs->head;
 }
+/* Rows of targets, and sets of logits, that a virtual stage has to do with: of the next token and of those further. */
+static inline uint32_t sfi_depths(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    return vs->head || vs->mtp > 0 ? c->s->model.mtp + 1 : 1;
+}
+/* What a virtual stage is given by the one before, and what it hands on: one set of rows, or one for every head. */
+static inline uint64_t sfi_input_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    return sfi_is_part(c, vs) ? sfi_mul(sfi_depths(c, vs), c->shape.row_bytes) : c->shape.row_bytes;
+}
+static inline uint64_t sfi_output_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs) {
+    bool to_part = c->shape.vocab_part > 0 && (vs->ends || vs->head);
+    return to_part ? sfi_mul(sfi_depths(c, vs), c->shape.row_bytes) : c->shape.row_bytes;
+}
+uint64_t sfi_parts_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs);
+/* The virtual stage that has the copy of the first one's table. */
+static inline const struct sfi_vstage *sfi_copying(const struct sfi_compile *c) {
+    return &c->vs[c->plan->split_head ? c->plan->pp - 1 : c->vs_n - 1];
+}
 /* After the forward that made them: statistics of all parts, for the backward. */
 void sfi_emit_stats(struct sfi_stage *st, uint32_t step);
 void sfi_head_backward(struct sfi_recipe *r, sf_ref g);
@@ -445,7 +470,7 @@ void sfi_call_simple(struct sfi_recipe *r, int kind, const uint64_t dims[3], con
 void sfi_call_xent(struct sfi_recipe *r, uint64_t rows, bool add, const sf_ref operand[3]);
 /* Statistics of a part of the vocabulary; and, with those of all parts, gradient and loss. */
 void sfi_call_part_stats(struct sfi_recipe *r, const sf_ref operand[3]);
-void sfi_call_part_loss(struct sfi_recipe *r, uint32_t parts, const sf_ref operand[4]);
+void sfi_call_part_loss(struct sfi_recipe *r, bool add, const sf_ref operand[4]);
 void sfi_call_bias_fwd(struct sfi_recipe *r, uint64_t rows, uint64_t cols, const sf_ref operand[4]);
 void sfi_call_bias_bwd(struct sfi_recipe *r, uint64_t rows, uint64_t cols, sf_ref dy, sf_ref db);
 /* A rank has its part of the table under tp; operand: tokens, table or dy, y or dtable. */
@@ -573,9 +598,10 @@ struct sfi_stage {
     uint32_t arrivals_n, arrived;
     struct sfi_chunk *chunks; /* [chunks_n] */
     struct sfi_pool x, stash, held, head, tokens, landing, keys, key_sums;
-    struct sfi_pool away; /* on the host, see compile_offload.c */
-    uint32_t *copied;     /* [steps_n] the op that frees what an offloaded forward left; SF_NONE */
-    uint32_t *fetched;    /* [steps_n] the op that brings back what a backward needs; SF_NONE */
+    struct sfi_pool part_x; /* inputs of parts of a head where they are larger than those of layers */
+    struct sfi_pool away;   /* on the host, see compile_offload.c */
+    uint32_t *copied;       /* [steps_n] the op that frees what an offloaded forward left; SF_NONE */
+    uint32_t *fetched;      /* [steps_n] the op that brings back what a backward needs; SF_NONE */
     struct sfi_shards shards;
     uint32_t work, hyper, loss, grad_shard, param_shard;
     uint32_t sums, norm;                      /* of clipping; see compile_clip.c */
@@ -599,6 +625,10 @@ static inline uint32_t sfi_unit_of(const struct sfi_stage *st, uint32_t stage, u
 /* The same on its second stay on the device, when it is back from the host: in the pools of x and stash. */
 static inline uint32_t sfi_unit_back(const struct sfi_stage *st, uint32_t unit) {
     return st->units_n + unit;
+}
+static inline const struct sfi_pool *sfi_inputs(const struct sfi_stage *st, uint32_t stage) {
+    const struct sfi_vstage *vs = &st->c->vs[stage % st->c->vs_n];
+    return sfi_input_bytes(st->c, vs) > st->c->shape.row_bytes ? &st->part_x : &st->x;
 }
 static inline uint32_t sfi_pool_buffer(const struct sfi_pool *pool, uint32_t unit) {
     return pool->bufs[pool->slot[unit]];

@@ -120,7 +120,8 @@ static void depth_forward(struct sfi_recipe *r, uint32_t k) {
     sfi_refs_of(r, d.a.layer, false, &w);
     join_forward(r, k, &d);
     sfi_call_norm_fwd(r, d.a.x, &(struct sfi_norm){w.norm1, d.a.n1, d.a.rstd1});
-    const struct sfi_norm last = {SF_REF(r->f.param, sfi_params_norm(p, p->norms_n - 1)), d.head.n, d.head.rstd};
+    const struct sfi_norm last = {SF_REF(r->f.param, sfi_params_norm(p, p->norms_n - 1)),
+                                  r->vs->head ? d.head.n : SF_REF(r->f.y, k * r->c->shape.row_bytes), d.head.rstd};
     sfi_layer_forward(r, &d.a, &w, d.head.x, &last);
     r->shape = &r->c->shape;
 }
@@ -128,7 +129,9 @@ static void depth_forward(struct sfi_recipe *r, uint32_t k) {
 void sfi_mtp_forward(struct sfi_recipe *r) {
     for (r->depth = 1; r->depth <= r->vs->mtp; r->depth++) {
         depth_forward(r, r->depth);
-        sfi_head_forward(r);
+        if (r->vs->head) {
+            sfi_head_forward(r);
+        }
     }
     r->depth = 0;
 }

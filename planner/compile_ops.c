@@ -39,7 +39,7 @@ static struct sf_op transfer_op(const struct sfi_stage *st, const struct sf_pass
     struct sf_op op = pass_op(st, step, send ? SF_OP_SEND : SF_OP_RECV, streams[route.side][send]);
     op.comm = to_stage > from_stage ? st->c->comms.fwd : st->c->comms.bwd;
     op.peer_delta = send ? route.delta : -route.delta;
-    op.bytes = st->c->shape.row_bytes;
+    op.bytes = sfi_input_bytes(st->c, &st->c->vs[(to_stage > from_stage ? to_stage : from_stage) % st->c->vs_n]);
     return op;
 }
 
@@ -59,7 +59,7 @@ static uint32_t emit_load(struct sfi_stage *st, uint32_t j, uint32_t buf, uint16
     struct sf_op op = pass_op(st, &st->steps[j], SF_OP_LOAD, SFI_LOAD);
     const struct sfi_vstage *vs = sfi_chunk_of(st, &st->steps[j])->vs;
     op.comm = sfi_is_part(st->c, vs) ? st->c->comms.vocab : st->c->comms.tp; /* the tables are split over it */
-    uint64_t depths = flags & SF_OP_TARGETS ? vs->mtp + UINT64_C(1) : 1;
+    uint64_t depths = flags & SF_OP_TARGETS ? sfi_depths(st->c, vs) : 1;
     struct sf_arg arg = whole(buf, sfi_mul(depths, st->c->shape.tokens * 4), SF_WRITE);
     op.flags = flags;
     return sf_build_op(st->c->b, &op, &arg, 1, j >= 2 ? &st->step_op[j - 2] : NULL, j >= 2);
@@ -88,7 +88,7 @@ static void emit_loads(struct sfi_stage *st, uint32_t j) {
 
 static void emit_recv(struct sfi_stage *st, uint32_t j) {
     const struct sf_pass *step = &st->steps[j];
-    const struct sfi_pool *pool = step->kind == SF_PASS_F ? &st->x : &st->landing;
+    const struct sfi_pool *pool = step->kind == SF_PASS_F ? sfi_inputs(st, step->stage) : &st->landing;
     struct sf_op op = transfer_op(st, step, false, source_of(st, step), step->stage);
     struct sf_arg arg = whole(sfi_pool_buffer(pool, own_unit(st, step)), op.bytes, SF_WRITE);
     uint32_t after = sfi_freed_by(st, pool->after[own_unit(st, step)]);
@@ -157,7 +157,7 @@ static void bind_common(struct sfi_stage *st, const struct sf_pass *step, const 
     bind_pooled(args, f->head, &st->head, unit, vs->head_bytes, head);
     bind_shared(st, step, f, args);
     bind_pooled(args, f->tokens, &st->tokens, unit, st->c->shape.tokens * 4, SF_READ);
-    bind_pooled(args, f->x, &st->x, back, st->c->shape.row_bytes, x);
+    bind_pooled(args, f->x, sfi_inputs(st, step->stage), back, sfi_input_bytes(st->c, vs), x);
 }
 
 /* Where a step's result goes: straight to where the next stage on this rank reads it, or to the slot of a transfer;
@@ -166,7 +166,7 @@ static uint32_t result_buffer(struct sfi_stage *st, const struct sf_pass *step, 
     uint32_t to = target_of(st, step);
     const struct sfi_table *t = &st->c->table;
     if (t->pipe->device_of[to] == st->stage) {
-        const struct sfi_pool *pool = step->kind == SF_PASS_F ? &st->x : &st->landing;
+        const struct sfi_pool *pool = step->kind == SF_PASS_F ? sfi_inputs(st, to) : &st->landing;
         uint32_t unit = sfi_unit_of(st, to, step->microbatch, step->slice);
         *freed = sfi_freed_by(st, pool->after[unit]);
         return sfi_pool_buffer(pool, unit);
@@ -188,7 +188,7 @@ static uint32_t emit_compute(struct sfi_stage *st, uint32_t j, struct sf_op *op,
                             freed,
                             st->fetched[j],
                             forward ? sfi_freed_by(st, st->stash.after[unit]) : SF_NONE,
-                            forward ? sfi_freed_by(st, st->x.after[unit]) : SF_NONE,
+                            forward ? sfi_freed_by(st, sfi_inputs(st, st->steps[j].stage)->after[unit]) : SF_NONE,
                             gathered[SFI_DENSE][j],
                             gathered[SFI_EXPERT][j],
                             op->kind == SF_OP_BACKWARD || op->kind == SF_OP_BACKWARD_WEIGHT
@@ -220,7 +220,7 @@ static void emit_send(struct sfi_stage *st, const struct sf_pass *step, uint32_t
 static void bind_loss(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
                       struct sf_arg *args) {
     if (f->targets != SF_NONE) {
-        uint64_t bytes = sfi_mul(sfi_chunk_of(st, step)->vs->mtp + UINT64_C(1), st->c->shape.tokens * 4);
+        uint64_t bytes = sfi_mul(sfi_depths(st->c, sfi_chunk_of(st, step)->vs), st->c->shape.tokens * 4);
         bind(args, f->targets, st->targets[st->targeted++ % SFI_SLOTS], bytes, SF_READ);
     }
     if (f->loss != SF_NONE) {
@@ -240,7 +240,7 @@ static void emit_forward(struct sfi_stage *st, uint32_t j) {
     bind_common(st, step, &vs->fwd, args, SF_WRITE, SF_WRITE);
     bind_loss(st, step, &vs->fwd, args);
     if (!vs->is_last) {
-        bind(args, vs->fwd.y, result_buffer(st, step, &freed), st->c->shape.row_bytes, SF_WRITE);
+        bind(args, vs->fwd.y, result_buffer(st, step, &freed), sfi_output_bytes(st->c, vs), SF_WRITE);
     }
     uint32_t done = emit_compute(st, j, &op, args, vs->fwd.n, freed);
     sfi_emit_stats(st, j);
@@ -276,9 +276,9 @@ static void emit_backward(struct sfi_stage *st, uint32_t j) {
         op.recipe = recipes_of(st, step)->bwd[bind_gradients(st, step, f, args)];
     }
     bind_loss(st, step, f, args);
-    bind_pooled(args, f->y, &st->landing, own_unit(st, step), st->c->shape.row_bytes, SF_READ);
+    bind_pooled(args, f->y, &st->landing, own_unit(st, step), sfi_output_bytes(st->c, vs), SF_READ);
     if (f->dx != SF_NONE) {
-        bind(args, f->dx, result_buffer(st, step, &freed), st->c->shape.row_bytes, SF_WRITE);
+        bind(args, f->dx, result_buffer(st, step, &freed), sfi_input_bytes(st->c, vs), SF_WRITE);
     }
     uint32_t done = emit_compute(st, j, &op, args, f->n, freed);
     emit_send(st, step, done);

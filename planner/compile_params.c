@@ -171,10 +171,10 @@ static void add_tables(struct layout *l, const struct sfi_vstage *vs, bool copie
     }
     if (sfi_is_part(l->c, vs)) {
         l->p->head = add_bucket(l, SFI_DENSE, matrix_bytes(s, s->vocab_part, s->hidden), true);
-    } else if (vs->head) {
+    } else if (vs->head || vs->mtp > 0) {
         l->p->copy = copies ? add_copied_table(l, table, false) : UINT64_MAX;
         uint64_t embed = copies ? l->p->copy : l->p->embed;
-        l->p->head = tied ? embed : add_bucket(l, SFI_DENSE, table, true);
+        l->p->head = tied ? embed : vs->head ? add_bucket(l, SFI_DENSE, table, true) : UINT64_MAX;
         l->p->further = vs->mtp > 0 ? embed : UINT64_MAX;
     }
 }
@@ -195,8 +195,8 @@ int sfi_params_init(const struct sfi_compile *c, const struct sfi_vstage *vs, st
     /* Canonical sums keep both uses of a shared table apart on one stage too, because pipelines must. */
     bool copies = (m->tied || m->mtp > 0) && (c->vs_n > 1 || c->plan->canonical);
     add_tables(&l, vs, copies);
-    uint64_t tables = copies ? out->bytes[SFI_DENSE] : 0;
-    uint32_t tables_n = copies ? out->buckets_n : 0;
+    uint32_t tables_n = copies && out->buckets_n > 0 ? 1 : 0; /* more than one only where nothing is joined */
+    uint64_t tables = tables_n > 0 ? out->buckets[0].bytes : 0;
     add_layers(&l, vs);
     add_replicated(&l, vs);
     if (c->plan->zero >= SFI_ZERO_GRADIENTS) {
@@ -415,14 +415,14 @@ static void name_final_norm(const struct naming *n, const struct sfi_params *p) 
 static void name_head(const struct naming *n, const struct sfi_params *p) {
     const struct sfi_shape *s = n->shape;
     const struct sf_model *m = &n->c->s->model;
-    if (s->vocab_part > 0) {
+    if (s->vocab_part > 0 && p->head != UINT64_MAX) {
         struct sf_tensor part = whole(p->head, s->vocab_part, s->hidden);
         part.comm = n->c->comms.vocab;
-        part.whole_rows = s->vocab_local;
+        part.whole_rows = sf_model_rows(m);
         tensor(n, part, m->init_std, "lm_head.weight");
         return;
     }
-    const uint64_t at[] = {m->tied ? UINT64_MAX : p->head, p->copy};
+    const uint64_t at[] = {m->tied ? UINT64_MAX : p->head, p->copy}; /* of a stage that only predicts further: none */
     for (int i = 0; i < 2; i++) { /* a copy has the table's name, so it starts from the same values */
         if (at[i] != UINT64_MAX) {
             tensor(n, rows_of(n, at[i], s->vocab_local, s->hidden, 0, sf_model_rows(m)), m->init_std, "%s",
@@ -463,7 +463,7 @@ void sfi_params_tensors(const struct sfi_compile *c, const struct sfi_vstage *vs
     if (vs->ends) {
         name_final_norm(&dense, p);
     }
-    if (vs->head) {
+    if (vs->head || vs->mtp > 0) {
         name_head(&dense, p);
     }
 }

@@ -306,19 +306,11 @@ static void half_formals(const struct sfi_compile *c, struct sfi_vstage *vs) {
 
 /* The gradient of the chunk's output. */
 static void begin_backward(struct sfi_recipe *r, sf_ref g) {
-    struct sfi_head h;
     if (sfi_is_part(r->c, r->vs)) {
         sfi_part_backward(r, g);
-    } else if (r->vs->head) {
+    } else if (r->vs->ends) {
         sfi_mtp_backward(r, g);
         sfi_head_backward(r, g);
-    } else if (r->vs->ends) {
-        uint64_t norm = sfi_params_norm(&r->vs->params, r->vs->params.norms_n - 1);
-        sfi_head_of(r, &h);
-        sfi_norm_backward(
-            r, false,
-            (const sf_ref[]){SF_REF(r->f.y, 0), h.x, SF_REF(r->f.param, norm), h.rstd, g, SF_REF(r->f.grad, norm)},
-            h.d_norm);
     } else if (r->inputs) {
         sfi_call_copy(r, SF_REF(r->f.y, 0), g);
     }

@@ -80,7 +80,7 @@ static void forward_formals(const struct sfi_compile *c, struct sfi_vstage *vs) 
     f.x = sfi_formal(&f, true);
     f.y = sfi_formal(&f, !vs->is_last);
     f.tokens = sfi_formal(&f, vs->is_first);
-    f.targets = sfi_formal(&f, vs->head && (c->shape.loss_rows == 0 || vs->mtp > 0));
+    f.targets = sfi_formal(&f, (vs->head && c->shape.loss_rows == 0) || vs->mtp > 0);
     f.loss = sfi_formal(&f, vs->head && !sfi_is_part(c, vs) && c->shape.loss_rows == 0);
     f.work = sfi_formal(&f, true);
     vs->fwd = f;
@@ -123,7 +123,8 @@ static struct sfi_norm norm_behind(struct sfi_recipe *r, uint32_t layer) {
 static void layers_forward(struct sfi_recipe *r) {
     const struct sfi_norm first = norm_behind(r, 0);
     if (r->vs->layers == 0 && (r->vs->ends || !r->vs->is_last)) {
-        sfi_call_copy(r, SF_REF(r->f.x, 0), forward_output(r, 0));
+        const uint64_t n[3] = {sfi_input_bytes(r->c, r->vs) / r->shape->elem};
+        sfi_call_simple(r, SF_CALL_COPY, n, (const sf_ref[]){SF_REF(r->f.x, 0), forward_output(r, 0)}, 2);
     }
     if (first.w != SF_REF_NONE) {
         sfi_call_norm_fwd(r, SF_REF(r->f.x, 0), &first);
@@ -152,8 +153,8 @@ static void forward_recipe(struct sfi_recipe *r, struct sfi_vstage *vs) {
     layers_forward(r);
     if (vs->head) {
         (sfi_is_part(r->c, vs) ? sfi_part_forward : sfi_head_forward)(r);
-        sfi_mtp_forward(r);
     }
+    sfi_mtp_forward(r);
     vs->recipes[r->slice].fwd = sf_build_recipe_end(r->c->b);
     vs->work_bytes = r->work.peak > vs->work_bytes ? r->work.peak : vs->work_bytes;
 }
@@ -161,7 +162,7 @@ static void forward_recipe(struct sfi_recipe *r, struct sfi_vstage *vs) {
 void sfi_forward_recipes(const struct sfi_compile *c, struct sfi_vstage *vs) {
     vs->stash_bytes = sfi_stash_bytes(c, vs);
     vs->held_bytes = sfi_held_bytes(c, vs);
-    vs->head_bytes = sfi_mtp_bytes(c, vs, sfi_head_bytes(&c->shape, vs));
+    vs->head_bytes = sfi_is_part(c, vs) ? sfi_parts_bytes(c, vs) : sfi_mtp_bytes(c, vs, sfi_head_bytes(&c->shape, vs));
     vs->keys_bytes = sfi_keys_bytes(c, vs);
     vs->sums_bytes = sfi_sums_bytes(c, vs);
     vs->work_bytes = 0;

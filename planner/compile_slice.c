@@ -17,11 +17,11 @@ static uint64_t sums_of_layer(const struct sfi_shape *s) {
 }
 
 uint64_t sfi_keys_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs) {
-    return c->shape.slices > 1 ? sfi_mul(vs->layers, keys_of_layer(&c->shape)) : 0;
+    return c->shape.slices > 1 ? sfi_mul(sfi_blocks(vs), keys_of_layer(&c->shape)) : 0;
 }
 
 uint64_t sfi_sums_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs) {
-    return c->shape.slices > 1 ? sfi_mul(vs->layers, sums_of_layer(&c->shape)) : 0;
+    return c->shape.slices > 1 ? sfi_mul(sfi_blocks(vs), sums_of_layer(&c->shape)) : 0;
 }
 
 static sf_ref keys_at(const struct sfi_recipe *r, const struct sfi_acts *a) {

@@ -64,12 +64,20 @@ static void leave(const struct unit *u, struct use *out) {
 
 typedef bool use_fn(const struct unit *u, struct use *out);
 
-static bool use_x(const struct unit *u, struct use *out) {
+static bool use_input(const struct unit *u, struct use *out) {
     uint32_t before = sfi_stage_before(u->st->c, u->chunk->stage);
     out->ready = before == SF_NONE ? u->step[SFI_PASS_F] : ready_for(u, SFI_PASS_F, before);
     out->until = u->step[SFI_PASS_B];
     leave(u, out);
     return true;
+}
+
+static bool use_x(const struct unit *u, struct use *out) {
+    return use_input(u, out) && sfi_inputs(u->st, u->chunk->stage) == &u->st->x;
+}
+
+static bool use_part_x(const struct unit *u, struct use *out) {
+    return use_input(u, out) && sfi_inputs(u->st, u->chunk->stage) == &u->st->part_x;
 }
 
 static bool use_landing(const struct unit *u, struct use *out) {
@@ -227,9 +235,10 @@ static int assign_all(struct sfi_stage *st, const struct room *room, struct sf_e
     struct {
         struct sfi_pool *pool;
         use_fn *use, *again;
-    } pools[] = {{&st->x, use_x, use_x_back}, {&st->stash, use_stash, use_back}, {&st->held, use_held, NULL},
-                 {&st->head, use_head, NULL}, {&st->tokens, use_tokens, NULL},   {&st->landing, use_landing, NULL},
-                 {&st->keys, use_keys, NULL}, {&st->key_sums, use_sums, NULL},   {&st->away, use_away, NULL}};
+    } pools[] = {{&st->x, use_x, use_x_back},    {&st->stash, use_stash, use_back}, {&st->held, use_held, NULL},
+                 {&st->head, use_head, NULL},    {&st->tokens, use_tokens, NULL},   {&st->landing, use_landing, NULL},
+                 {&st->keys, use_keys, NULL},    {&st->key_sums, use_sums, NULL},   {&st->away, use_away, NULL},
+                 {&st->part_x, use_part_x, NULL}};
     for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) {
         SF_TRY(pool_init(st, pools[i].pool, room, pools[i].use, pools[i].again, err));
     }
@@ -250,7 +259,7 @@ int sfi_assign_slots(struct sfi_stage *st, struct sf_err *err) {
 
 void sfi_pools_clear(struct sfi_stage *st) {
     struct sfi_pool *pools[] = {&st->x,       &st->stash, &st->held,     &st->head, &st->tokens,
-                                &st->landing, &st->keys,  &st->key_sums, &st->away};
+                                &st->landing, &st->keys,  &st->key_sums, &st->away, &st->part_x};
     for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) {
         sf_free(pools[i]->slot);
         sf_free(pools[i]->after);

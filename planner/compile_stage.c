@@ -103,42 +103,46 @@ static bool has_chunk(const struct sfi_stage *st, bool first) {
     return false;
 }
 
+static uint64_t most(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
 /* Results that leave this rank. */
 static void out_buffers(struct sfi_stage *st) {
     static const char *const names[SFI_SIDES] = {"fwd.out", "bwd.out"};
     const struct sfi_table *t = &st->c->table;
-    bool used[SFI_SIDES] = {false, false};
+    uint64_t bytes[SFI_SIDES] = {0, 0};
     for (uint32_t i = 0; i < st->chunks_n; i++) {
+        const struct sfi_vstage *vs = st->chunks[i].vs;
         uint32_t stage = st->chunks[i].stage;
         const uint32_t to[] = {sfi_stage_behind(st->c, stage), sfi_stage_before(st->c, stage)};
         for (int k = 0; k < 2; k++) {
             if (to[k] != SF_NONE && t->pipe->device_of[to[k]] != st->stage) {
-                used[sfi_route_of(t, stage, to[k]).side] = true;
+                uint64_t *room = &bytes[sfi_route_of(t, stage, to[k]).side];
+                *room = most(*room, k == 0 ? sfi_output_bytes(st->c, vs) : sfi_input_bytes(st->c, vs));
             }
         }
     }
     for (uint32_t side = 0; side < SFI_SIDES; side++) {
-        for (uint32_t i = 0; i < SFI_SLOTS && used[side]; i++) {
-            st->out[side][i] = buffer(st, names[side], i, SF_BUF_COMM, st->c->shape.row_bytes, false);
+        for (uint32_t i = 0; i < SFI_SLOTS && bytes[side] > 0; i++) {
+            st->out[side][i] = buffer(st, names[side], i, SF_BUF_COMM, bytes[side], false);
         }
     }
-}
-
-static uint64_t most(uint64_t a, uint64_t b) {
-    return a > b ? a : b;
 }
 
 /* Slots of a pool are equal, so that any chunk can use any of them. */
 static void activation_buffers(struct sfi_stage *st) {
     const struct sfi_shape *s = &st->c->shape;
-    uint64_t work = 0, stash = 0, held = 0, head = 0, keys = 0, sums = 0, away = 0, depths = 1;
+    uint64_t work = 0, stash = 0, held = 0, head = 0, keys = 0, sums = 0, away = 0, depths = 1, landing = 0, part = 0;
     for (uint32_t i = 0; i < st->chunks_n; i++) {
         const struct sfi_vstage *vs = st->chunks[i].vs;
         work = most(work, vs->work_bytes);
         stash = most(stash, vs->stash_bytes);
         held = most(held, vs->held_bytes);
         head = most(head, vs->head_bytes);
-        depths = most(depths, vs->mtp + UINT64_C(1));
+        depths = most(depths, sfi_depths(st->c, vs));
+        landing = most(landing, sfi_output_bytes(st->c, vs));
+        part = most(part, sfi_input_bytes(st->c, vs));
         away = most(away, sfi_away_bytes(st, vs));
         keys = most(keys, vs->keys_bytes);
         sums = most(sums, vs->sums_bytes);
@@ -151,7 +155,8 @@ static void activation_buffers(struct sfi_stage *st) {
     pool_buffers(st, &st->key_sums, "keys.grad", SF_BUF_ACTIVATION, sums);
     pool_buffers(st, &st->x, "x", SF_BUF_ACTIVATION, s->row_bytes);
     pool_buffers(st, &st->tokens, "tokens", SF_BUF_TOKENS, s->tokens * 4);
-    pool_buffers(st, &st->landing, "bwd.in", SF_BUF_COMM, s->row_bytes);
+    pool_buffers(st, &st->part_x, "part.x", SF_BUF_ACTIVATION, part);
+    pool_buffers(st, &st->landing, "bwd.in", SF_BUF_COMM, landing);
     pool_buffers(st, &st->away, "away", SF_BUF_HOST, away);
     for (uint32_t i = 0; i < SFI_SLOTS && makes_logits(st); i++) {
         st->targets[i] = buffer(st, "targets", i, SF_BUF_TOKENS, sfi_mul(depths, s->tokens * 4), false);

@@ -155,7 +155,8 @@ int sfi_table_init(struct sfi_compile *c, struct sf_err *err) {
     struct sfi_table *t = &c->table;
     for (uint32_t i = c->plan->pp; i < c->vs_n && c->plan->split_head; i++) {
         uint64_t part = sfi_mul(sfi_mul(c->shape.tokens, c->shape.hidden), c->shape.vocab_part);
-        times[i] = times[c->vs_n + i] = times[2 * (size_t)c->vs_n + i] = 1 + part;
+        times[i] = times[c->vs_n + i] = times[2 * (size_t)c->vs_n + i] =
+            1 + sfi_mul(c->s->model.mtp + UINT64_C(1), part);
     }
     int rc = sf_schedule_make(c->plan, &weights, &t->pipe, err);
     if (rc == 0 && c->units > 1) {

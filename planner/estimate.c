@@ -215,21 +215,17 @@ static double least_step_s(const struct sfi_layout *l, const struct sf_plan *pla
     return least;
 }
 
-/* Share of what a rank keeps that waits on the host, and room for what is on its way: two layers in each direction. */
-static double away(const struct sf_plan *plan, const struct stage_load *load) {
-    double chunks = plan->vpp;
-    return plan->offload > 0 ? fmin(plan->offload * chunks / load->layers, 1) : 0;
-}
-
-static double away_rooms(const struct sf_plan *plan, const struct sfi_price *price) {
-    return plan->offload > 0 ? 4 * price->kept_layer : 0;
+/* Of what a rank keeps, what does not wait on the host; at least the layers at hand and on their way. */
+static double stays(const struct sfi_price *price, const struct sf_plan *plan, const struct stage_load *load,
+                    double kept) {
+    double chunks = plan->vpp, away = plan->offload > 0 ? fmin(plan->offload * chunks / load->layers, 1) : 0;
+    return away > 0 ? fmax(kept * (1 - away), fmin(kept, 3 * price->kept_layer)) : kept;
 }
 
 static double bytes_of(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
                        const struct sf_plan *plan, const struct sfi_replayed *r, uint32_t rank,
                        const struct stage_load *load) {
-    double kept = r->kept[rank] * (1 - away(plan, load)) + away_rooms(plan, price);
-    return state_bytes(base, layout, price, plan, load) + kept;
+    return state_bytes(base, layout, price, plan, load) + stays(price, plan, load, r->kept[rank]);
 }
 
 double sfi_estimate_bytes(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,

@@ -32,17 +32,19 @@ struct sfi_base {
     double optimizer_bytes; /* per weight that a rank updates */
     struct sfi_line adamw;  /* per weight */
     double dispatch_s;
+    bool tuned;            /* plans may pick what collectives run on: prices take the quickest */
     struct sfi_memo *memo; /* the caller's; NULL: every table is made afresh */
 };
 void sfi_base_init(const struct sf_scenario *s, const struct sf_cost *cost, struct sfi_base *out);
 
 /* Tables that took long to make (estimate_memo.c). sfi_memo_table: sf_schedule_make, or a copy of what it made before;
- * `memo` may be NULL. */
+ * sfi_memo_generate: so for sf_pipe_generate, in the form that sf_synth takes. `memo` may be NULL. */
 struct sfi_memo;
 int sfi_memo_create(struct sfi_memo **out, struct sf_err *err);
 void sfi_memo_free(struct sfi_memo *memo);
 int sfi_memo_table(struct sfi_memo *memo, const struct sf_plan *plan, const struct sf_pass_weights *weights,
                    struct sf_pipe **out);
+int sfi_memo_generate(void *memo, const struct sf_pipe_spec *spec, struct sf_pipe **out, struct sf_err *err);
 
 /* The degrees that change what one rank does with a microbatch. */
 struct sfi_degrees {
@@ -187,6 +189,9 @@ uint32_t sfi_plan_units(const struct sf_plan *plan);
 /* Layers of every virtual stage, for equal layers and two ends that cost more. */
 void sfi_plan_layers(struct sf_plan *plan, uint32_t layers, double layer, double first, double last);
 
+/* sf_cost_collective in seconds, on the quickest algorithm and protocol where plans may pick. */
+double sfi_collective_s(const struct sf_cost *cost, bool tuned, int kind, uint64_t bytes, const struct sf_span *span);
+
 /* Recipe time on one rank, collectives included. */
 double sfi_recipe_s(const struct sf_prog *prog, const struct sf_cost *cost, uint32_t recipe, uint32_t rank);
 
@@ -195,6 +200,7 @@ struct sfi_seated {
     const struct sf_prog *prog;
     const struct sf_topo *topo;
     uint32_t rank, known; /* communicators, a bit each */
+    bool quickest;        /* as sfi_base.tuned */
     struct sf_span span[SF_MAX_COMMS];
 };
 double sfi_seated_recipe_s(struct sfi_seated *at, const struct sf_cost *cost, uint32_t recipe);

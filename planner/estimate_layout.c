@@ -84,10 +84,10 @@ static struct sfi_line line_through(double at_small, double at_large, double sma
     return (struct sfi_line){.fixed_s = fixed > 0 ? fixed : 0, .s_per_unit = slope};
 }
 
-static struct sfi_line collective_line(const struct sf_cost *cost, int kind, const struct sf_span *span) {
+static struct sfi_line collective_line(const struct sfi_base *base, int kind, const struct sf_span *span) {
     const uint64_t small = UINT64_C(1) << 20, large = UINT64_C(1) << 30;
-    double at_small = sf_ps_to_s(sf_cost_collective(cost, kind, small, span));
-    double at_large = sf_ps_to_s(sf_cost_collective(cost, kind, large, span));
+    double at_small = sfi_collective_s(base->cost, base->tuned, kind, small, span);
+    double at_large = sfi_collective_s(base->cost, base->tuned, kind, large, span);
     return line_through(at_small, at_large, (double)small, (double)large);
 }
 
@@ -112,8 +112,8 @@ static void price_group(const struct sfi_base *base, const struct sfi_layout *l,
                                  .groups = groups < most ? groups : most};
     struct sf_span span;
     sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
-    out->scatter = collective_line(base->cost, SF_CALL_REDUCE_SCATTER, &span);
-    out->all_reduce = collective_line(base->cost, SF_CALL_ALL_REDUCE, &span);
+    out->scatter = collective_line(base, SF_CALL_REDUCE_SCATTER, &span);
+    out->all_reduce = collective_line(base, SF_CALL_ALL_REDUCE, &span);
 }
 
 static struct sfi_line price_across(const struct sfi_base *base, const struct sfi_layout *l, uint32_t stage) {
@@ -121,7 +121,7 @@ static struct sfi_line price_across(const struct sfi_base *base, const struct sf
         .members = l->sharers / l->group, .stride = l->tp * l->group, .first = stage * l->tp * l->sharers, .groups = 1};
     struct sf_span span;
     sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
-    return collective_line(base->cost, SF_CALL_ALL_REDUCE, &span);
+    return collective_line(base, SF_CALL_ALL_REDUCE, &span);
 }
 
 /* Weights of the mean layer on one rank. */
@@ -150,8 +150,8 @@ static double least_collective(const struct reduction *r, int space, int kind, d
     double least = INFINITY, bytes = r->bytes[space] * layers;
     for (uint32_t k = 0; k < sf_cost_kinds(r->base->cost); k++) {
         for (uint32_t i = 0; i < r->spans_n[space]; i++) {
-            sf_time_ps t = sf_cost_collective(sf_cost_of(r->base->cost, k), kind, (uint64_t)bytes, &r->span[space][i]);
-            least = fmin(least, sf_ps_to_s(t));
+            const struct sf_cost *cost = sf_cost_of(r->base->cost, k);
+            least = fmin(least, sfi_collective_s(cost, r->base->tuned, kind, (uint64_t)bytes, &r->span[space][i]));
         }
     }
     return bytes > 0 ? least / layers : 0;

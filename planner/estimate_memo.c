@@ -10,7 +10,8 @@
 
 struct entry {
     struct sf_pipe_spec spec;
-    struct sf_pipe *table; /* NULL while somebody makes it */
+    struct sf_pipe *table; /* NULL while somebody makes it, and where that failed: */
+    struct sf_err why;
     bool used;
 };
 
@@ -45,7 +46,13 @@ void sfi_memo_free(struct sfi_memo *m) {
 
 static bool same_spec(const struct sf_pipe_spec *a, const struct sf_pipe_spec *b) {
     return a->family == b->family && a->devices == b->devices && a->microbatches == b->microbatches &&
-           a->chunks == b->chunks && a->slices == b->slices && a->f == b->f && a->b == b->b && a->w == b->w;
+           a->chunks == b->chunks && a->slices == b->slices && a->f == b->f && a->b == b->b && a->w == b->w &&
+           a->comm == b->comm && a->memory_limit == b->memory_limit && a->weight_share == b->weight_share &&
+           a->wrap_first == b->wrap_first && a->published == b->published;
+}
+
+static bool is_made(const struct entry *e) {
+    return e->table != NULL || e->why.code != 0;
 }
 
 static bool is_costly(int family) {
@@ -73,7 +80,7 @@ static struct entry *find(struct sfi_memo *m, const struct sf_pipe_spec *spec) {
 static struct entry *begin(struct sfi_memo *m, const struct sf_pipe_spec *spec) {
     for (uint32_t i = 0; i < MOST; i++) {
         struct entry *e = &m->entry[(m->next + i) % MOST];
-        if (!e->used || e->table != NULL) {
+        if (!e->used || is_made(e)) {
             m->next = (m->next + i + 1) % MOST;
             sf_pipe_free(e->table);
             *e = (struct entry){.spec = *spec, .used = true};
@@ -83,47 +90,67 @@ static struct entry *begin(struct sfi_memo *m, const struct sf_pipe_spec *spec) 
     return NULL;
 }
 
-static void end(struct sfi_memo *m, struct entry *e, const struct sf_pipe *table) {
+static void end(struct sfi_memo *m, struct entry *e, const struct sf_pipe *table, const struct sf_err *why) {
     pthread_mutex_lock(&m->lock);
-    if (table == NULL || sf_pipe_copy(table, &e->table, NULL) != 0) {
+    if (table == NULL && (why->code == SF_E_NOPLAN || why->code == SF_E_INPUT)) {
+        e->why = *why;
+    } else if (table == NULL || sf_pipe_copy(table, &e->table, NULL) != 0) {
         *e = (struct entry){.used = false};
     }
     pthread_cond_broadcast(&m->made);
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Its table, once it is made; a place to make it; or neither. */
-static int look_up(struct sfi_memo *m, const struct sf_pipe_spec *spec, struct entry **place, struct sf_pipe **out) {
+/* Its table, once it is made, or why there is none; a place to make it; or neither. */
+static int look_up(struct sfi_memo *m, const struct sf_pipe_spec *spec, struct entry **place, struct sf_pipe **out,
+                   struct sf_err *err) {
     int rc = 0;
     pthread_mutex_lock(&m->lock);
     struct entry *e = find(m, spec);
-    while (e != NULL && e->table == NULL) {
+    while (e != NULL && !is_made(e)) {
         pthread_cond_wait(&m->made, &m->lock);
         e = find(m, spec);
     }
     *place = e == NULL ? begin(m, spec) : NULL;
-    if (e != NULL) {
-        rc = sf_pipe_copy(e->table, out, NULL);
+    if (e != NULL && e->table == NULL) {
+        *err = e->why;
+        rc = e->why.code;
+    } else if (e != NULL) {
+        rc = sf_pipe_copy(e->table, out, err);
     }
     pthread_mutex_unlock(&m->lock);
     return rc;
 }
 
+int sfi_memo_generate(void *memo, const struct sf_pipe_spec *spec, struct sf_pipe **out, struct sf_err *err) {
+    struct entry *place = NULL;
+    struct sf_err why = {0};
+    if (memo == NULL || !is_costly(spec->family)) {
+        return sf_pipe_generate(spec, out, err);
+    }
+    *out = NULL;
+    int rc = look_up(memo, spec, &place, out, &why);
+    if (rc == 0 && *out == NULL) {
+        rc = sf_pipe_generate(spec, out, &why);
+    }
+    if (place != NULL) {
+        end(memo, place, *out, &why);
+    }
+    if (rc != 0 && err != NULL) {
+        *err = why;
+    }
+    return rc;
+}
+
+/* No costly family has overlapping pairs, of which a plan's tables are free. */
 int sfi_memo_table(struct sfi_memo *m, const struct sf_plan *plan, const struct sf_pass_weights *weights,
                    struct sf_pipe **out) {
     struct sf_pipe_spec spec;
-    struct entry *place = NULL;
     if (m == NULL || !is_costly(plan->schedule)) {
         return sf_schedule_make(plan, weights, out, NULL);
     }
     *out = NULL;
+    SF_TRY(sf_schedule_check(plan, NULL));
     sf_schedule_spec(plan, weights, &spec);
-    int rc = look_up(m, &spec, &place, out);
-    if (rc == 0 && *out == NULL) {
-        rc = sf_schedule_make(plan, weights, out, NULL);
-    }
-    if (place != NULL) {
-        end(m, place, rc == 0 ? *out : NULL);
-    }
-    return rc;
+    return sfi_memo_generate(m, &spec, out, NULL);
 }

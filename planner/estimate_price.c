@@ -23,6 +23,12 @@ struct sfi_degrees sfi_degrees_of(const struct sf_plan *plan) {
                                 .whole_rows = plan->tp > 1 && plan->whole_rows};
 }
 
+double sfi_collective_s(const struct sf_cost *cost, bool tuned, int kind, uint64_t bytes, const struct sf_span *span) {
+    struct sf_span own = *span;
+    own.quickest = tuned;
+    return sf_ps_to_s(sf_cost_collective(cost, kind, bytes, &own));
+}
+
 static const struct sf_span *span_of(struct sfi_seated *at, uint32_t comm) {
     if ((at->known >> comm & 1) == 0) {
         sf_span_of(at->prog, at->topo, comm, at->rank, &at->span[comm]);
@@ -36,7 +42,7 @@ static double call_s(struct sfi_seated *at, const struct sf_cost *cost, const st
     if (!sf_call_is_collective(call->kind)) {
         return sf_ps_to_s(sf_cost_call(cost, call, &grade));
     }
-    return sf_ps_to_s(sf_cost_collective(cost, call->kind, (uint64_t)call->dims[0], span_of(at, call->comm)));
+    return sfi_collective_s(cost, at->quickest, call->kind, (uint64_t)call->dims[0], span_of(at, call->comm));
 }
 
 /* As the simulator has it: a collective beside attention runs while the attention before it and the one behind it do.
@@ -113,8 +119,16 @@ struct spans {
     uint32_t n;
 };
 
+/* Calls that were priced before: the layers of all miniatures make the same ones. */
+#define MOST_CALLS 128 /* a power of two */
+struct known_call {
+    struct sf_call call; /* without operands, in whose place a collective has its communicator's name */
+    double worst_s, least_s;
+};
+
 struct pricing {
     const struct sfi_base *base;
+    struct known_call known[MOST_CALLS];
     const struct sf_prog *prog;
     struct sfi_seated *seated; /* its rank 0 */
     uint32_t ep_comm, cp_comm;
@@ -125,12 +139,12 @@ static const struct spans *spans_of(const struct pricing *p, uint32_t comm) {
     return comm == p->ep_comm ? &p->ep : comm == p->cp_comm ? &p->cp : NULL;
 }
 
-static double worst_s(const struct pricing *p, const struct sf_call *call) {
+static double worst_of(const struct pricing *p, const struct sf_call *call) {
     const struct spans *spans = sf_call_is_collective(call->kind) ? spans_of(p, call->comm) : NULL;
     if (spans == NULL) {
         return call_s(p->seated, p->base->cost, call);
     }
-    return sf_ps_to_s(sf_cost_collective(p->base->cost, call->kind, (uint64_t)call->dims[0], &spans->worst));
+    return sfi_collective_s(p->base->cost, p->base->tuned, call->kind, (uint64_t)call->dims[0], &spans->worst);
 }
 
 static double least_on(const struct pricing *p, const struct sf_cost *cost, const struct sf_call *call) {
@@ -140,20 +154,32 @@ static double least_on(const struct pricing *p, const struct sf_cost *cost, cons
         return call_s(p->seated, cost, call);
     }
     for (uint32_t i = 0; i < spans->n; i++) {
-        least = fmin(least, sf_ps_to_s(sf_cost_collective(cost, call->kind, (uint64_t)call->dims[0], &spans->each[i])));
+        least =
+            fmin(least, sfi_collective_s(cost, p->base->tuned, call->kind, (uint64_t)call->dims[0], &spans->each[i]));
     }
     return least;
 }
 
-static double least_s(const struct pricing *p, const struct sf_call *call) {
+static double least_of(const struct pricing *p, const struct sf_call *call) {
     double least = INFINITY;
-    if (call->flags & SF_CALL_BESIDE_FLAG) {
-        return 0;
-    }
     for (uint32_t kind = 0; kind < sf_cost_kinds(p->base->cost); kind++) {
         least = fmin(least, least_on(p, sf_cost_of(p->base->cost, kind), call));
     }
     return least;
+}
+
+static const struct known_call *price_call(struct pricing *p, const struct sf_call *call) {
+    struct sf_call key = *call;
+    memset(key.operand, 0, sizeof key.operand);
+    if (sf_call_is_collective(call->kind)) {
+        static_assert(sizeof key.operand >= SF_NAME, "room for a name");
+        memcpy(key.operand, p->prog->comms[call->comm].name, SF_NAME);
+    }
+    struct known_call *k = &p->known[sf_hash_bytes(&key, sizeof key).lo % MOST_CALLS];
+    if (memcmp(&k->call, &key, sizeof key) != 0) {
+        *k = (struct known_call){key, worst_of(p, call), least_of(p, call)};
+    }
+    return k;
 }
 
 /* ---- miniatures -------------------------------------------------------------------------------------------------- */
@@ -167,12 +193,13 @@ struct mini {
     double work;
 };
 
-static void add_recipe(const struct pricing *p, uint32_t recipe, struct sums *time, struct sums *least) {
+static void add_recipe(struct pricing *p, uint32_t recipe, struct sums *time, struct sums *least) {
     const struct sf_recipe *r = &p->prog->recipes[recipe];
     struct beside beside = {0, 0};
     for (uint32_t i = 0; i < r->calls_n; i++) {
         const struct sf_call *call = &r->calls[i];
-        double s = worst_s(p, call), at_least = least_s(p, call);
+        const struct known_call *known = price_call(p, call);
+        double s = known->worst_s, at_least = known->least_s;
         if (call->flags & SF_CALL_BESIDE_FLAG) {
             run_beside(&beside, s);
             continue;
@@ -245,7 +272,7 @@ static double work_bytes(const struct sf_prog *prog) {
     return most + (double)sf_class_scratch_bytes(prog, 0);
 }
 
-static void read_mini(const struct pricing *p, uint32_t slices, struct mini *out) {
+static void read_mini(struct pricing *p, uint32_t slices, struct mini *out) {
     const struct sf_class *cls = &p->prog->classes[0];
     struct slices time[SFI_TIMED], least[SFI_TIMED];
     memset(time, 0, sizeof time);
@@ -343,7 +370,7 @@ static int price_mini(struct pricing *p, const struct sfi_degrees *d, const stru
     struct sf_prog *prog;
     mini_plan(p->base, d, kind, &s, &plan);
     SF_TRY(sfi_compile_unbounded(&s, &plan, &prog, err));
-    struct sfi_seated seated = {.prog = prog, .topo = sf_cost_topo(p->base->cost)};
+    struct sfi_seated seated = {.prog = prog, .topo = sf_cost_topo(p->base->cost), .quickest = p->base->tuned};
     p->prog = prog;
     p->seated = &seated;
     p->ep_comm = comm_named(prog, "ep");

@@ -129,7 +129,15 @@ static int read_gpus(const struct sf_node *map, const struct sf_topo *topo, cons
         return sf_node_fail(map, err, "the cluster has no GPUs in use");
     }
     uint32_t most = change->overlay != NULL ? sf_topo_gpus(topo) : job->gpus;
-    SF_TRY(read_u32(map, "gpus", 1, most, &job->gpus, err));
+    const struct sf_node *node = sf_map_find(map, "gpus");
+    job->fewer = node != NULL && sf_node_is_map(node);
+    if (job->fewer) {
+        static const char *const keys[] = {"most", NULL};
+        const struct sf_node *stated;
+        SF_TRY(sf_map_only(node, keys, err));
+        SF_TRY(sf_map_need(node, "most", &stated, err));
+    }
+    SF_TRY(read_u32(job->fewer ? node : map, job->fewer ? "most" : "gpus", 1, most, &job->gpus, err));
     job->gpus_asked = job->gpus;
     job->gpus = change->gpus > 0 ? change->gpus : job->gpus;
     return 0;
@@ -339,6 +347,14 @@ static int read_recompute_layers(const struct sf_node *map, const char *const ki
     return 0;
 }
 
+static int read_rules(const struct sf_node *map, const struct pin_rule *rules, size_t n, struct sf_err *err) {
+    for (size_t i = 0; i < n; i++) {
+        const struct sf_node *node = sf_map_find(map, rules[i].key);
+        SF_TRY(node == NULL ? 0 : read_pin(&rules[i], node, err));
+    }
+    return 0;
+}
+
 static int read_pins(const struct sf_io *io, const char *beside, const struct sf_node *map, struct sf_pins *pins,
                      struct sf_err *err) {
     static const char *const recomputes[] = {
@@ -352,7 +368,7 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
 #undef X
             NULL};
     static const char *const switches[] = {"false", "true", NULL}, *const expert_shares[] = {"tp", "1", NULL},
-                             *const exchanges[] = {"ring", "gather", NULL};
+                             *const exchanges[] = {"ring", "gather", NULL}, *const tunings[] = {"nccl", "tuned", NULL};
     static const char *const keys[] = {"tp",
                                        "cp",
                                        "ep",
@@ -374,6 +390,7 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
                                        "zero_group",
                                        "recompute_layers",
                                        "recompute_rest",
+                                       "collectives",
                                        NULL};
     const struct pin_rule rules[] = {
         {"tp", &pins->tp, NULL, 1, SF_MAX_RANKS},
@@ -392,17 +409,13 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
         {"split_head", &pins->split_head, switches, 0, 0},
         {"slices", &pins->slices, NULL, 1, SF_MAX_SLICES - 1},
         {"zero_group", &pins->zero_group, NULL, 0, SF_MAX_RANKS},
+        {"collectives", &pins->collectives, tunings, 0, 0},
     };
     if (map == NULL) {
         return 0;
     }
     SF_TRY(sf_map_only(map, keys, err));
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-        const struct sf_node *node = sf_map_find(map, rules[i].key);
-        if (node != NULL) {
-            SF_TRY(read_pin(&rules[i], node, err));
-        }
-    }
+    SF_TRY(read_rules(map, rules, sizeof rules / sizeof rules[0], err));
     SF_TRY(read_u32(map, "offload", 0, SF_MAX_STAGES, &pins->offload, err));
     SF_TRY(read_recompute_layers(map, recomputes, pins, err));
     SF_TRY(read_layout(sf_map_find(map, "layout"), &pins->layout, err));
@@ -410,16 +423,12 @@ static int read_pins(const struct sf_io *io, const char *beside, const struct sf
     return schedule == NULL ? 0 : read_schedule_pin(io, beside, schedule, pins, err);
 }
 
-/* Layers that predict further are where the loss is, and not for every plan. */
+/* Layers that predict further are where the loss is. */
 static int check_further(const struct sf_node *plan, const struct sf_scenario *s, struct sf_err *err) {
     uint32_t named = s->pins.layout.mtp, mtp = s->model.mtp;
     if (s->pins.layout.stages > 0 && named != mtp) {
         return sf_node_fail(sf_map_find(plan, "layout"), err,
                             "layout has %u layers that predict further (m), the model %u", named, mtp);
-    }
-    if (s->pins.offload > 0 && mtp > 0) {
-        return sf_node_fail(sf_map_find(plan, "offload"), err,
-                            "offload is for models without layers that predict further; the model has %u", mtp);
     }
     return 0;
 }
@@ -516,6 +525,11 @@ void sf_scenario_clear(struct sf_scenario *s) {
     sf_pipe_free(s->pins.table);
     s->topo = NULL;
     s->pins.table = NULL;
+}
+
+void sf_scenario_narrow(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_scenario *out) {
+    *out = *s;
+    out->job.gpus = plan->gpus > 0 ? plan->gpus : s->job.gpus;
 }
 
 struct sf_hash sf_scenario_hash(const struct sf_scenario *s) {

@@ -7,7 +7,7 @@
  *     seq_len: 8192
  *     global_batch: 8250            # sequences
  *     precision: bf16               # f32 | bf16 | fp8 | mxfp8 | fp8_block | nvfp4; the last four are of GEMM inputs
- *     gpus: 220000                  # default: all in use in the cluster
+ *     gpus: 220000                  # default: all in use in the cluster; { most: 220000 }: fewer where that is better
  *     optimizer: { kind: adamw, lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, warmup_steps: 20,
  *                  clip_norm: 1.0,  # of the global gradient; 0 or absent: never
  *                  moments: f32 }   # or bf16, rounded stochastically
@@ -46,6 +46,7 @@ struct sf_job {
     int precision; /* enum sf_dtype of GEMM inputs; activations and gradients are bf16 unless f32 */
     uint32_t gpus;
     uint32_t gpus_asked; /* where the cluster leaves fewer, or a plan uses fewer; else as gpus */
+    bool fewer;          /* the planner may leave some of them idle where that is worth more; reaches no program */
     uint32_t steps;
     uint64_t seed;
     bool canonical;
@@ -67,6 +68,7 @@ struct sf_pins {
     struct sf_pin tp, cp, ep, pp, dp, vpp, micro_batch, schedule, recompute, zero, order;
     struct sf_pin etp, cp_exchange, whole_rows, split_head; /* 0: tp, ring, false, false; 1: 1, gather, true, true */
     struct sf_pin slices, zero_group;                       /* zero_group 0: all of dp */
+    struct sf_pin collectives;                              /* 0: on what NCCL picks, 1: tuned (planner/picks.h) */
     struct sf_layout layout;                                /* layers of the virtual stages; no stages: any */
     uint32_t offload;                                       /* of every plan */
     uint32_t recompute_layers;                              /* of every virtual stage, if it has as many; 0: any */
@@ -106,6 +108,9 @@ int sf_cluster_apply(const struct sf_io *io, const struct sf_cluster_change *cha
  * there are none. */
 uint32_t sf_scenario_best_gpus(const struct sf_scenario *s, uint32_t limit);
 void sf_scenario_clear(struct sf_scenario *s); /* legal on a zeroed or a failed one */
+
+/* With the GPUs that the plan uses; shares everything else with `s`, which owns it. */
+void sf_scenario_narrow(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_scenario *out);
 
 /* Identity of what a plan is made for: the cluster's shape, the model and every fact of the job that reaches a program.
  * Device speeds, pins, the number of steps and the data are left out: recalibrating or training longer keeps plans. */

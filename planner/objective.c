@@ -82,6 +82,10 @@ static double seconds_at(double bytes, uint64_t bytes_per_s) {
     return bytes_per_s > 0 ? bytes / (double)bytes_per_s : 0;
 }
 
+static double mtbf_s(const struct sf_upkeep *u, double gpus) {
+    return u->failures_per_1000_gpu_days > 0 ? 86400e3 / u->failures_per_1000_gpu_days / gpus : 0;
+}
+
 void sfi_merit_init(const struct sf_scenario *s, const struct sf_plan *plan, const struct sf_prog *prog, double step_s,
                     struct sf_merit *out) {
     const struct sf_upkeep *u = &s->job.upkeep;
@@ -93,7 +97,7 @@ void sfi_merit_init(const struct sf_scenario *s, const struct sf_plan *plan, con
         out->restart_s = fmax(out->restart_s, seconds_at(st.held, u->storage_bytes_per_s));
     }
     out->restart_s += u->restart_s;
-    out->mtbf_s = u->failures_per_1000_gpu_days > 0 ? 86400e3 / u->failures_per_1000_gpu_days / gpus : 0;
+    out->mtbf_s = mtbf_s(u, gpus);
     out->interval_s = sf_best_interval_s(step_s, out->save_s, out->restart_s, out->mtbf_s);
     out->kept = sf_kept_share(out->interval_s, out->save_s, out->restart_s, out->mtbf_s);
     if (step_s > 0 && out->kept > 0) {
@@ -103,12 +107,13 @@ void sfi_merit_init(const struct sf_scenario *s, const struct sf_plan *plan, con
 }
 
 /* What checkpoints that cost nothing would keep. */
-static double most_kept(const struct sf_scenario *s, const struct sf_merit *m) {
-    return m->mtbf_s > 0 ? exp(-s->job.upkeep.restart_s / m->mtbf_s) : 1;
+static double most_kept(const struct sf_upkeep *u, double gpus) {
+    double mtbf = mtbf_s(u, gpus);
+    return mtbf > 0 ? exp(-u->restart_s / mtbf) : 1;
 }
 
 double sfi_worth_s(const struct sf_scenario *s, int objective, const struct sf_merit *m, double step_s) {
-    double drawn_out = m->kept > 0 ? step_s * most_kept(s, m) / m->kept : INFINITY;
+    double drawn_out = m->kept > 0 ? step_s * most_kept(&s->job.upkeep, s->job.gpus) / m->kept : INFINITY;
     switch (objective) {
     case SF_OBJECTIVE_P95:
         return m->p95_s > 0 ? m->p95_s : step_s;
@@ -119,4 +124,13 @@ double sfi_worth_s(const struct sf_scenario *s, int objective, const struct sf_m
     default:
         return step_s;
     }
+}
+
+double sfi_worth_scale(const struct sf_scenario *s, int objective, uint32_t gpus) {
+    bool upkept = objective == SF_OBJECTIVE_GOODPUT || objective == SF_OBJECTIVE_COST;
+    if (gpus == s->job.gpus || !upkept) {
+        return 1;
+    }
+    double drawn_out = most_kept(&s->job.upkeep, s->job.gpus) / most_kept(&s->job.upkeep, gpus);
+    return objective == SF_OBJECTIVE_COST ? drawn_out * gpus / s->job.gpus : drawn_out;
 }

@@ -44,8 +44,10 @@ double sf_best_interval_s(double step_s, double save_s, double restart_s, double
 /* All but worth_s and p95_s. */
 void sfi_merit_init(const struct sf_scenario *s, const struct sf_plan *plan, const struct sf_prog *prog, double step_s,
                     struct sf_merit *out);
-/* At least the step's time, and equal to it where nothing but what no plan escapes is lost. */
+/* At least the step's time, and equal to it where nothing but what no plan on all of the job's GPUs escapes is lost. */
 double sfi_worth_s(const struct sf_scenario *s, int objective, const struct sf_merit *m, double step_s);
+/* What a step on `gpus` of the job's GPUs is worth at the least, for each second that it takes. */
+double sfi_worth_scale(const struct sf_scenario *s, int objective, uint32_t gpus);
 /* GPUs of the domains that so many ranks occupy. */
 uint32_t sfi_paid_gpus(const struct sf_topo *topo, uint32_t gpus, uint32_t ranks_per_domain);
 

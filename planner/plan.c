@@ -7,6 +7,7 @@
 
 #include "core/arena.h"
 #include "core/doc.h"
+#include "planner/picks.h"
 #include "planner/plan_layout.h"
 
 #define PLAN_VERSION 1
@@ -106,6 +107,13 @@ static void print_layers(const struct sf_plan *plan, struct sf_buf *out) {
     print_stages(plan, "layers", plan->layers, out);
 }
 
+static void print_stage_tp(const struct sf_plan *plan, struct sf_buf *out) {
+    for (uint32_t i = 0; i < plan->pp && sf_plan_varies(plan); i++) {
+        sf_buf_printf(out, "%s%u%s", i == 0 ? "stage_tp: [" : ", ", plan->stage_tp[i],
+                      i + 1 == plan->pp ? "] # of each rank of the pipeline\n" : "");
+    }
+}
+
 static void print_recompute(const struct sf_plan *plan, struct sf_buf *out) {
     sf_buf_printf(out, "recompute: %s\n", sf_recompute_name(plan->recompute));
     if (!plan->partly) {
@@ -139,6 +147,7 @@ int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, stru
     sf_buf_printf(out, "\nscenario_hash: \"%s\" # of cluster shape, model and job\n",
                   sf_hash_format(scenario_hash, hash));
     sf_buf_printf(out, "tp: %u # ranks that share each matrix\n", plan->tp);
+    print_stage_tp(plan, out);
     if (sf_plan_cp(plan) > 1) {
         sf_buf_printf(out, "cp: %u # ranks that share each sequence\ncp_exchange: %s\n", plan->cp,
                       plan->cp_gather ? "gather" : "ring");
@@ -181,6 +190,7 @@ int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, stru
         sf_buf_printf(out, "order: %s # of the ranks, innermost first\n", sf_order_name(plan->order));
     }
     sf_buf_printf(out, "ranks_per_domain: %u # seats used of each scale-up domain\n", plan->ranks_per_domain);
+    sfi_picks_print(plan, out);
     print_layers(plan, out);
     return out->failed ? SF_E_INTERNAL : 0;
 }
@@ -262,6 +272,26 @@ static int read_stages(const struct sf_node *node, const char *key, const struct
         int64_t value;
         SF_TRY(sf_node_i64(sf_seq_at(node, i), 0, 4096, &value, err));
         out[i] = (uint32_t)value;
+    }
+    return 0;
+}
+
+static int read_stage_tp(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, "stage_tp");
+    if (node == NULL) {
+        return 0;
+    }
+    if (!sf_node_is_seq(node) || sf_seq_size(node) != p->pp) {
+        return sf_node_fail(node, err, "stage_tp lists one degree per rank of the pipeline: pp %u", p->pp);
+    }
+    for (uint32_t i = 0; i < p->pp; i++) {
+        int64_t value;
+        SF_TRY(sf_node_i64(sf_seq_at(node, i), 1, p->tp, &value, err));
+        p->stage_tp[i] = (uint32_t)value;
+        if (p->tp % p->stage_tp[i] != 0) {
+            return sf_node_fail(sf_seq_at(node, i), err, "expected a divisor of tp %u, found %u", p->tp,
+                                p->stage_tp[i]);
+        }
     }
     return 0;
 }
@@ -408,6 +438,7 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
     SF_TRY(sf_map_find(map, "etp") == NULL ? 0 : need_u32(map, "etp", 1, 1u << 24, &p->etp, err));
     SF_TRY(need_u32(map, "pp", 1, SF_MAX_STAGES, &p->pp, err));
     SF_TRY(need_u32(map, "vpp", 1, SF_MAX_STAGES, &p->vpp, err));
+    SF_TRY(read_stage_tp(map, p, err));
     SF_TRY(need_u32(map, "micro_batch", 1, 1u << 20, &p->micro_batch, err));
     SF_TRY(need_u32(map, "microbatches", 1, 1u << 20, &p->microbatches, err));
     SF_TRY(sf_map_find(map, "slices") == NULL ? 0 : need_u32(map, "slices", 1, SF_MAX_SLICES - 1, &p->slices, err));
@@ -426,6 +457,8 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
     }
     SF_TRY(sf_map_find(map, "order") == NULL ? 0 : need_word(map, "order", order_words, &p->order, err));
     SF_TRY(need_u32(map, "ranks_per_domain", 1, 1u << 24, &p->ranks_per_domain, err));
+    const struct sf_node *collectives = sf_map_find(map, "collectives");
+    SF_TRY(collectives == NULL ? 0 : sfi_picks_read(collectives, p, err));
     return read_layers(map, p, err);
 }
 
@@ -461,6 +494,8 @@ static int read_plan(const struct sf_node *map, struct sf_plan *out, struct sf_h
                                        "order",
                                        "recompute_layers",
                                        "recompute_rest",
+                                       "collectives",
+                                       "stage_tp",
                                        NULL};
     uint32_t version;
     if (!sf_node_is_map(map)) {

@@ -51,6 +51,13 @@ enum sf_order {
 };
 const char *sf_order_name(int order);
 
+/* What a communicator's collectives run on (planner/picks.h). */
+#define SF_PLAN_PICKS 16
+struct sf_plan_picks {
+    char comm[SF_NAME];
+    struct sf_coll_picks of;
+};
+
 struct sf_plan {
     char scenario[512]; /* path of the scenario it plans, relative to the plan file or absolute */
     char cluster[512];  /* the cluster it was planned for, when that is not the scenario's; else "" */
@@ -77,12 +84,25 @@ struct sf_plan {
     bool split_head; /* every rank of the pipeline has an equal part of the vocabulary's head */
     bool whole_rows; /* every tensor-parallel rank keeps all rows between the matrices: no sequence parallelism */
     int order;       /* of the mesh axes, enum sf_order */
-    uint32_t ranks_per_domain;      /* seats used of each scale-up domain */
+    uint32_t ranks_per_domain; /* seats used of each scale-up domain */
+    struct sf_plan_picks picks[SF_PLAN_PICKS];
+    uint32_t picks_n;               /* 0: NCCL picks what all collectives run on */
     uint32_t layers[SF_MAX_STAGES]; /* layers of virtual stage s, in data order, s < pp * vpp */
+    /* Of the ranks of the pipeline, with tp for the largest: planner/stage_degrees.h. The first is 0: all have tp. */
+    uint32_t stage_tp[SF_MAX_STAGES];
 };
+
+static inline bool sf_plan_varies(const struct sf_plan *plan) {
+    return plan->stage_tp[0] != 0;
+}
 
 static inline uint32_t sf_plan_cp(const struct sf_plan *plan) {
     return plan->cp > 1 ? plan->cp : 1;
+}
+
+/* Of a plan that has been checked. */
+static inline uint32_t sf_plan_gpus(const struct sf_plan *plan) {
+    return plan->tp * sf_plan_cp(plan) * plan->dp * plan->pp;
 }
 
 static inline uint32_t sf_plan_slices(const struct sf_plan *plan) {

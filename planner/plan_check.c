@@ -4,6 +4,7 @@
 #include "core/arena.h"
 #include "planner/compile_internal.h"
 #include "planner/schedule.h"
+#include "planner/stage_degrees.h"
 #include "sim/seats.h"
 
 static int check_degrees(const struct sf_plan *p, struct sf_err *err) {
@@ -49,27 +50,6 @@ static int check_etp(const struct sf_plan *p, struct sf_err *err) {
     }
     if (etp != p->tp && p->ep % p->tp != 0) {
         return sf_fail(err, SF_E_INPUT, "plan: with etp 1, tp must divide ep, found tp %u and ep %u", p->tp, p->ep);
-    }
-    return 0;
-}
-
-/* Layers that predict further are one with the head, on whole sequences, and share tables with the first stage. */
-static int check_mtp(const struct sf_scenario *s, const struct sf_plan *p, struct sf_err *err) {
-    const struct {
-        const char *name;
-        uint32_t value, most;
-    } rules[] = {{"slices", sf_plan_slices(p), 1},
-                 {"split_head", p->split_head, 0},
-                 {"zero", p->zero, 1},
-                 {"offload", p->offload, 0}};
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0] && s->model.mtp > 0; i++) {
-        if (rules[i].value > rules[i].most) {
-            return sf_fail(err, SF_E_INPUT,
-                           "plan: layers that predict further tokens need %s %u%s, found %u; the model has %u of them: "
-                           "change the plan, or set num_nextn_predict_layers to 0",
-                           rules[i].name, rules[i].most, rules[i].most == 1 && i > 0 ? " or 0" : "", rules[i].value,
-                           s->model.mtp);
-        }
     }
     return 0;
 }
@@ -329,9 +309,6 @@ int sf_zero_check(const struct sf_scenario *s, const struct sf_plan *p, struct s
     if (p->canonical) {
         return sf_fail(err, SF_E_INPUT, "plan: canonical sums need zero 0 or 1, found %u", p->zero);
     }
-    if (p->zero == 2 && s->model.tied) { /* their gradients are added, but lie elsewhere in shares of other units */
-        return sf_fail(err, SF_E_INPUT, "plan: tied embeddings train with zero 0 or 1, found %u", p->zero);
-    }
     if (sf_schedule_copies(p) > 1) {
         return sf_fail(err, SF_E_INPUT, "plan: zero %u needs a schedule with one copy of the model, found %s", p->zero,
                        sf_schedule_name(p->schedule));
@@ -446,18 +423,18 @@ static int check_split_head(const struct sf_scenario *s, const struct sf_plan *p
     if (!p->split_head) {
         return 0;
     }
-    if (p->schedule != SF_SCHEDULE_1F1B || p->pp < 2 || p->pp > SF_MAX_STAGES / 2 || p->tp != 1 || sf_plan_cp(p) != 1 ||
+    if (p->schedule != SF_SCHEDULE_1F1B || p->pp < 2 || p->pp > SF_MAX_STAGES / 2 || sf_plan_cp(p) != 1 ||
         sf_plan_slices(p) != 1 || p->zero > 1 || p->offload > 0) {
-        return sf_fail(
-            err, SF_E_INPUT,
-            "plan: split_head needs schedule 1f1b, pp from 2 to 512, tp, cp and slices 1, zero 0 or 1 and no "
-            "offload");
-    }
-    if (s->model.tied || s->model.vocab % p->pp != 0 || s->model.vocab_padding > 0 || s->job.clip_norm > 0) {
         return sf_fail(err, SF_E_INPUT,
-                       "plan: split_head needs a head of its own, pp to divide its %llu tokens, no padding and no "
-                       "clip_norm; pp is %u",
-                       (unsigned long long)s->model.vocab, p->pp);
+                       "plan: split_head needs schedule 1f1b, pp from 2 to 512, cp and slices 1, zero 0 or 1 and no "
+                       "offload");
+    }
+    if (s->model.tied || s->model.vocab % ((uint64_t)p->pp * p->tp) != 0 || s->model.vocab_padding > 0 ||
+        s->job.clip_norm > 0) {
+        return sf_fail(err, SF_E_INPUT,
+                       "plan: split_head needs a head of its own, pp * tp to divide its %llu tokens, no padding and no "
+                       "clip_norm; pp is %u, tp %u",
+                       (unsigned long long)s->model.vocab, p->pp, p->tp);
     }
     return p->layers[p->pp - 1] > 0 ? 0 : sf_fail(err, SF_E_INPUT, "plan: split_head needs a layer in the last stage");
 }
@@ -465,7 +442,6 @@ static int check_split_head(const struct sf_scenario *s, const struct sf_plan *p
 int sf_plan_check(const struct sf_scenario *s, const struct sf_plan *plan, struct sf_err *err) {
     SF_TRY(check_degrees(plan, err));
     SF_TRY(check_mesh(s, plan, err));
-    SF_TRY(check_mtp(s, plan, err));
     SF_TRY(check_tp(s, plan, err));
     SF_TRY(check_layers(s, plan, err));
     SF_TRY(check_recompute(s, plan, err));
@@ -477,6 +453,7 @@ int sf_plan_check(const struct sf_scenario *s, const struct sf_plan *plan, struc
     SF_TRY(check_cp(s, plan, err));
     SF_TRY(check_slices(s, plan, err));
     SF_TRY(check_split_head(s, plan, err));
+    SF_TRY(sfi_stage_degrees_check(s, plan, err));
     SF_TRY(check_rows(s, plan, err));
     SF_TRY(check_vocabulary(s, plan, err));
     SF_TRY(check_positions(s, plan, err));

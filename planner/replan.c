@@ -50,6 +50,7 @@ int sf_replan(struct sf_scenario *s, const struct sf_plan *old, struct sf_err *e
                        "%u to a domain: plan the scenario instead",
                        sf_topo_gpus_in_use(s->topo), old->tp, sf_plan_cp(old), old->ep, old->pp, old->ranks_per_domain);
     }
+    s->job.fewer = false;
     s->job.gpus = (uint32_t)(dp * old->tp * sf_plan_cp(old) * old->pp);
     s->pins = (struct sf_pins){.offload = old->offload, .schedule_file = "", .table = s->pins.table};
     pin_to(&s->pins.tp, old->tp);
@@ -79,6 +80,7 @@ static int try_fewer(const struct sf_scenario *s, const struct sf_cost *cost, co
         return sf_fail_memory(err, "a look at fewer GPUs");
     }
     *one = *s;
+    one->job.fewer = false;
     one->job.gpus = dp * old->tp * sf_plan_cp(old) * old->pp;
     pin_to(&one->pins.tp, old->tp);
     pin_to(&one->pins.cp, sf_plan_cp(old));

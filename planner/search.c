@@ -12,9 +12,10 @@
 #define DEFAULT_SIMULATE 200
 #define MOST_REPLAYS 1500
 #define MOST_REFUSALS 400
-#define MOST_COMPILING UINT64_C(1500000000)
+#define MOST_COMPILING UINT64_C(8000000)
 #define MOST_TABLES 8 /* synthesised */
 #define MOST_PASSES UINT64_C(25000000)
+#define MOST_PROOF_PASSES UINT64_C(30000000)
 #define MOST_EVENTS UINT64_C(100000000) /* simulated */
 #define MOST_PLACING UINT64_C(20000000) /* events of plans that are simulated on other seats */
 #define QUICK_SIMULATIONS 3
@@ -89,7 +90,7 @@ static int own_tables(struct sf_plan_result *results, uint32_t n, struct sf_err 
 static void prove_gaps(struct sfi_search *s, struct sf_plan_result *results, uint32_t n) {
     double best = n > 0 ? results[0].merit.worth_s : INFINITY;
     if (s->unseen && n > 0) { /* stopped on the way: all that is known of the rest is what its arithmetic takes */
-        sfi_leave_out(s, results[0].mfu <= 1 ? results[0].mfu * sf_ps_to_s(results[0].sim.step_time) : 0);
+        sfi_leave_out(s, results[0].mfu <= 1 ? sfi_arithmetic_s(s, &results[0]) : 0);
     }
     s->stats->bound_s = fmin(s->open_s, best);
     for (uint32_t i = 0; i < n; i++) {
@@ -99,16 +100,21 @@ static void prove_gaps(struct sfi_search *s, struct sf_plan_result *results, uin
 
 static int look(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err) {
     s->groups_n = 0;
-    for (int i = 0; i < SFI_SHARINGS; i++) {
+    for (int i = 0; i < SFI_RANKINGS; i++) {
         s->best[i].n = s->best[i].next = 0;
     }
     s->open_s = INFINITY;
     memset(s->refused, 0, sizeof s->refused);
     s->stats->too_large = s->stats->evaluated = s->stats->replayed = 0;
     s->unseen = true;
+    s->beaten = 0;
+    s->enough_s = s->numbers_n > 1 && *results_n > 0 ? results[0].merit.worth_s : 0;
+    sf_time_ps begin = sf_clock_host.now(sf_clock_host.self);
     SF_TRY(sfi_search_visit(s, err));
+    s->stats->bounding_time_s = sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - begin);
     s->unseen = s->stats->stopped;
-    s->stats->bounded = s->groups_n * s->space->zero.n * SFI_CUTS_N;
+    s->stats->bounded = (s->groups_n + s->beaten) * s->space->zero.n * SFI_CUTS_N;
+    SF_TRY(sfi_probe_numbers(s, results, results_n, err));
     SF_TRY(sfi_search_refine(s, err));
     return sfi_simulate_best(s, results, results_n, err);
 }
@@ -121,12 +127,11 @@ static void at_most(struct sfi_values *values, uint32_t most) {
 /* A first plan soon: of the plainest kinds, whose prices are needed later anyway. */
 static int start_quickly(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n,
                          struct sf_err *err) {
-    const struct sfi_space *whole = s->space;
     struct sfi_space *plain = sf_malloc(sizeof *plain);
     if (plain == NULL) {
         return sf_fail_memory(err, "search");
     }
-    *plain = *whole;
+    *plain = *s->space;
     at_most(&plain->cp, 1);
     at_most(&plain->recompute, SF_RECOMPUTE_FULL);
     at_most(&plain->schedule, SF_SCHEDULE_INTERLEAVED);
@@ -137,12 +142,12 @@ static int start_quickly(struct sfi_search *s, struct sf_plan_result *results, u
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         variants[i]->n = 1; /* values ascend from the plainest */
     }
-    s->space = plain;
+    uint32_t numbers_n = sfi_numbers_narrow(s, plain);
     s->effort =
         (struct sfi_effort){.replays = 40, .tables = 1, .simulations = 1, .answers = 1, .events = 1, .passes = 2000000};
     int rc = look(s, results, results_n, err);
     s->unseen = true;
-    s->space = whole;
+    sfi_numbers_widen(s, numbers_n);
     sf_free(plain);
     return rc;
 }
@@ -151,7 +156,7 @@ static int run(struct sfi_search *s, struct sf_plan_result *results, uint32_t *r
     uint32_t simulate = s->options->simulate == 0 ? DEFAULT_SIMULATE : s->options->simulate;
     simulate = simulate < s->options->top ? s->options->top : simulate;
     s->best_room = (size_t)simulate * SPARE;
-    for (int i = 0; i < SFI_SHARINGS; i++) {
+    for (uint32_t i = 0; i < SFI_SHARINGS * s->numbers_n; i++) {
         s->best[i].of = sf_calloc(s->best_room, sizeof *s->best[i].of);
         if (s->best[i].of == NULL) {
             return sf_fail_memory(err, "search");
@@ -166,11 +171,13 @@ static int run(struct sfi_search *s, struct sf_plan_result *results, uint32_t *r
                                     .events = MOST_EVENTS,
                                     .compiling = MOST_COMPILING,
                                     .placing = MOST_PLACING,
-                                    .passes = MOST_PASSES};
+                                    .passes = MOST_PASSES,
+                                    .proof_passes = MOST_PROOF_PASSES};
     if (s->options->quick) {
         s->effort.simulations = QUICK_SIMULATIONS;
         s->effort.events = QUICK_EVENTS;
         s->effort.answers = 1;
+        s->effort.proof_passes = 0;
         s->effort.placing = 0;
         s->effort.tables = QUICK_TABLES;
     }
@@ -198,6 +205,7 @@ static int run_with_room(struct sfi_search *s, struct sf_plan_result *results, u
     memcpy(results, found, *results_n * sizeof *found);
     sf_free(found);
     SF_TRY(rc);
+    SF_TRY(sfi_search_plain(s, results, *results_n, err));
     SF_TRY(own_tables(results, *results_n, err));
     prove_gaps(s, results, *results_n);
     return 0;
@@ -210,10 +218,11 @@ void sfi_search_clear(struct sfi_search *s) {
     sfi_known_free(s->known);
     sf_free(s->tables);
     sf_free(s->groups);
-    for (int i = 0; i < SFI_SHARINGS; i++) {
+    for (int i = 0; i < SFI_RANKINGS; i++) {
         sf_free(s->best[i].of);
     }
     sfi_memo_free(s->base.memo);
+    sfi_numbers_free(s);
 }
 
 void sf_plan_results_clear(struct sf_plan_result *results, uint32_t results_n) {
@@ -226,26 +235,23 @@ int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const str
               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats, struct sf_err *err) {
     sf_time_ps start = sf_clock_host.now(sf_clock_host.self);
     struct sfi_search *search = sf_calloc(1, sizeof *search);
-    struct sfi_space *space = sf_malloc(sizeof *space);
     *results_n = 0;
     memset(stats, 0, sizeof *stats);
-    if (search == NULL || space == NULL) {
-        sf_free(search);
-        sf_free(space);
+    if (search == NULL) {
         return sf_fail_memory(err, "search");
     }
-    search->space = space;
-    search->scenario = s;
+    search->scenario = search->whole = s;
     search->options = options;
     search->stats = stats;
     search->start = start;
     sfi_base_init(s, cost, &search->base);
+    search->base.tuned = s->pins.collectives.n > 0 && sfi_pin_allows(&s->pins.collectives, 1);
     int rc = sfi_memo_create(&search->base.memo, err);
     rc = rc != 0             ? rc
          : options->top == 0 ? sf_fail(err, SF_E_USAGE, "a search must be asked for at least one plan")
-                             : sfi_space_init(s, space, err);
+                             : sfi_numbers_create(search, err);
     if (rc == 0) {
-        stats->points = sfi_space_points(space);
+        stats->points = sfi_numbers_points(search);
         rc = run_with_room(search, results, results_n, err);
     }
     rc = rc == SF_E_NOPLAN && !options->no_advice && err != NULL ? sfi_search_pins(search, err) : rc;
@@ -254,7 +260,6 @@ int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const str
     }
     sfi_search_clear(search);
     sf_free(search);
-    sf_free(space);
     stats->search_time_s = sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - start);
     return rc;
 }

@@ -43,7 +43,18 @@ struct sf_search_options {
     void *self;
 };
 
+/* The job's number of GPUs, and where it may use fewer (sf_job.fewer) those that are searched with it, as one space. */
+#define SF_SEARCH_NUMBERS 4
+struct sf_search_number {
+    uint32_t gpus;
+    uint64_t simulated;
+    double worth_s; /* of the best, if any was simulated */
+    sf_time_ps step;
+};
+
 struct sf_search_stats {
+    uint32_t numbers_n;
+    struct sf_search_number numbers[SF_SEARCH_NUMBERS];
     uint64_t points;    /* combinations of all degrees and choices, before any rule */
     uint64_t bounded;   /* of them keep the rules: each has a lower bound on its time */
     uint64_t replayed;  /* tables made and timed */
@@ -55,6 +66,7 @@ struct sf_search_stats {
     uint64_t too_large;   /* refused for memory */
     uint64_t least_bytes; /* smallest peak memory seen among those: how far the nearest misses */
     double search_time_s;
+    double bounding_time_s; /* of it, to find and bound those that keep the rules */
     bool stopped;
     struct sf_plan_result *large; /* the most promising of those; with memory enough for it, and its peak says how much.
                                      Only where asked for, and NULL when none would win; sf_search_stats_clear */

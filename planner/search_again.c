@@ -1,6 +1,7 @@
 /* Which layers recompute where not all of them have to: of every rank of the pipeline as few as make it fit, the first
  * ones of its virtual stages. Ranks do not depend on each other in this: what one of them keeps is decided by its own
- * passes, whose order is the schedule's. */
+ * passes, whose order is the schedule's. Where a pipeline holds the model twice, the two ranks that have the same
+ * virtual stages go together. */
 #include <math.h>
 #include <string.h>
 
@@ -13,12 +14,19 @@
 #define ESTIMATES 6 /* of one plan: its table may change with what recomputes */
 #define PROGRAMS 8
 
-/* One more layer of the virtual stage of `rank` that has most left; false when none has any. */
+/* Is virtual stage v on this rank, in either copy of the model? */
+static bool is_on(const struct sf_plan *plan, const uint16_t *rank_of, uint32_t v, uint32_t rank) {
+    bool twice = sf_schedule_copies(plan) > 1;
+    return rank_of[v] == rank || (twice && rank_of[plan->pp * plan->vpp + v] == rank);
+}
+
+/* One more layer of the virtual stage of `rank` that has most left, for a rank's virtual stages share slots of one
+ * size; false when none has any. */
 static bool add_layer(struct sf_plan *plan, const uint16_t *rank_of, uint32_t rank) {
     uint32_t best = SF_NONE, most = 0;
     for (uint32_t v = 0; v < plan->pp * plan->vpp; v++) {
         uint32_t left = plan->layers[v] - plan->recompute_layers[v];
-        if (rank_of[v] == rank && left > most) {
+        if (is_on(plan, rank_of, v, rank) && left > most) {
             best = v;
             most = left;
         }
@@ -34,7 +42,7 @@ static bool add_layer(struct sf_plan *plan, const uint16_t *rank_of, uint32_t ra
 static double layers_of(const struct sf_plan *plan, const struct sfi_replayed *r, uint32_t rank) {
     double layers = 0;
     for (uint32_t v = 0; v < plan->pp * plan->vpp; v++) {
-        layers += r->stage_rank[v] == rank ? plan->layers[v] - plan->recompute_layers[v] : 0;
+        layers += is_on(plan, r->stage_rank, v, rank) ? plan->layers[v] - plan->recompute_layers[v] : 0;
     }
     return layers;
 }
@@ -87,9 +95,21 @@ struct rank {
 
 struct ranks {
     uint32_t n;
-    const uint16_t *of; /* [virtual stages] */
+    const uint16_t *of;           /* [virtual stages, of both copies where there are two] */
+    uint32_t twin[SF_MAX_STAGES]; /* of ranks that have the same virtual stages, the first */
     struct rank *rank;
 };
+
+static void find_twins(const struct sf_plan *plan, struct ranks *ranks) {
+    uint32_t stages = plan->pp * plan->vpp;
+    for (uint32_t i = 0; i < ranks->n; i++) {
+        ranks->twin[i] = i;
+    }
+    for (uint32_t v = 0; v < stages && sf_schedule_copies(plan) > 1; v++) {
+        uint32_t a = ranks->of[v], b = ranks->of[stages + v];
+        ranks->twin[a] = ranks->twin[b] = a < b ? a : b;
+    }
+}
 
 static double stash_slots(const struct sf_class *c) {
     double n = 0;
@@ -105,8 +125,10 @@ static int weigh(const struct sfi_search *s, const struct sfi_price *price, cons
     SF_TRY(sfi_compile_unbounded(s->scenario, plan, &prog, err));
     for (uint32_t i = 0; i < ranks->n; i++) {
         const struct sf_class *c = &prog->classes[i];
-        ranks->rank[i].bytes = (double)c->arena_bytes + (double)sf_class_scratch_bytes(prog, i);
-        ranks->rank[i].each = fmax(stash_slots(c), 1) * (price->kept_layer - price->kept_layer_again);
+        struct rank *rank = &ranks->rank[ranks->twin[i]];
+        double bytes = (double)c->arena_bytes + (double)sf_class_scratch_bytes(prog, i);
+        rank->bytes = ranks->twin[i] < i ? fmax(rank->bytes, bytes) : bytes;
+        rank->each = fmax(stash_slots(c), 1) * (price->kept_layer - price->kept_layer_again);
     }
     sf_prog_free(prog);
     return 0;
@@ -131,8 +153,9 @@ static bool step(struct rank *r, int64_t layers, double device, bool *hopeless) 
 
 static void count_again(const struct sf_plan *plan, const struct ranks *ranks, int64_t *layers) {
     for (uint32_t v = 0; v < plan->pp * plan->vpp; v++) {
-        ranks->rank[ranks->of[v]].now += plan->recompute_layers[v];
-        layers[ranks->of[v]] += plan->layers[v];
+        uint32_t rank = ranks->twin[ranks->of[v]];
+        ranks->rank[rank].now += plan->recompute_layers[v];
+        layers[rank] += plan->layers[v];
     }
 }
 
@@ -152,7 +175,7 @@ static int close_in(const struct sfi_search *s, const struct sfi_price *price, s
         moved = false;
         SF_TRY(weigh(s, price, plan, ranks, err));
         for (uint32_t k = 0; k < ranks->n; k++) {
-            moved |= step(&ranks->rank[k], layers[k], sfi_device_bytes(s), &hopeless);
+            moved |= ranks->twin[k] == k && step(&ranks->rank[k], layers[k], sfi_device_bytes(s), &hopeless);
         }
         share_out(plan, ranks);
     }
@@ -181,6 +204,7 @@ static void name_plainly(struct sf_plan *plan) {
 static int fit_program(struct sfi_search *s, const struct sfi_price *price, const struct sfi_replayed *r,
                        struct sf_err *err) {
     struct ranks ranks = {.n = s->plan.pp, .of = r->stage_rank};
+    find_twins(&s->plan, &ranks);
     int64_t *layers = sf_calloc(ranks.n, sizeof *layers);
     ranks.rank = sf_calloc(ranks.n, sizeof *ranks.rank);
     int rc = layers != NULL && ranks.rank != NULL ? 0 : sf_fail_memory(err, "layers that recompute");

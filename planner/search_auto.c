@@ -1,5 +1,6 @@
 /* Tables made to measure: the synthesiser gets the prices of a group's stages and the memory that weights leave. */
 #include <math.h>
+#include <string.h>
 
 #include "core/arena.h"
 #include "planner/search_internal.h"
@@ -42,13 +43,13 @@ static void fill(const struct sfi_search *s, const struct sfi_price *price, stru
     uint32_t layer = 0;
     for (uint32_t v = 0; v < st->n; layer += s->plan.layers[v++]) {
         bool first = v == 0, last = v + 1 == st->n;
-        uint32_t n = s->plan.layers[v];
+        uint32_t n = s->plan.layers[v], again = sf_plan_again(&s->plan, v);
         for (int k = 0; k < 3; k++) {
             const struct sfi_pass_time *t = &price->time[timed[k]];
-            st->time[k][v] = ps_of(t, sfi_layers_sum(m, t->of, layer, n), first, last);
+            st->time[k][v] = ps_of(t, sfi_layers_partly(m, t->again, t->of, layer, again, n), first, last);
         }
-        st->memory[1][v] =
-            sfi_layers_sum(m, price->kept_of, layer, n) + price->kept_chunk + (last ? price->kept_last : 0);
+        st->memory[1][v] = sfi_layers_partly(m, price->kept_again, price->kept_of, layer, again, n) +
+                           price->kept_chunk + (last ? price->kept_last : 0);
     }
 }
 
@@ -64,6 +65,16 @@ static double weight_bytes(const struct sfi_search *s, const struct sfi_at *at) 
            6 * price->p2p_bytes;
 }
 
+/* What plain 1F1B keeps where layers recompute until it fits: they were chosen rank by rank, and the program will
+ * settle how many there are, so no less is asked for. */
+static double kept_bytes(const struct sfi_search *s, const struct stages *st) {
+    double most = 0;
+    for (uint32_t v = 0; v < st->n; v++) {
+        most = fmax(most, sfi_cut_in_flight(&s->plan, v) * st->memory[1][v] * s->plan.vpp);
+    }
+    return most;
+}
+
 static uint64_t budget_of(const struct sfi_search *s) {
     return s->options->auto_budget > 0 ? s->options->auto_budget : DEFAULT_BUDGET;
 }
@@ -76,10 +87,16 @@ int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struc
     struct stages st;
     double room = sfi_device_bytes(s) - weight_bytes(s, at);
     s->plan.schedule = SF_SCHEDULE_TABLE;
+    s->plan.zero = sfi_cut_zero(s, SFI_CUT_TIME);
     sfi_cut_layers(s, at, SFI_CUT_TIME, &s->plan);
+    if (g->partly) {
+        sfi_again_likely(s, at, &s->plan);
+    }
     int rc = allocate(&st, g->pp * g->vpp, err);
-    if (rc == 0 && room > 0) {
+    if (rc == 0 && (room > 0 || g->partly)) {
         fill(s, price, &st);
+        room = g->partly ? fmax(room, kept_bytes(s, &st)) : room;
+        memset(s->plan.recompute_layers, 0, sizeof s->plan.recompute_layers); /* the table itself will say */
         const struct sf_synth_problem problem = {.devices = g->pp,
                                                  .microbatches = s->plan.microbatches,
                                                  .stages = st.n,
@@ -92,7 +109,11 @@ int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struc
                                                  .mem_b = st.memory[0],
                                                  .mem_w = st.memory[1],
                                                  .memory_limit = room};
-        const struct sf_synth_options options = {.budget = budget_of(s), .seed = s->options->auto_seed + g->draw};
+        const struct sf_synth_options options = {.budget = budget_of(s),
+                                                 .seed = s->options->auto_seed + g->draw / 2,
+                                                 .as_found = g->draw % 2 != 0,
+                                                 .generate = sfi_memo_generate,
+                                                 .self = s->base.memo};
         rc = sf_synth(&problem, &options, &r, err);
         if (rc == 0) {
             s->plan.table = s->made = r.pipe;

@@ -177,6 +177,10 @@ static double memory_bound_s(const struct sfi_bounded *b, const struct pipe *p) 
 }
 
 double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom) {
+    return sfi_bound_within_s(b, freedom, INFINITY);
+}
+
+double sfi_bound_within_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom, double most_s) {
     bool split = freedom->split && b->price->halves;
     struct pipe p = {.layer = least_part(b->price->least, 0, split),
                      .first = least_part(b->price->least, 1, split),
@@ -189,6 +193,10 @@ double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedo
                      .split = split};
     p.last = b->split_head ? (struct least){0, 0, 0} : p.last; /* parts of it are known to take no time at all */
     add_collectives(b, freedom, &p);
+    double others = larger(memory_bound_s(b, &p), work_bound_s(b, &p, split) * (1 - 1e-9));
+    if (others >= most_s || (isfinite(most_s) && !possible(&p, b->layers, most_s))) {
+        return most_s;
+    }
     double low = 0, layer = p.layer.f + p.layer.b + p.layer.w + p.tail_of_one + p.with_tail + p.beside;
     double high = (layer * b->layers + p.last.f + p.last.b + p.last.w + p.first.f + p.first.b) * (p.m * p.ways + 1.0) +
                   p.buckets.fixed_s;
@@ -199,5 +207,111 @@ double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedo
         double middle = low + (high - low) / 2;
         *(possible(&p, b->layers, middle) ? &high : &low) = middle;
     }
-    return larger(larger(low, memory_bound_s(b, &p)), work_bound_s(b, &p, split) * (1 - 1e-9));
+    return larger(low, others);
+}
+
+/* ---- with a cut --------------------------------------------------------------------------------------------------
+ *
+ * The layers of every virtual stage are known, where it is placed is not. No pass of stage v or a later one begins
+ * before all earlier stages had a forward each. The last forward or backward among them is a backward of v itself, and
+ * all earlier stages have one each behind it. Between the two all of their forwards and backwards find place on at most
+ * as many ranks as there are such stages. The last stage of that chain is the first of the model, whose gradients and
+ * collectives come then. Whole backwards make gradients on the way, so for them all work is between the two; where they
+ * are split it is at least behind the first. */
+struct cut {
+    struct least work[SF_MAX_STAGES]; /* of a mean slice in every virtual stage */
+    struct least fill[SF_MAX_STAGES]; /* of the quickest one */
+    uint32_t stages;
+};
+
+static struct least of_stage(const struct sf_model *m, const struct sfi_pass_time times[SFI_TIMED], uint32_t from,
+                             uint32_t layers, bool split) {
+    double s[SFI_TIMED];
+    for (int k = 0; k < SFI_TIMED; k++) {
+        s[k] = sfi_layers_sum(m, times[k].of, from, layers);
+    }
+    return split ? least_of(s[SFI_TIMED_F], s[SFI_TIMED_BW], s[SFI_TIMED_B], s[SFI_TIMED_W], true)
+                 : (struct least){s[SFI_TIMED_F], s[SFI_TIMED_BW], 0};
+}
+
+static struct least of_end(const struct sfi_pass_time times[SFI_TIMED], int which, bool split) {
+    const struct least end = least_part(times, which, split);
+    return split ? end : (struct least){end.f, end.b + end.w, 0};
+}
+
+static void add(struct least *to, struct least more) {
+    to->f += more.f;
+    to->b += more.b;
+    to->w += more.w;
+}
+
+static void find_cut(const struct sfi_bounded *b, const struct sf_model *m, const struct sf_plan *plan, bool split,
+                     struct cut *out) {
+    uint32_t from = 0;
+    out->stages = plan->pp * plan->vpp;
+    for (uint32_t v = 0; v < out->stages; from += plan->layers[v++]) {
+        out->work[v] = of_stage(m, b->price->least, from, plan->layers[v], split);
+        out->fill[v] = of_stage(m, b->price->chain, from, plan->layers[v], split);
+    }
+    add(&out->work[0], of_end(b->price->least, 1, split));
+    add(&out->fill[0], of_end(b->price->chain, 1, split));
+    if (!b->split_head) {
+        add(&out->work[out->stages - 1], of_end(b->price->least, 2, split));
+        add(&out->fill[out->stages - 1], of_end(b->price->chain, 2, split));
+    }
+}
+
+static double cut_bound_s(const struct cut *c, double m, uint32_t ranks, uint32_t ways, bool split, double tail_s) {
+    double before = 0, after = 0, most = 0, work = 0, passes = 0;
+    for (uint32_t v = 0; v < c->stages; v++) {
+        before += c->fill[v].f;
+        after += c->fill[v].b;
+    }
+    for (uint32_t v = c->stages; v-- > 0;) {
+        double places = lesser(ranks, (double)(c->stages - v) * ways);
+        before -= c->fill[v].f;
+        after -= c->fill[v].b;
+        passes += m * (c->work[v].f + c->work[v].b);
+        work += m * (c->work[v].f + c->work[v].b + c->work[v].w);
+        double behind = v == 0 ? 0 : after + c->fill[0].w + tail_s;
+        most = larger(most, before + (split ? passes : work) / places + behind);
+        most = larger(most, before + work / places);
+    }
+    return most;
+}
+
+/* Rank k begins after k stages at least, in the order in which the first microbatch reaches them; on average over all
+ * of them. Where backwards are whole as many have one behind its last. */
+static double spread_bound_s(const struct cut *c, double m, uint32_t ranks, uint32_t ways, bool split) {
+    double starts = 0, ends = 0, start = 0, end = 0, passes = 0, work = 0;
+    for (uint32_t k = 0, v = 0; k < ranks; k++) {
+        starts += start;
+        ends += end;
+        if ((k + 1) % ways == 0) {
+            start += c->fill[v].f;
+            end += c->fill[v++].b;
+        }
+    }
+    for (uint32_t v = 0; v < c->stages; v++) {
+        passes += m * (c->work[v].f + c->work[v].b);
+        work += m * (c->work[v].f + c->work[v].b + c->work[v].w);
+    }
+    return larger(starts + work, starts + ends + (split ? passes : work)) / ranks;
+}
+
+double sfi_bound_cut_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom, const struct sf_model *model,
+                       const struct sf_plan *plan, double most_s) {
+    const struct sfi_layout *l = b->layout;
+    bool split = freedom->split && b->price->halves;
+    double m = (double)b->microbatches * b->slices, kept = least_kept(b->price) * b->layers;
+    double tail = b->zero == 0 ? l->least_all_reduce : l->least_scatter + l->least_gather + l->least_across;
+    struct cut c;
+    if (b->free_bytes < kept) { /* when the last stage begins its first backward, all others keep what was before */
+        return most_s;
+    }
+    find_cut(b, model, plan, split, &c);
+    tail *= b->zero <= 1 ? (double)plan->layers[0] / freedom->ways : 0;
+    double least = cut_bound_s(&c, m, l->pp, freedom->ways, split, tail) * (1 - 1e-9);
+    least = larger(least, spread_bound_s(&c, m, l->pp, freedom->ways, split) * (1 - 1e-9));
+    return least < most_s ? larger(least, sfi_bound_within_s(b, freedom, most_s)) : most_s;
 }

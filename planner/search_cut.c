@@ -33,6 +33,7 @@ void sfi_group_plan(const struct sfi_search *s, const struct sfi_group *g, struc
         sfi_ranks_per_domain(scenario->topo, scenario->job.gpus, g->tp, sfi_shared(g->cp, sf_plan_ep_beside_tp(out)));
     out->microbatches = (uint32_t)(scenario->job.global_batch_sequences / out->dp / g->micro_batch);
     out->table = g->schedule == SF_SCHEDULE_TABLE ? scenario->pins.table : NULL;
+    out->gpus = s->whole != NULL && scenario->job.gpus < s->whole->job.gpus ? scenario->job.gpus : 0;
 }
 
 static void cut_evenly(struct sf_plan *plan, uint32_t layers) {

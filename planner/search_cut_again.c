@@ -30,9 +30,14 @@ static uint32_t layers_for(const struct problem *p, uint32_t first, uint32_t end
     return low - first;
 }
 
-static double stage_s(const struct problem *p, uint32_t v, uint32_t first, uint32_t end) {
+/* That a stage without recomputation has too many of. */
+static double over_bytes(const struct problem *p, uint32_t v, uint32_t first, uint32_t end) {
     double held = p->sum.kept[end] - p->sum.kept[first], bytes = p->sum.bytes[end] - p->sum.bytes[first];
-    double over = bytes + p->alive[v] * held - p->limit[v], s = p->sum.time[end] - p->sum.time[first];
+    return bytes + p->alive[v] * held - p->limit[v];
+}
+
+static double stage_s(const struct problem *p, uint32_t v, uint32_t first, uint32_t end) {
+    double over = over_bytes(p, v, first, end), s = p->sum.time[end] - p->sum.time[first];
     if (!(over > 0)) {
         return s;
     }
@@ -111,25 +116,45 @@ static void fill_limits(const struct sfi_search *s, const struct sfi_price *pric
     }
 }
 
-bool sfi_cut_again(const struct sfi_search *s, const struct sfi_at *at, struct sf_plan *plan) {
+/* NULL: no memory; else to be freed. */
+static double *describe(const struct sfi_search *s, const struct sfi_at *at, const struct sf_plan *plan,
+                        struct problem *p) {
     uint32_t n = s->scenario->model.layers, stages = plan->pp * plan->vpp;
-    struct problem p = {.plan = plan, .layers = n, .stages = stages, .longest = 2 * ((n - 1) / stages + 1)};
     double *block = sf_calloc(5 * ((size_t)n + 1) + 2 * (size_t)stages, sizeof *block);
-    struct best *best = sf_calloc((size_t)stages * (n + 1), sizeof *best);
-    bool found = false;
-    if (block != NULL && best != NULL) {
-        double *at_sum = block, *const alive = block + 5 * ((size_t)n + 1), *const limit = alive + stages;
-        double **const sums[] = {&p.sum.time, &p.sum.more, &p.sum.bytes, &p.sum.kept, &p.sum.saved};
-        for (size_t i = 0; i < sizeof sums / sizeof *sums; i++, at_sum += n + 1) {
-            *sums[i] = at_sum;
-        }
-        p.alive = alive;
-        p.limit = limit;
-        fill_sums(s, at, &p);
-        fill_limits(s, at->price, plan, stages, alive, limit);
-        found = cut(&p, best, plan);
+    *p = (struct problem){.plan = plan, .layers = n, .stages = stages, .longest = 2 * ((n - 1) / stages + 1)};
+    if (block == NULL) {
+        return NULL;
     }
+    double *at_sum = block, *const alive = block + 5 * ((size_t)n + 1), *const limit = alive + stages;
+    double **const sums[] = {&p->sum.time, &p->sum.more, &p->sum.bytes, &p->sum.kept, &p->sum.saved};
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++, at_sum += n + 1) {
+        *sums[i] = at_sum;
+    }
+    p->alive = alive;
+    p->limit = limit;
+    fill_sums(s, at, p);
+    fill_limits(s, at->price, plan, stages, alive, limit);
+    return block;
+}
+
+bool sfi_cut_again(const struct sfi_search *s, const struct sfi_at *at, struct sf_plan *plan) {
+    struct problem p;
+    double *block = describe(s, at, plan, &p);
+    struct best *best = sf_calloc((size_t)p.stages * (p.layers + 1), sizeof *best);
+    bool found = block != NULL && best != NULL && cut(&p, best, plan);
     sf_free(best);
     sf_free(block);
     return found;
+}
+
+void sfi_again_likely(const struct sfi_search *s, const struct sfi_at *at, struct sf_plan *plan) {
+    struct problem p;
+    double *block = describe(s, at, plan, &p);
+    for (uint32_t v = 0, first = 0; block != NULL && v < p.stages; first += plan->layers[v++]) {
+        uint32_t end = first + plan->layers[v];
+        double over = over_bytes(&p, v, first, end);
+        uint32_t again = over > 0 ? layers_for(&p, first, end, over / p.alive[v]) : 0;
+        plan->recompute_layers[v] = again < plan->layers[v] ? again : plan->layers[v];
+    }
+    sf_free(block);
 }

@@ -5,6 +5,7 @@
 
 #include "core/arena.h"
 #include "core/scratch.h"
+#include "planner/picks.h"
 #include "planner/score_memory.h"
 #include "planner/search_internal.h"
 #include "sim/seats.h"
@@ -62,14 +63,15 @@ static void fill_figures(const struct sf_scenario *s, const struct sf_prog *prog
     }
 }
 
-int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
-                 struct sf_plan_result *out, struct sf_err *err) {
+static int evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan, bool tuned,
+                    struct sf_plan_result *out, struct sf_err *err) {
     const struct sf_sim_options options = {.seed = s->job.seed, .threads = 1};
     struct sf_prog *prog;
     int rc;
     memset(out, 0, sizeof *out);
     out->plan = *plan;
     SF_TRY(sf_compile(s, plan, &prog, err));
+    SF_TRY_GOTO(rc, tuned ? sfi_picks_tune(prog, cost, &out->plan, err) : 0, done);
     SF_TRY_GOTO(rc, sf_sim_run(prog, cost, &options, &out->sim, err), done);
     sf_interval_of(prog, cost, &out->sim, 0.0, &out->interval);
     out->unfused_memory_bytes = sfi_unfused_peak_bytes(prog);
@@ -80,6 +82,16 @@ int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const 
 done:
     sf_prog_free(prog);
     return rc;
+}
+
+int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
+                 struct sf_plan_result *out, struct sf_err *err) {
+    return evaluate(s, cost, plan, false, out, err);
+}
+
+int sfi_evaluate_tuned(const struct sfi_search *s, const struct sf_scenario *scenario, const struct sf_plan *plan,
+                       struct sf_plan_result *out, struct sf_err *err) {
+    return evaluate(scenario, s->base.cost, plan, s->base.tuned, out, err);
 }
 
 int sf_plan_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,

@@ -27,8 +27,9 @@ enum sfi_cut_rule {
 struct sfi_space {
     struct sfi_values tp, cp, ep, pp, vpp, micro_batch, schedule, recompute, zero;
     struct sfi_values etp, slices, gather, whole_rows, split_head; /* etp: 1 whole experts, 0 as tp */
-    struct sfi_values zero_group; /* 0: all that have the same weights; else inside a domain */
-    struct sfi_values offload;    /* layers; what is visited is whether any */
+    struct sfi_values zero_group;  /* 0: all that have the same weights; else inside a domain */
+    struct sfi_values offload;     /* layers; what is visited is whether any */
+    struct sfi_values collectives; /* 0: as NCCL picks, 1: tuned; every plan that is simulated gets the better one */
     struct sfi_values again; /* layers of a virtual stage that recompute, where not all do; likewise, and 0 is all */
 };
 /* SF_E_NOPLAN when a pin leaves nothing to try. */
@@ -45,6 +46,8 @@ struct sfi_group {
     uint8_t draw;                /* of the tables made for it, which differ in what chance decided */
     uint8_t rest;                /* partly: of the layers that `recompute` leaves out */
     bool gather, whole_rows, split_head, offload, partly;
+    uint8_t number; /* of GPUs: which */
+    bool looked;    /* at it already */
 };
 int sfi_group_compare(const void *a, const void *b);
 
@@ -59,6 +62,7 @@ struct sfi_candidate {
 /* Candidates are ranked by what they share: of two values of zero estimates may err differently, and those that look
  * better than they are must not crowd out all others. */
 #define SFI_SHARINGS 4
+#define SFI_RANKINGS (SFI_SHARINGS * SF_SEARCH_NUMBERS) /* and for each number of GPUs */
 struct sfi_ranked {
     struct sfi_candidate *of; /* ascending */
     size_t n, next;           /* the next one to simulate */
@@ -78,7 +82,7 @@ int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candid
     X(BATCH,                                                                                                           \
       "dp * micro_batch must divide the global batch into microbatches (learned positions: into multiples of tp)")     \
     X(VARIANT, "slices need pp above 1, micro_batch 1 and no cp; whole_rows needs tp, cp_exchange gather cp above 1; " \
-               "split_head needs 1f1b, pp above 1 that divides the vocabulary, and tp, cp and slices of 1")            \
+               "split_head needs 1f1b, pp above 1, pp * tp that divides the vocabulary, and cp and slices of 1")       \
     X(SCHEDULE, "every chunk needs a layer; interleaved and breadth-first need pp and vpp of at least 2, interleaved " \
                 "microbatches a multiple of pp, dualpipe and dualpipev 2 pp microbatches; zb-v, v-half, v-min, "       \
                 "1f1b-v and dualpipev need vpp 2, a table what it has, auto 1 to 4 and pp of 2, the others vpp 1; "    \
@@ -96,25 +100,32 @@ enum sfi_rule {
 /* How much of the work is done; counted, never timed, so that a search can be repeated. */
 struct sfi_effort {
     uint32_t replays, tables, simulations, answers;
-    uint32_t refusals;  /* of compiled programs, for want of memory, that do not count as simulated */
-    uint64_t events;    /* simulated */
-    uint64_t compiling; /* of programs to simulate: checks of a rank grow with the square of its passes */
-    uint64_t placing;   /* simulated of plans on other seats */
-    uint64_t passes;    /* in all tables that are made and replayed, those of costly families several times */
+    uint32_t refusals;     /* of compiled programs, for want of memory, that do not count as simulated */
+    uint64_t events;       /* simulated */
+    uint64_t compiling;    /* of programs to simulate: passes of all their ranks */
+    uint64_t placing;      /* simulated of plans on other seats */
+    uint64_t passes;       /* in all tables that are made and replayed, those of costly families several times */
+    uint64_t proof_passes; /* likewise, of tables that are replayed for the gap alone */
 };
 
 struct sfi_search {
     struct sfi_effort effort;
     sf_time_ps start;
-    const struct sf_scenario *scenario;
+    const struct sf_scenario *scenario; /* with the GPUs of the number at hand */
+    const struct sf_scenario *whole;    /* with all that the job has */
     const struct sf_search_options *options;
     struct sf_search_stats *stats;
     struct sfi_base base;
-    const struct sfi_space *space;
+    const struct sfi_space *space; /* likewise of the number at hand */
+    struct sfi_number *numbers;    /* owned by the whole search; NULL: one, and nobody else's */
+    uint32_t numbers_n, number;    /* the one at hand */
+    bool probing;                  /* that one alone, for a first impression; what is not looked at comes later */
+    double enough_s; /* with several numbers: what is known to be possible; what bounds put above it is not kept */
+    uint64_t beaten; /* groups that were not */
     struct sfi_known *known; /* of all threads */
     struct sfi_group *groups;
     size_t groups_n, groups_room;
-    struct sfi_ranked best[SFI_SHARINGS];
+    struct sfi_ranked best[SFI_RANKINGS];
     size_t best_room;        /* of each */
     struct sf_pipe **tables; /* made by the synthesiser; owned */
     uint32_t tables_n;
@@ -148,6 +159,32 @@ static inline void sfi_refuse(struct sfi_search *s, enum sfi_rule rule) {
 /* Memory of the smallest device; with what it may use of the host's where s->plan offloads. */
 double sfi_device_bytes(const struct sfi_search *s);
 double sfi_reach_bytes(const struct sfi_search *s);
+
+/* Numbers of GPUs (search_numbers.c): the job's, and where it may use fewer those that divide well. SF_E_NOPLAN when
+ * pins leave nothing to try with any of them. */
+int sfi_numbers_create(struct sfi_search *s, struct sf_err *err);
+void sfi_numbers_free(struct sfi_search *s);
+uint64_t sfi_numbers_points(const struct sfi_search *s); /* saturates */
+/* Makes a number the one at hand, or the job's again. */
+void sfi_stand_on(struct sfi_search *s, uint32_t number);
+void sfi_stand_back(struct sfi_search *s);
+const struct sf_scenario *sfi_number_scenario(const struct sfi_search *s, uint32_t number);
+const struct sf_scenario *sfi_scenario_of(const struct sfi_search *s, const struct sf_plan *plan);
+/* Looks at the first number's space alone, another one, until `sfi_numbers_widen`. */
+uint32_t sfi_numbers_narrow(struct sfi_search *s, const struct sfi_space *space);
+void sfi_numbers_widen(struct sfi_search *s, uint32_t numbers_n);
+/* What a step of that time is worth at the least, whatever else the objective adds. */
+double sfi_scaled(const struct sfi_search *s, uint32_t number, double step_s);
+/* The same of the model's arithmetic at the devices' peak, on the best of all numbers. */
+double sfi_arithmetic_s(const struct sfi_search *s, const struct sf_plan_result *r);
+/* A first impression of each number, where there are several: closed forms err differently for them, so what the best
+ * of its guesses turned out to take corrects all of them, and they compete from there on. */
+int sfi_probe_numbers(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err);
+static inline uint32_t sfi_ranking(const struct sfi_candidate *c) {
+    return c->zero % SFI_SHARINGS + (uint32_t)SFI_SHARINGS * c->group.number;
+}
+/* Remembers the best step of each number. */
+void sfi_note_number(struct sfi_search *s, const struct sf_plan_result *r);
 
 /* Groups that can share what zero says, 0 for all ranks first: whole parts of a domain. Returns how many. */
 #define SFI_MOST_GROUPS 16
@@ -206,6 +243,12 @@ struct sfi_bounded sfi_bounded_of(const struct sfi_search *s, const struct sfi_a
 /* Units of s->plan's virtual stages, whatever rule cuts its layers with zero 2 and 3. */
 uint32_t sfi_least_units(const struct sfi_search *s, const struct sfi_price *price);
 double sfi_bound_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom);
+/* The same, or most_s where it is no less: that takes a fraction of the time. */
+double sfi_bound_within_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom, double most_s);
+
+/* The same where the plan's layers are known, wherever its stages are placed, and its zero and kin are those of `b`. */
+double sfi_bound_cut_s(const struct sfi_bounded *b, const struct sfi_freedom *freedom, const struct sf_model *model,
+                       const struct sf_plan *plan, double most_s);
 
 /* What s->plan should take, roughly, to know what to look at first; and memory that it needs at least, surely. */
 struct sfi_guess {
@@ -229,6 +272,8 @@ void sfi_again_pinned(const struct sf_scenario *scenario, struct sf_plan *plan);
 
 /* For plans that recompute in part; false: nothing fits, by this arithmetic. */
 bool sfi_cut_again(const struct sfi_search *s, const struct sfi_at *at, struct sf_plan *plan);
+/* Layers that are likely to recompute in the end, before there is a table that could tell. */
+void sfi_again_likely(const struct sfi_search *s, const struct sfi_at *at, struct sf_plan *plan);
 /* What cuts reckon with: microbatches that a virtual stage keeps at once, and bytes of a layer with its ends, beside
  * activations. */
 uint32_t sfi_cut_in_flight(const struct sf_plan *p, uint32_t v);
@@ -239,6 +284,9 @@ double sfi_layer_state_bytes(const struct sfi_search *s, const struct sfi_layout
 int sfi_search_refine(struct sfi_search *s, struct sf_err *err);
 /* The same for groups whose table is to be synthesised first. */
 int sfi_refine_auto(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, struct sf_err *err);
+/* Bounds anew, and where that is worth it replays, what was not looked at: the gap's part of the work. */
+int sfi_search_tighten(struct sfi_search *s, struct sf_err *err);
+uint64_t sfi_passes_of(const struct sfi_search *s, const struct sfi_group *g); /* that effort is counted in */
 /* `made`: its table was made for it, and for one cut. */
 int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struct sfi_at *at, bool made,
                     struct sf_err *err);
@@ -264,8 +312,13 @@ int sfi_search_pins(struct sfi_search *s, struct sf_err *err);
 /* sf_plan_evaluate without the closed form. */
 int sfi_evaluate(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan *plan,
                  struct sf_plan_result *out, struct sf_err *err);
+/* The same, with its collectives on what is quickest for them where the search may choose. */
+int sfi_evaluate_tuned(const struct sfi_search *s, const struct sf_scenario *scenario, const struct sf_plan *plan,
+                       struct sf_plan_result *out, struct sf_err *err);
 /* Simulates the most promising plan that is too large, with more memory; keeps it in the stats if it beats `best`. */
 int sfi_search_large(struct sfi_search *s, const struct sf_plan_result *best, struct sf_err *err);
+/* Results whose collectives are tuned, once more as NCCL picks, where that is allowed: the better one stays. */
+int sfi_search_plain(struct sfi_search *s, struct sf_plan_result *results, uint32_t n, struct sf_err *err);
 /* Orders p95's finalists by what they take under noise, as many of them as there is time for. */
 int sfi_search_robust(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err);
 /* One line: where `r` loses time against `best`, and in what they differ. */

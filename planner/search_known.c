@@ -13,6 +13,7 @@
 
 struct priced {
     struct sfi_degrees degrees;
+    uint64_t seating;
     bool too_large;
     struct sf_err why;
     struct sfi_price price;
@@ -87,8 +88,16 @@ void sfi_remember_mini(struct sfi_search *s, const struct sf_plan *mini, const s
     }
 }
 
-static uint64_t degrees_hash(const struct sfi_degrees *d) {
-    uint64_t h = sf_mix64(sf_mix64(UINT64_C(0x646567), d->tp), d->cp);
+/* How groups of these degrees may lie over domains: so many GPUs repeat all ways after as many groups as a domain has
+ * seats. */
+static uint64_t seating_of(const struct sfi_search *s) {
+    uint32_t gpus = s->scenario->job.gpus, used = s->plan.ranks_per_domain;
+    uint64_t group = (uint64_t)s->plan.tp * sfi_shared(sf_plan_cp(&s->plan), sf_plan_ep_beside_tp(&s->plan));
+    return gpus / group >= used ? used : (uint64_t)gpus << 32 | used;
+}
+
+static uint64_t degrees_hash(const struct sfi_degrees *d, uint64_t seating) {
+    uint64_t h = sf_mix64(sf_mix64(UINT64_C(0x646567) ^ seating, d->tp), d->cp);
     h = sf_mix64(sf_mix64(h, d->ep), d->micro_batch);
     h = sf_mix64(sf_mix64(h, d->etp), d->slices);
     h = sf_mix64(h, d->partly ? 1 + (uint64_t)(uint32_t)d->rest : 0);
@@ -101,17 +110,17 @@ static bool same_degrees(const struct sfi_degrees *a, const struct sfi_degrees *
            a->whole_rows == b->whole_rows && a->partly == b->partly && a->rest == b->rest;
 }
 
-static struct priced **price_place(struct sfi_known *k, const struct sfi_degrees *d) {
-    uint32_t at = (uint32_t)degrees_hash(d) % (2 * MOST_PRICES);
-    while (k->priced[at] != NULL && !same_degrees(&k->priced[at]->degrees, d)) {
+static struct priced **price_place(struct sfi_known *k, const struct sfi_degrees *d, uint64_t seating) {
+    uint32_t at = (uint32_t)degrees_hash(d, seating) % (2 * MOST_PRICES);
+    while (k->priced[at] != NULL && (k->priced[at]->seating != seating || !same_degrees(&k->priced[at]->degrees, d))) {
         at = (at + 1) % (2 * MOST_PRICES);
     }
     return &k->priced[at];
 }
 
-static const struct priced *look_up(struct sfi_known *k, const struct sfi_degrees *d) {
+static const struct priced *look_up(struct sfi_known *k, const struct sfi_degrees *d, uint64_t seating) {
     pthread_mutex_lock(&k->lock);
-    const struct priced *entry = *price_place(k, d);
+    const struct priced *entry = *price_place(k, d, seating);
     pthread_mutex_unlock(&k->lock);
     return entry;
 }
@@ -124,9 +133,9 @@ static int price_layers(const struct sfi_search *s, const struct sfi_degrees *d,
     if (d->partly) {
         one.partly = false;
         one.rest = SF_RECOMPUTE_NONE;
-        again = look_up(s->known, &one);
+        again = look_up(s->known, &one, seating_of(s));
         one.recompute = d->rest;
-        rest = look_up(s->known, &one);
+        rest = look_up(s->known, &one, seating_of(s));
     }
     if (again == NULL || rest == NULL || again->too_large || rest->too_large) {
         return sfi_price_init(&s->base, d, out, why);
@@ -142,6 +151,7 @@ static int make_price(const struct sfi_search *s, const struct sfi_degrees *d, s
         return sf_fail_memory(err, "prices of layers");
     }
     made->degrees = *d;
+    made->seating = seating_of(s);
     int rc = hopeless(s, &made->why) ? SF_E_NOPLAN : 0;
     rc = rc == 0 ? price_layers(s, d, &made->price, &made->why) : rc;
     made->too_large = rc != 0; /* for a device, or for a program: a million sequences in a microbatch */
@@ -157,7 +167,7 @@ static int make_price(const struct sfi_search *s, const struct sfi_degrees *d, s
 
 static int add_price(struct sfi_known *k, struct priced *made, const struct priced **out, struct sf_err *err) {
     pthread_mutex_lock(&k->lock);
-    struct priced **at = price_place(k, &made->degrees);
+    struct priced **at = price_place(k, &made->degrees, made->seating);
     bool first = *at == NULL, room = k->priced_n < MOST_PRICES;
     if (first && room) {
         *at = made;
@@ -174,7 +184,7 @@ static int add_price(struct sfi_known *k, struct priced *made, const struct pric
 int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf_err *err) {
     const struct sfi_degrees d = sfi_degrees_of(&s->plan);
     struct sfi_known *k = s->known;
-    const struct priced *entry = look_up(k, &d);
+    const struct priced *entry = look_up(k, &d, seating_of(s));
     if (entry == NULL) {
         struct priced *made = NULL;
         SF_TRY(make_price(s, &d, &made, err));
@@ -191,12 +201,12 @@ int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf
 
 static bool is_layout_of(const struct sfi_layout *l, const struct sf_plan *p) {
     return l->tp == p->tp && l->cp == sf_plan_cp(p) && l->ep == p->ep && l->pp == p->pp && l->etp == sf_plan_etp(p) &&
-           l->zero_group == p->zero_group;
+           l->dp == p->dp && l->zero_group == p->zero_group;
 }
 
 static struct sfi_layout **layout_place(struct sfi_known *k, const struct sf_plan *p) {
     uint64_t h = sf_mix64(sf_mix64(sf_mix64(UINT64_C(0x6c6179), p->tp), sf_plan_cp(p)), p->ep);
-    h = sf_mix64(sf_mix64(sf_mix64(h, p->pp), sf_plan_etp(p)), p->zero_group);
+    h = sf_mix64(sf_mix64(sf_mix64(sf_mix64(h, p->pp), sf_plan_etp(p)), p->zero_group), p->dp);
     uint32_t at = (uint32_t)h % LAYOUTS;
     while (k->layouts[at] != NULL && !is_layout_of(k->layouts[at], p)) {
         at = (at + 1) % LAYOUTS;

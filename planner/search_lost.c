@@ -92,6 +92,7 @@ void sfi_lost(const struct sf_plan_result *r, const struct sf_plan_result *best,
     } else {
         append_times(&t, &r->sim.breakdown, &best->sim.breakdown);
     }
+    append_number(&t, "gpus", sf_plan_gpus(a), sf_plan_gpus(b), &n);
     append_number(&t, "tp", a->tp, b->tp, &n);
     append_number(&t, "cp", sf_plan_cp(a), sf_plan_cp(b), &n);
     append_number(&t, "ep", a->ep, b->ep, &n);

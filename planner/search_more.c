@@ -7,11 +7,11 @@
 
 static int evaluate_large(struct sfi_search *s, struct sf_plan_result *out, struct sf_err *err) {
     static const struct sf_topo_scale more = {1, 1, PLENTY};
-    struct sf_scenario other = *s->scenario;
+    struct sf_scenario other = *sfi_number_scenario(s, s->large.group.number);
     struct sf_plan plan;
     SF_TRY(sfi_candidate_plan(s, &s->large, &plan, err));
     SF_TRY(sf_topo_scaled(s->scenario->topo, &more, &other.topo, err));
-    int rc = sfi_evaluate(&other, s->base.cost, &plan, out, err);
+    int rc = sfi_evaluate_tuned(s, &other, &plan, out, err);
     sf_topo_scaled_free(other.topo);
     out->estimate_s = s->large.estimate_s;
     if (rc == 0) {

@@ -26,6 +26,7 @@ enum pinned {
     SPLIT_HEAD,
     SLICES,
     ZERO_GROUP,
+    COLLECTIVES,
     PINS,
     LAYOUT = PINS,
     OFFLOAD,
@@ -33,16 +34,16 @@ enum pinned {
     ALL
 };
 
-static const char *const names[ALL] = {"tp",     "cp",          "ep",          "pp",         "dp",
-                                       "vpp",    "micro_batch", "schedule",    "recompute",  "zero",
-                                       "order",  "etp",         "cp_exchange", "whole_rows", "split_head",
-                                       "slices", "zero_group",  "layout",      "offload",    "recompute_layers"};
+static const char *const names[ALL] = {
+    "tp",         "cp",        "ep",         "pp",          "dp",     "vpp",         "micro_batch",
+    "schedule",   "recompute", "zero",       "order",       "etp",    "cp_exchange", "whole_rows",
+    "split_head", "slices",    "zero_group", "collectives", "layout", "offload",     "recompute_layers"};
 
 static struct sf_pin *pin_of(struct sf_pins *p, int which) {
     struct sf_pin *const pins[PINS] = {&p->tp,     &p->cp,          &p->ep,          &p->pp,         &p->dp,
                                        &p->vpp,    &p->micro_batch, &p->schedule,    &p->recompute,  &p->zero,
                                        &p->order,  &p->etp,         &p->cp_exchange, &p->whole_rows, &p->split_head,
-                                       &p->slices, &p->zero_group};
+                                       &p->slices, &p->zero_group,  &p->collectives};
     return pins[which];
 }
 

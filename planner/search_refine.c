@@ -9,17 +9,18 @@
 
 /* The estimate of memory is not exact: what misses by less is left for compile to decide. */
 #define MEMORY_SLACK 1.02
-#define REFINE_BATCH 32
-#define DRAWS 3 /* tables made for one group: which is best, only the whole step says */
 /* What misses by more than this cannot fit: rounding, buffers and the order of passes change less. */
 #define MEMORY_PROOF 1.25
+
+#define REFINE_BATCH 32
+#define DRAWS 6 /* tables made for one group: which is best, only the whole step says */
 
 void sfi_leave_out(struct sfi_search *s, double bound_s) {
     s->open_s = fmin(s->open_s, bound_s);
 }
 
 static void rank(struct sfi_search *s, const struct sfi_candidate *c) {
-    struct sfi_ranked *best = &s->best[c->zero % SFI_SHARINGS];
+    struct sfi_ranked *best = &s->best[sfi_ranking(c)];
     struct sfi_candidate *of = best->of;
     if (best->n == s->best_room && sfi_candidate_compare(c, &of[best->n - 1]) >= 0) {
         sfi_leave_out(s, c->least_s);
@@ -97,14 +98,14 @@ static double bound_of(const struct sfi_search *s, const struct sfi_at *at, cons
     return sfi_bound_s(&b, &freedom);
 }
 
-/* Every virtual stage has another layer that can go. */
-static bool can_offload_more(const struct sfi_search *s) {
+/* Layers of every virtual stage that can go to the host. */
+static uint32_t most_offload(const struct sfi_search *s) {
     const struct sf_plan *p = &s->plan;
     uint32_t least = p->layers[0];
     for (uint32_t v = 1; v < p->pp * p->vpp; v++) {
         least = p->layers[v] < least ? p->layers[v] : least;
     }
-    return s->scenario->pins.offload == 0 && p->offload < least;
+    return s->scenario->pins.offload == 0 ? least : p->offload;
 }
 
 /* What is not faster with more layers that recompute: the least time stays that of none. */
@@ -117,37 +118,75 @@ static void recompute_some(struct sfi_search *s, const struct sfi_at *at, const 
     memset(s->plan.recompute_layers, 0, sizeof s->plan.recompute_layers);
 }
 
-static int price_zero(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
-                      const struct sfi_replayed *r, struct sf_err *err) {
-    int rc = 0;
+/* s->plan, which is estimated to take that. */
+static int judge(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at, const struct sfi_estimate *e,
+                 struct sf_err *err) {
     const double device = sfi_device_bytes(s);
-    struct sfi_estimate e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
-    if (s->plan.partly && s->scenario->pins.recompute_layers == 0) {
-        if (e.memory_bytes * MEMORY_SLACK < device) {
-            return 0; /* nothing needs to: there is a group of the others' kind alone */
-        }
-        recompute_some(s, at, r, &e);
-    }
-    while (c->group.offload && e.memory_bytes > device && can_offload_more(s)) {
-        s->plan.offload++;
-        e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
-    }
     c->zero = (uint8_t)s->plan.zero;
     c->zero_group = s->plan.zero_group;
     c->offload = s->plan.offload;
-    c->estimate_s = e.step_s;
-    c->least_s = fmax(e.least_s, bound_of(s, at, c));
-    c->memory_bytes = e.memory_bytes;
+    c->estimate_s = sfi_scaled(s, s->number, e->step_s);
+    c->least_s = sfi_scaled(s, s->number, fmax(e->least_s, bound_of(s, at, c)));
+    c->memory_bytes = e->memory_bytes;
     s->stats->evaluated++;
-    if (e.memory_bytes > device * MEMORY_SLACK) {
-        sfi_too_large(s, c);
-        if (e.memory_bytes < device * MEMORY_PROOF) {
-            sfi_leave_out(s, c->least_s);
-        }
-    } else {
-        rc = keep(s, c, err);
+    if (!(e->memory_bytes > device * MEMORY_SLACK)) {
+        return keep(s, c, err);
     }
-    s->plan.offload = c->group.offload && s->scenario->pins.offload == 0 ? 1 : s->scenario->pins.offload;
+    sfi_too_large(s, c);
+    if (e->memory_bytes < device * MEMORY_PROOF) {
+        sfi_leave_out(s, c->least_s);
+    }
+    return 0;
+}
+
+#define MORE_OFFLOADS 2
+#define OFFLOADS 8 /* numbers of layers on the host that are tried with others that recompute */
+
+/* Layers that recompute, for several numbers of those that wait on the host: the more there, the fewer recompute, and
+ * what copies cost only the whole step says. */
+static int price_partly(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
+                        const struct sfi_replayed *r, struct sf_err *err) {
+    uint32_t most = c->group.offload ? most_offload(s) : s->plan.offload, step = most / OFFLOADS + 1;
+    int rc = 0;
+    for (; s->plan.offload <= most && rc == 0; s->plan.offload += step) {
+        struct sfi_estimate e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
+        bool enough = e.memory_bytes * MEMORY_SLACK < sfi_device_bytes(s);
+        if (enough && s->plan.offload == 0) {
+            return 0; /* nothing needs to: there is a group of the others' kind alone */
+        }
+        recompute_some(s, at, r, &e);
+        rc = judge(s, c, at, &e, err);
+        if (enough) {
+            return rc; /* nor with more there; but of this one estimates are less sure */
+        }
+    }
+    return rc;
+}
+
+/* As few layers on the host as seem to fit, and some more for what the program may need beside. */
+static int price_whole(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
+                       const struct sfi_replayed *r, struct sf_err *err) {
+    struct sfi_estimate e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
+    uint32_t most = c->group.offload ? most_offload(s) : s->plan.offload;
+    while (e.memory_bytes > sfi_device_bytes(s) && s->plan.offload < most) {
+        s->plan.offload++;
+        e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
+    }
+    int rc = judge(s, c, at, &e, err);
+    for (int more = 0; more < MORE_OFFLOADS && s->plan.offload < most && rc == 0; more++) {
+        s->plan.offload++;
+        e = sfi_estimate_of(&s->base, at->layout, at->price, &s->plan, r);
+        rc = judge(s, c, at, &e, err);
+    }
+    return rc;
+}
+
+static int price_zero(struct sfi_search *s, struct sfi_candidate *c, const struct sfi_at *at,
+                      const struct sfi_replayed *r, struct sf_err *err) {
+    uint32_t before = s->plan.offload;
+    bool free_choice = s->plan.partly && s->scenario->pins.recompute_layers == 0;
+    int rc = (free_choice ? price_partly : price_whole)(s, c, at, r, err);
+    s->plan.offload = before;
     return rc;
 }
 
@@ -215,6 +254,7 @@ int sfi_refine_plan(struct sfi_search *s, const struct sfi_group *g, const struc
 }
 
 static int stand_at(struct sfi_search *s, const struct sfi_group *g, struct sfi_at *at, struct sf_err *err) {
+    sfi_stand_on(s, g->number);
     sfi_group_plan(s, g, &s->plan);
     SF_TRY(sfi_find_price(s, &at->price, err));
     return sfi_find_layout(s, &at->layout, err);
@@ -250,9 +290,9 @@ static uint64_t tries_of(uint32_t schedule) {
     }
 }
 
-static uint64_t passes_of(const struct sfi_search *s, const struct sfi_group *g) {
-    uint64_t microbatches =
-        s->scenario->job.global_batch_sequences * g->tp * g->cp * g->pp / s->scenario->job.gpus / g->micro_batch;
+uint64_t sfi_passes_of(const struct sfi_search *s, const struct sfi_group *g) {
+    const struct sf_job *job = &sfi_number_scenario(s, g->number)->job;
+    uint64_t microbatches = job->global_batch_sequences * g->tp * g->cp * g->pp / job->gpus / g->micro_batch;
     microbatches *= g->slices * (g->partly ? 3u : 1u); /* tables for what recomputes, too */
     return microbatches * g->pp * g->vpp * 3 * SFI_CUTS_N * tries_of(g->schedule);
 }
@@ -260,7 +300,8 @@ static uint64_t passes_of(const struct sfi_search *s, const struct sfi_group *g)
 /* Nothing behind full lists of better estimates can be simulated, so it need not be priced. */
 static bool hopeless(const struct sfi_search *s, const struct sfi_group *g) {
     for (uint32_t i = 0; i < s->space->zero.n; i++) {
-        const struct sfi_ranked *best = &s->best[s->space->zero.value[i] % SFI_SHARINGS];
+        const struct sfi_candidate of = {.zero = (uint8_t)s->space->zero.value[i], .group = *g};
+        const struct sfi_ranked *best = &s->best[sfi_ranking(&of)];
         if (best->n < s->best_room || g->bound_s < best->of[best->n - 1].estimate_s) {
             return false;
         }
@@ -270,7 +311,7 @@ static bool hopeless(const struct sfi_search *s, const struct sfi_group *g) {
 
 /* Groups that cost more than is left are passed over, for later ones may cost less. */
 static bool take(struct sfi_search *s, const struct sfi_group *g) {
-    uint64_t passes = passes_of(s, g);
+    uint64_t passes = sfi_passes_of(s, g);
     bool made = g->schedule == SF_SCHEDULE_AUTO;
     if (s->stats->stopped || hopeless(s, g) || passes > s->effort.passes ||
         (made ? s->effort.tables : s->effort.replays) == 0) {
@@ -288,8 +329,12 @@ int sfi_search_refine(struct sfi_search *s, struct sf_err *err) {
     for (size_t i = 0; i < s->groups_n;) {
         size_t n = 0;
         for (; i < s->groups_n && n + DRAWS <= REFINE_BATCH; i++) {
-            if (!take(s, &s->groups[i])) {
-                sfi_leave_out(s, s->groups[i].bound_s);
+            struct sfi_group *g = &s->groups[i];
+            if (g->looked || (s->probing && g->number != s->number)) {
+                continue;
+            }
+            g->looked = take(s, g);
+            if (!g->looked) {
                 continue;
             }
             uint8_t draws = s->groups[i].schedule == SF_SCHEDULE_AUTO && !s->options->quick ? DRAWS : 1;
@@ -301,7 +346,7 @@ int sfi_search_refine(struct sfi_search *s, struct sf_err *err) {
         SF_TRY(sfi_search_share(s, n, refine, batch, err));
         sfi_stopped(s);
     }
-    return 0;
+    return s->probing ? 0 : sfi_search_tighten(s, err);
 }
 
 int sfi_candidate_plan(struct sfi_search *s, const struct sfi_candidate *c, struct sf_plan *out, struct sf_err *err) {
@@ -317,5 +362,6 @@ int sfi_candidate_plan(struct sfi_search *s, const struct sfi_candidate *c, stru
     out->zero = c->zero;
     out->zero_group = c->zero_group;
     out->offload = c->offload;
+    sfi_stand_back(s);
     return 0;
 }

@@ -26,7 +26,7 @@ static int find_p95(struct sfi_search *s, struct sf_plan_result *r, uint64_t *ev
     struct sf_sim_result first;
     struct sf_spread spread;
     struct sf_prog *prog;
-    SF_TRY(sf_compile(s->scenario, &r->plan, &prog, err));
+    SF_TRY(sf_compile(sfi_scenario_of(s, &r->plan), &r->plan, &prog, err));
     int rc = sf_sim_spread(prog, s->base.cost, &noisy, seeds, &first, &spread, err);
     sf_prog_free(prog);
     if (rc == 0) {

@@ -37,6 +37,10 @@ uint32_t sfi_threads(const struct sfi_search *s) {
 static void begin_part(const struct sfi_search *s, struct part *p) {
     *p = (struct part){.search = {.start = s->start,
                                   .scenario = s->scenario,
+                                  .whole = s->whole,
+                                  .numbers = s->numbers,
+                                  .numbers_n = s->numbers_n,
+                                  .enough_s = s->enough_s,
                                   .options = s->options,
                                   .base = s->base,
                                   .space = s->space,
@@ -66,6 +70,7 @@ static void take_numbers(struct sfi_search *s, const struct sfi_search *from) {
     s->stats->evaluated += more->evaluated;
     s->stats->too_large += more->too_large;
     s->stats->stopped |= more->stopped;
+    s->beaten += from->beaten;
     for (int i = 0; i < SFI_RULES_N; i++) {
         s->refused[i] += from->refused[i];
     }

@@ -10,8 +10,9 @@
 #include "planner/search_internal.h"
 
 #define BATCH 16
-#define PROGRAMS_TRIED 3
-#define MOST_RATIO 2.0 /* of a simulated time over its estimate, or the other way, that counts */
+#define PROGRAMS_TRIED 3 /* to find how many layers recompute */
+#define SHARED_RATIO 4   /* ops of a pass with zero 2 or 3 over those with 0 or 1 */
+#define MOST_RATIO 2.0   /* of a simulated time over its estimate, or the other way, that counts */
 
 static bool better(const struct sf_plan_result *a, const struct sf_plan_result *b) {
     if (a->merit.worth_s < b->merit.worth_s || a->merit.worth_s > b->merit.worth_s) {
@@ -25,12 +26,12 @@ static bool better(const struct sf_plan_result *a, const struct sf_plan_result *
 
 /* But for its seats, and for what chance decided in a table that was made for it. */
 static bool same_plan(const struct sf_plan *a, const struct sf_plan *b) {
-    return a->tp == b->tp && sf_plan_cp(a) == sf_plan_cp(b) && a->ep == b->ep && a->pp == b->pp && a->vpp == b->vpp &&
-           a->micro_batch == b->micro_batch && a->schedule == b->schedule && a->recompute == b->recompute &&
-           a->zero == b->zero && sf_plan_sharers(a) == sf_plan_sharers(b) && sf_plan_etp(a) == sf_plan_etp(b) &&
-           sf_plan_slices(a) == sf_plan_slices(b) && a->cp_gather == b->cp_gather && a->whole_rows == b->whole_rows &&
-           a->split_head == b->split_head && a->offload == b->offload && a->partly == b->partly &&
-           a->recompute_rest == b->recompute_rest &&
+    return a->gpus == b->gpus && a->tp == b->tp && sf_plan_cp(a) == sf_plan_cp(b) && a->ep == b->ep && a->pp == b->pp &&
+           a->vpp == b->vpp && a->micro_batch == b->micro_batch && a->schedule == b->schedule &&
+           a->recompute == b->recompute && a->zero == b->zero && sf_plan_sharers(a) == sf_plan_sharers(b) &&
+           sf_plan_etp(a) == sf_plan_etp(b) && sf_plan_slices(a) == sf_plan_slices(b) && a->cp_gather == b->cp_gather &&
+           a->whole_rows == b->whole_rows && a->split_head == b->split_head && a->offload == b->offload &&
+           a->partly == b->partly && a->recompute_rest == b->recompute_rest &&
            memcmp(a->recompute_layers, b->recompute_layers, sizeof a->recompute_layers) == 0 &&
            memcmp(a->layers, b->layers, sizeof a->layers) == 0;
 }
@@ -76,16 +77,42 @@ struct batch {
     struct job job[BATCH];
 };
 
+/* What recomputes need not be copied: where the host's link is the slower way, it pays to recompute all that would
+ * wait there. Instead of `job` where that is better. */
+static void try_fewer_copies(struct sfi_search *part, struct job *job) {
+    struct sf_plan plan = job->plan;
+    for (uint32_t v = 0; v < plan.pp * plan.vpp; v++) {
+        bool all = plan.recompute_layers[v] >= plan.offload;
+        plan.recompute_layers[v] = all ? plan.recompute_layers[v] : plan.offload;
+    }
+    if (memcmp(plan.recompute_layers, job->plan.recompute_layers, sizeof plan.recompute_layers) == 0) {
+        return;
+    }
+    struct sf_plan_result *other = sf_malloc(sizeof *other);
+    struct sf_err err = {0};
+    if (other != NULL && sfi_evaluate_tuned(part, part->scenario, &plan, other, &err) == 0 &&
+        (job->rc != 0 || better(other, &job->result))) {
+        job->plan = plan;
+        job->result = *other;
+        job->rc = 0;
+    }
+    sf_free(other);
+}
+
 static int run_job(struct sfi_search *part, size_t i, void *items, struct sf_err *err) {
     struct job *job = &((struct batch *)items)->job[i];
     (void)err;
+    sfi_stand_on(part, job->candidate->group.number);
     if (sfi_stopped(part)) {
         job->rc = SF_E_INTERRUPTED;
         return 0;
     }
     job->rc = job->fitted ? 0 : sfi_again_plan(part, &job->plan, &job->err);
     if (job->rc == 0) {
-        job->rc = sfi_evaluate(part->scenario, part->base.cost, &job->plan, &job->result, &job->err);
+        job->rc = sfi_evaluate_tuned(part, part->scenario, &job->plan, &job->result, &job->err);
+        if (!job->fitted && job->plan.partly && job->plan.offload > 0 && part->scenario->pins.recompute_layers == 0) {
+            try_fewer_copies(part, job);
+        }
     }
     return 0;
 }
@@ -95,8 +122,9 @@ static int run_batch(struct sfi_search *s, struct batch *b, struct sf_err *err) 
     for (uint32_t i = 0; i < b->n; i++) {
         struct job *job = &b->job[i];
         if (job->rc == 0) {
-            job->result.estimate_s = job->candidate->estimate_s;
+            job->result.estimate_s = job->candidate->estimate_s / sfi_scaled(s, job->candidate->group.number, 1);
             set_worth(s, &job->result);
+            sfi_note_number(s, &job->result);
             s->most_events = job->result.sim.events > s->most_events ? job->result.sim.events : s->most_events;
         } else if (job->rc == SF_E_INTERRUPTED) {
             sfi_leave_out(s, job->candidate->least_s);
@@ -132,7 +160,7 @@ struct seats { /* of the plans of a batch, one after the other */
 static bool next_plan(const struct sfi_search *s, struct seats *seats) {
     while (seats->at >= seats->n && seats->job < seats->of->n) {
         const struct job *job = &seats->of->job[seats->job++];
-        seats->n = job->rc == 0 ? sf_placements(s->scenario, &job->plan, seats->place) : 0;
+        seats->n = job->rc == 0 ? sf_placements(sfi_scenario_of(s, &job->plan), &job->plan, seats->place) : 0;
         seats->at = 1; /* the first is the plan's own */
     }
     return seats->at < seats->n;
@@ -193,13 +221,14 @@ static bool spent(const struct sfi_search *s, uint32_t results_n) {
     return s->effort.simulations == 0 || (large && results_n >= s->effort.answers);
 }
 
-/* Where it is open which of the layers recompute, several programs are compiled to find out. */
+/* Programs grow with their passes, and where gradients are shared every pass has more ops. Where it is open which of
+ * the layers recompute, several are compiled to find out. */
 static uint64_t compiling_of(const struct sfi_search *s, const struct sfi_candidate *c) {
     const struct sfi_group *g = &c->group;
-    const struct sf_job *job = &s->scenario->job;
+    const struct sf_job *job = &sfi_number_scenario(s, g->number)->job;
     uint64_t microbatches = job->global_batch_sequences * g->tp * g->cp * g->pp / job->gpus / g->micro_batch;
-    uint64_t passes = microbatches * g->slices * g->vpp;
-    return passes * passes * g->pp * (g->partly ? PROGRAMS_TRIED : 1);
+    uint64_t passes = microbatches * g->slices * g->vpp * g->pp;
+    return passes * (c->zero >= 2 ? SHARED_RATIO : 1) * (g->partly ? PROGRAMS_TRIED : 1);
 }
 
 /* Its estimate, corrected by what simulations have said of estimates of its kind. */
@@ -210,8 +239,11 @@ static double expected_s(const struct sfi_ranked *best) {
 
 static const struct sfi_candidate *next_best(struct sfi_search *s) {
     struct sfi_ranked *first = NULL;
-    for (int i = 0; i < SFI_SHARINGS; i++) {
+    for (uint32_t i = 0; i < SFI_RANKINGS; i++) {
         struct sfi_ranked *best = &s->best[i];
+        if (s->probing && i / SFI_SHARINGS != s->number) {
+            continue;
+        }
         if (best->next < best->n && (first == NULL || expected_s(best) < expected_s(first))) {
             first = best;
         }
@@ -220,8 +252,8 @@ static const struct sfi_candidate *next_best(struct sfi_search *s) {
 }
 
 static void learn(struct sfi_search *s, const struct job *job) {
-    struct sfi_ranked *best = &s->best[job->candidate->zero % SFI_SHARINGS];
-    double ratio = sf_ps_to_s(job->result.sim.step_time) / job->candidate->estimate_s;
+    struct sfi_ranked *best = &s->best[sfi_ranking(job->candidate)];
+    double ratio = sf_ps_to_s(job->result.sim.step_time) / job->result.estimate_s;
     best->ratios += fmin(fmax(ratio, 1.0 / MOST_RATIO), MOST_RATIO);
     best->simulated++;
 }
@@ -234,6 +266,9 @@ static bool gather_best(struct sfi_search *s, uint32_t most, const struct sf_pla
     room = room < most ? room : most;
     out->n = 0;
     while (out->n < room && (out->n == 0 || s->effort.compiling > 0)) {
+        if (s->probing && spent(s, results_n)) {
+            return out->n > 0;
+        }
         const struct sfi_candidate *c = next_best(s);
         if (c == NULL) {
             return out->n > 0;

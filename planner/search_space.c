@@ -46,7 +46,7 @@ static void add_range(struct sfi_values *values, const struct sf_pin *pin, uint3
 /* Optimizer state is worth replicating only where it is small and its sums must not depend on the layout. */
 static void add_zero(struct sfi_values *values, const struct sf_scenario *s) {
     bool free_choice = s->job.precision == SF_F32 || s->pins.zero.n > 0;
-    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->job.canonical || s->model.mtp > 0 ? 1 : 3);
+    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->job.canonical ? 1 : 3);
 }
 
 /* Tables of one's own only where they are named. */
@@ -60,7 +60,7 @@ static void add_schedules(struct sfi_values *values, const struct sf_pin *pin) {
 
 /* Latent attention and layers that predict further work on whole sequences. */
 static uint32_t most_slices(const struct sf_scenario *s) {
-    return s->model.kv_rank > 0 || s->model.mtp > 0 ? 1 : s->job.seq_len_tokens;
+    return s->model.kv_rank > 0 ? 1 : s->job.seq_len_tokens;
 }
 
 static void add_flag(struct sfi_values *values, const struct sf_pin *pin, bool both) {
@@ -88,11 +88,13 @@ static void add_variants(struct sfi_space *out, const struct sf_scenario *s) {
     add_flag(&out->gather, &pins->cp_exchange, s->job.precision != SF_F32);
     add_flag(&out->whole_rows, &pins->whole_rows, m->experts == 0);
     add_flag(&out->split_head, &pins->split_head,
-             !m->tied && m->vocab_padding == 0 && m->mtp == 0 && !(s->job.clip_norm > 0));
+             !m->tied && m->vocab_padding == 0 && (m->mtp == 0 || pins->split_head.n > 0) && !(s->job.clip_norm > 0));
     add_divisors(&out->slices, &pins->slices, most_slices(s), pins->slices.n > 0 ? SF_MAX_SLICES - 1 : MOST_SLICES);
     add(&out->zero_group, &pins->zero_group, 0, 0);
     add_divisors(&out->zero_group, &pins->zero_group, s->job.gpus, sf_topo_domain_gpus(s->topo));
-    bool away = pins->offload == 0 && m->mtp == 0 && has_hosts(s->topo);
+    add_flag(&out->collectives, &pins->collectives, /* only where asked for: docs/collectives.md says why */
+             pins->collectives.n > 0 && sf_topo_collectives(s->topo)->model[0] != '\0');
+    bool away = pins->offload == 0 && has_hosts(s->topo);
     add_range(&out->offload, &any, pins->offload, away ? m->layers : pins->offload);
 }
 
@@ -116,13 +118,12 @@ static int need_choices(const struct sfi_space *space, struct sf_err *err) {
     const struct {
         const struct sfi_values *values;
         const char *name, *needs;
-    } all[] = {
-        {&space->etp, "etp", "1 needs experts"},
-        {&space->gather, "cp_exchange", "gather needs precision bf16 or lower"},
-        {&space->whole_rows, "whole_rows", "true needs a model without experts"},
-        {&space->split_head, "split_head",
-         "true needs a head of its own (not tied), an unpadded vocabulary, no layers that predict further and no "
-         "clip_norm"}};
+    } all[] = {{&space->etp, "etp", "1 needs experts"},
+               {&space->gather, "cp_exchange", "gather needs precision bf16 or lower"},
+               {&space->whole_rows, "whole_rows", "true needs a model without experts"},
+               {&space->collectives, "collectives", "tuned needs devices that name a collective model"},
+               {&space->split_head, "split_head",
+                "true needs a head of its own (not tied), an unpadded vocabulary and no clip_norm"}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (all[i].values->n == 0) {
             return sf_fail(err, SF_E_NOPLAN, "no plan fits: plan.%s: %s", all[i].name, all[i].needs);
@@ -197,6 +198,7 @@ uint64_t sfi_space_points(const struct sfi_space *space) {
                           space->whole_rows.n,
                           space->split_head.n,
                           space->zero_group.n,
+                          space->collectives.n,
                           space->offload.n,
                           mixed,
                           SFI_CUTS_N};

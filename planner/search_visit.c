@@ -11,7 +11,7 @@
 #include "sim/seats.h"
 
 #define FIRST_GROUPS 256
-#define MOST_GROUPS ((size_t)1 << 22)
+#define MOST_GROUPS ((size_t)1 << 23)
 #define MOST_CHUNKS 8 /* told apart in bounds */
 #define AUTO_CHUNKS 4 /* of the synthesiser, per rank */
 
@@ -41,10 +41,10 @@ int sfi_group_compare(const void *left, const void *right) {
     const struct sfi_group *a = left, *b = right;
     const uint32_t x[] = {a->tp,         a->cp,       a->ep,     a->pp,     a->vpp,    a->micro_batch,
                           a->recompute,  a->schedule, a->etp,    a->slices, a->gather, a->whole_rows,
-                          a->split_head, a->offload,  a->partly, a->rest,   a->draw};
+                          a->split_head, a->offload,  a->partly, a->rest,   a->draw,   a->number};
     const uint32_t y[] = {b->tp,         b->cp,       b->ep,     b->pp,     b->vpp,    b->micro_batch,
                           b->recompute,  b->schedule, b->etp,    b->slices, b->gather, b->whole_rows,
-                          b->split_head, b->offload,  b->partly, b->rest,   b->draw};
+                          b->split_head, b->offload,  b->partly, b->rest,   b->draw,   b->number};
     int order = compare_f64(a->guess_s, b->guess_s);
     for (size_t i = 0; i < sizeof x / sizeof x[0] && order == 0; i++) {
         order = compare_u32(x[i], y[i]);
@@ -117,7 +117,15 @@ int sfi_add_groups(struct sfi_search *s, const struct sfi_group *groups, size_t 
 }
 
 static int keep_group(struct sfi_search *s, const struct sfi_guess *guess, double bound_s, struct sf_err *err) {
-    struct sfi_candidate c = {.group = group_of(&s->plan, guess->step_s, bound_s), .memory_bytes = guess->least_bytes};
+    double guess_s = sfi_scaled(s, s->number, guess->step_s);
+    struct sfi_candidate c = {.group = group_of(&s->plan, guess_s, sfi_scaled(s, s->number, bound_s)),
+                              .memory_bytes = guess->least_bytes};
+    c.group.number = (uint8_t)s->number;
+    if (s->enough_s > 0 && c.group.bound_s >= s->enough_s) {
+        s->beaten++;
+        sfi_leave_out(s, c.group.bound_s);
+        return 0;
+    }
     if (guess->least_bytes > sfi_reach_bytes(s)) {
         c.zero = (uint8_t)s->space->zero.value[s->space->zero.n - 1];
         sfi_too_large(s, &c);
@@ -127,7 +135,7 @@ static int keep_group(struct sfi_search *s, const struct sfi_guess *guess, doubl
 }
 
 static bool variant_fits(const struct sf_plan *p) {
-    bool alone = p->tp == 1 && sf_plan_cp(p) == 1 && sf_plan_slices(p) == 1 && p->offload == 0;
+    bool alone = sf_plan_cp(p) == 1 && sf_plan_slices(p) == 1 && p->offload == 0;
     return !p->split_head || (p->schedule == SF_SCHEDULE_1F1B && alone && p->pp > 1 && p->pp <= SF_MAX_STAGES / 2);
 }
 
@@ -182,7 +190,7 @@ static double group_bound(const struct sfi_search *s, const struct sfi_at *at, c
             struct sfi_bounded b = sfi_bounded_of(s, &in, zero);
             b.units = units;
             if (zero < 2 || freedom->ways == 1) {
-                least = fmin(least, sfi_bound_s(&b, freedom));
+                least = sfi_bound_within_s(&b, freedom, least);
             }
         }
     }
@@ -210,8 +218,8 @@ static bool pins_fit(const struct sfi_search *s, const struct sf_plan *p) {
  * half of what there is. */
 static bool may_need_offload(const struct sfi_search *s, const struct sfi_guess *without) {
     const struct sf_plan *p = &s->plan;
-    return s->space->offload.n > 1 && s->scenario->pins.recompute_layers == 0 && sf_schedule_copies(p) == 1 &&
-           p->schedule <= SF_SCHEDULE_TABLE && !p->split_head && without->bytes > sfi_device_bytes(s) / 2;
+    return s->space->offload.n > 1 && sf_schedule_copies(p) == 1 && p->schedule <= SF_SCHEDULE_TABLE &&
+           !p->split_head && without->bytes > sfi_device_bytes(s) / 2;
 }
 
 /* Plans of this kind of recomputation for the first layers of every virtual stage and another for the others. */
@@ -246,6 +254,19 @@ static int add_mix(struct sfi_search *s, int recompute, int rest, struct mixes *
     return rc;
 }
 
+/* With all activations on the device, and with some on the host. */
+static int keep_mix(struct sfi_search *s, struct mix *m, struct sf_err *err) {
+    const struct sfi_guess guess = sfi_guess(s, &m->at);
+    int rc = keep_group(s, &guess, bound_of(s, &m->at, &m->bounds), err);
+    if (rc == 0 && may_need_offload(s, &guess)) {
+        s->plan.offload = 1;
+        const struct sfi_guess with = sfi_guess(s, &m->at);
+        rc = keep_group(s, &with, bound_of(s, &m->at, &m->bounds), err);
+        s->plan.offload = 0;
+    }
+    return rc;
+}
+
 /* Recomputing can only cost time, so it is for layers of plans that are not sure to fit without, as the host is. */
 static int keep_mixes(struct sfi_search *s, struct mixes *mixes, const struct sfi_guess *without, struct sf_err *err) {
     int kind = s->plan.recompute, rc = 0;
@@ -255,10 +276,8 @@ static int keep_mixes(struct sfi_search *s, struct mixes *mixes, const struct sf
         s->plan.recompute = m->recompute;
         s->plan.recompute_rest = m->rest;
         s->plan.partly = true;
-        if ((m->rest == kind || s->scenario->pins.recompute_layers > 0) && s->plan.schedule <= SF_SCHEDULE_TABLE &&
-            sf_schedule_copies(&s->plan) == 1 && schedule_fits(&s->plan)) {
-            const struct sfi_guess guess = sfi_guess(s, &m->at);
-            rc = keep_group(s, &guess, bound_of(s, &m->at, &m->bounds), err);
+        if ((m->rest == kind || s->scenario->pins.recompute_layers > 0) && schedule_fits(&s->plan)) {
+            rc = keep_mix(s, m, err);
         }
     }
     s->plan.recompute = kind;
@@ -274,7 +293,7 @@ static int keep_groups(struct sfi_search *s, const struct sfi_at *at, struct bou
         SF_TRY(keep_group(s, &guess, bound_of(s, at, bounds), err));
     }
     SF_TRY(keep_mixes(s, mixes, &guess, err));
-    if (may_need_offload(s, &guess)) {
+    if (s->scenario->pins.recompute_layers == 0 && may_need_offload(s, &guess)) {
         s->plan.offload = 1;
         struct sfi_guess with = sfi_guess(s, at);
         int rc = keep_group(s, &with, bound_of(s, at, bounds), err);
@@ -313,7 +332,7 @@ static int visit_schedules(struct sfi_search *s, const struct sfi_at *at, struct
         p->table = p->schedule == SF_SCHEDULE_TABLE ? s->scenario->pins.table : NULL;
         for (uint32_t i = 0; i < s->space->split_head.n; i++) {
             p->split_head = s->space->split_head.value[i] > 0;
-            if (!p->split_head || (variant_fits(p) && s->scenario->model.vocab % p->pp == 0)) {
+            if (!p->split_head || (variant_fits(p) && s->scenario->model.vocab % ((uint64_t)p->pp * p->tp) == 0)) {
                 SF_TRY(visit_vpp(s, at, bounds, mixes, err));
             } else {
                 sfi_refuse(s, SFI_RULE_VARIANT);
@@ -470,11 +489,12 @@ static int visit_etp(struct sfi_search *s, struct sf_err *err) {
 
 /* Degrees whose prices and layouts nothing else shares: one thread's business. */
 struct corner {
-    uint32_t tp, cp, ep;
+    uint32_t tp, cp, ep, number;
 };
 
 static int visit_corner(struct sfi_search *s, size_t i, void *items, struct sf_err *err) {
     const struct corner *at = (const struct corner *)items + i;
+    sfi_stand_on(s, at->number);
     const struct sf_scenario *scenario = s->scenario;
     s->plan = (struct sf_plan){.tp = at->tp,
                                .cp = at->cp,
@@ -493,16 +513,14 @@ static void add_corners(struct sfi_search *s, uint32_t tp, uint32_t cp, struct c
             continue;
         }
         if (out != NULL) {
-            out[*n] = (struct corner){tp, cp, ep};
+            out[*n] = (struct corner){tp, cp, ep, s->number};
         }
         ++*n;
     }
 }
 
-/* `out` NULL: only counts them. */
-static size_t find_corners(struct sfi_search *s, struct corner *out) {
+static void find_corners_of(struct sfi_search *s, struct corner *out, size_t *n) {
     const struct sf_job *job = &s->scenario->job;
-    size_t n = 0;
     for (uint32_t i = 0; i < s->space->tp.n; i++) {
         uint32_t tp = s->space->tp.value[i];
         if (!sf_model_splits(&s->scenario->model, tp)) {
@@ -515,9 +533,19 @@ static size_t find_corners(struct sfi_search *s, struct corner *out) {
                 sfi_refuse(s, SFI_RULE_CP);
                 continue;
             }
-            add_corners(s, tp, cp, out, &n);
+            add_corners(s, tp, cp, out, n);
         }
     }
+}
+
+/* Of all numbers of GPUs; `out` NULL: only counts them. */
+static size_t find_corners(struct sfi_search *s, struct corner *out) {
+    size_t n = 0;
+    for (uint32_t number = 0; number < s->numbers_n || number == 0; number++) {
+        sfi_stand_on(s, number);
+        find_corners_of(s, out, &n);
+    }
+    sfi_stand_back(s);
     return n;
 }
 

@@ -10,6 +10,9 @@
 
 #define DEFAULT_BUDGET UINT64_C(45000000)
 #define DEFAULT_CHUNKS 4
+/* Of the budget, for policies; the rest is for tables. Few microbatches have less that repeats. */
+#define SEARCH_PERCENT 88
+#define SEARCH_PERCENT_FEW 75
 #define MAX_SHAPES 4096
 #define MAX_CONTENDERS 64
 
@@ -116,9 +119,29 @@ static bool holds_one(const struct sfi_synth *s) {
     return true;
 }
 
+static int add_entry(const struct sf_synth_problem *p, const struct sfi_shape *shape, struct entry *out, uint32_t *n,
+                     struct sf_err *err) {
+    struct sfi_synth s;
+    struct sf_bound_why why;
+    SF_TRY(sfi_synth_init(p, shape, &s, err));
+    if (holds_one(&s)) {
+        out[*n] = (struct entry){.shape = *shape, .bound = sfi_bound(&s, &why), .index = *n};
+        ++*n;
+    }
+    sfi_synth_clear(&s);
+    return 0;
+}
+
+/* Chunks that are not alike pay where there is a long way through the pipeline and a steady state. */
+static bool takes_uneven(const struct sf_synth_problem *p, const struct sf_synth_options *o) {
+    bool free = p->stages == 0 && p->device_of == NULL && o->chunks_min == 0 && o->chunks_max == 0;
+    return free && p->devices >= SFI_UNEVEN_DEVICES && p->microbatches >= 4 * p->devices &&
+           (uint64_t)3 * SFI_UNEVEN_CHUNKS * p->devices * p->microbatches <= SF_PIPE_MAX_PASSES;
+}
+
 /* All shapes with their bounds, best first. */
-static int list_entries(const struct sf_synth_problem *p, uint32_t lo, uint32_t hi, struct entry *out, uint32_t *n,
-                        struct sf_err *err) {
+static int list_entries(const struct sf_synth_problem *p, const struct sf_synth_options *o, uint32_t lo, uint32_t hi,
+                        struct entry *out, uint32_t *n, struct sf_err *err) {
     struct sfi_shape *shapes = sf_calloc(MAX_SHAPES, sizeof *shapes);
     if (shapes == NULL) {
         return sf_fail_memory(err, "schedule search");
@@ -129,17 +152,12 @@ static int list_entries(const struct sf_synth_problem *p, uint32_t lo, uint32_t 
         uint32_t shapes_n = p->device_of != NULL ? 1 : sfi_shapes(chunks, shapes, MAX_SHAPES);
         shapes[0].chunks = chunks;
         for (uint32_t i = 0; i < shapes_n && *n < MAX_SHAPES && rc == 0; i++) {
-            struct sfi_synth s;
-            struct sf_bound_why why;
-            rc = sfi_synth_init(p, &shapes[i], &s, err);
-            if (rc == 0 && holds_one(&s)) {
-                out[*n] = (struct entry){.shape = shapes[i], .bound = sfi_bound(&s, &why), .index = *n};
-                ++*n;
-            }
-            if (rc == 0) {
-                sfi_synth_clear(&s);
-            }
+            rc = add_entry(p, &shapes[i], out, n, err);
         }
+    }
+    uint32_t uneven_n = takes_uneven(p, o) ? sfi_shapes_uneven(shapes, MAX_SHAPES) : 0;
+    for (uint32_t i = 0; i < uneven_n && *n < MAX_SHAPES && rc == 0; i++) {
+        rc = add_entry(p, &shapes[i], out, n, err);
     }
     sf_free(shapes);
     qsort(out, *n, sizeof *out, compare_entries);
@@ -176,7 +194,7 @@ static int prepare(const struct sf_synth_problem *p, const struct sf_synth_optio
         sf_free(entries);
         return sf_fail_memory(err, "schedule search");
     }
-    int rc = list_entries(p, lo, hi, entries, &n, err);
+    int rc = list_entries(p, o, lo, hi, entries, &n, err);
     if (rc == 0 && n == 0) {
         rc = sf_fail(err, SF_E_NOPLAN, "a device cannot hold even one microbatch within the memory limit of %g",
                      p->memory_limit);
@@ -270,8 +288,12 @@ static int run_search(const struct sf_synth_problem *p, const struct sf_synth_op
                       struct sf_synth_result *out, struct sf_err *err) {
     SF_TRY(prepare(p, o, run, err));
     share_budget(run);
-    sfi_synth_families(p, run);
+    sfi_synth_families(p, o, run);
+    uint64_t budget = run->budget;
+    uint64_t percent = p->microbatches >= 4 * p->devices ? SEARCH_PERCENT : SEARCH_PERCENT_FEW;
+    run->budget = o->as_found ? budget : budget / 100 * percent;
     struct sfi_contender *winner = sfi_synth_search(run);
+    run->budget = budget;
     if (winner == NULL && run->stopped) {
         return sf_fail(err, SF_E_INTERRUPTED, "the search was stopped before it had found a schedule");
     }
@@ -280,6 +302,7 @@ static int run_search(const struct sf_synth_problem *p, const struct sf_synth_op
                        "no schedule keeps the memory limit of %g in %llu tries; raise the limit or allow more chunks",
                        p->memory_limit, (unsigned long long)run->evaluated);
     }
+    SF_TRY(o->as_found ? 0 : sfi_synth_polish(run, &winner, err));
     SF_TRY(run->stopped ? 0 : sfi_synth_small(run, &winner, err));
     out->problem_bound_span = run->rest_bound;
     for (uint32_t i = 0; i < run->n; i++) {

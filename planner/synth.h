@@ -15,7 +15,7 @@
 struct sf_synth_problem {
     uint32_t devices, microbatches;
     uint32_t stages;             /* virtual stages, a multiple of devices. 0: the devices are equal, and their share of
-                                  * the layers may be cut into equal chunks as the search sees fit */
+                                  * the layers may be cut into chunks as the search sees fit */
     const sf_time_ps *f, *b, *w; /* [stages]; with stages 0 one number each: a device's whole share of a microbatch */
     sf_time_ps comm;             /* one hop between devices */
     const double *mem_f, *mem_b, *mem_w; /* as f, b, w; mem_b + mem_w = mem_f */
@@ -25,12 +25,19 @@ struct sf_synth_problem {
 
 /* 0 everywhere means the default. */
 struct sf_synth_options {
-    uint32_t chunks_min, chunks_max; /* per device, when stages is 0; default 1 to 4 */
+    uint32_t chunks_min, chunks_max; /* per device, when stages is 0, all of them alike; default: 1 to 4, and with 8 or
+                                      * more devices some cuts into five that are not alike */
     uint64_t budget;                 /* passes placed in all tries together; default 45 million */
     uint64_t seed;
-    double gap;         /* stop once the best is proven this close to the best of all; default: use the whole budget */
-    double limit_s;     /* stop after this much host time; then `stopped` is set, and a rerun may differ */
+    bool as_found;  /* all of the budget for the search over policies, none to improve their table pass by pass: spans
+                     * are  longer, but not every step, which waits for more than spans */
+    double gap;     /* stop once the best is proven this close to the best of all; default: use the whole budget */
+    double limit_s; /* stop after this much host time; then `stopped` is set, and a rerun may differ */
     bool (*stop)(void); /* asked now and then, may be NULL: true stops in the same way */
+    /* sf_pipe_generate, or what makes the same of it, perhaps made before: several seeds share the published kinds. May
+     * be NULL. */
+    int (*generate)(void *self, const struct sf_pipe_spec *spec, struct sf_pipe **out, struct sf_err *err);
+    void *self;
 };
 
 struct sf_synth_result {
@@ -43,7 +50,8 @@ struct sf_synth_result {
     double gap;                    /* (span - lower_bound_span) / span */
     uint32_t chunks;
     int family;                    /* of the published schedule that nothing found here beats; -1: ours */
-    char placement[SF_SYNTH_NAME]; /* sweeps over the devices: "up down" is the V; in "2up" each holds neighbours */
+    char placement[SF_SYNTH_NAME]; /* sweeps over the devices: "up down" is the V; in "2up" each holds neighbours;
+                                    * chunks of "down*1.5" are half as large again as those of the first sweep */
     uint64_t evaluated;            /* schedules tried */
     uint64_t passes;               /* of the budget */
     double search_time_s;

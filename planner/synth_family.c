@@ -9,7 +9,8 @@
 static struct sfi_contender *same_placement(const struct sfi_search_run *run, const struct sf_pipe *p) {
     for (uint32_t i = 0; i < run->n; i++) {
         struct sfi_contender *c = run->all[i];
-        if (c->s.stages == p->stages && memcmp(c->s.device_of, p->device_of, p->stages * sizeof *p->device_of) == 0) {
+        if (!c->s.uneven && c->s.stages == p->stages &&
+            memcmp(c->s.device_of, p->device_of, p->stages * sizeof *p->device_of) == 0) {
             return c;
         }
     }
@@ -56,24 +57,29 @@ static struct sf_pipe_spec mean_spec(const struct sf_synth_problem *p) {
     return spec;
 }
 
-static void offer(struct sfi_search_run *run, const struct sf_pipe_spec *spec, uint32_t chunks) {
-    struct sf_pipe *p = NULL;
+static int generate(const struct sf_synth_options *o, const struct sf_pipe_spec *spec, struct sf_pipe **out) {
     struct sf_err ignored = {.code = 0}; /* a family that cannot be built is none to beat */
-    if ((uint64_t)3 * chunks * spec->devices * spec->microbatches <= MOST_PASSES &&
-        sf_pipe_generate(spec, &p, &ignored) == 0) {
+    return o->generate != NULL ? o->generate(o->self, spec, out, &ignored) : sf_pipe_generate(spec, out, &ignored);
+}
+
+static void offer(const struct sf_synth_options *o, struct sfi_search_run *run, const struct sf_pipe_spec *spec,
+                  uint32_t chunks) {
+    struct sf_pipe *p = NULL;
+    if ((uint64_t)3 * chunks * spec->devices * spec->microbatches <= MOST_PASSES && generate(o, spec, &p) == 0) {
         run->evaluated++;
         take_part(run, spec->family, p);
     }
 }
 
-void sfi_synth_families(const struct sf_synth_problem *problem, struct sfi_search_run *run) {
+void sfi_synth_families(const struct sf_synth_problem *problem, const struct sf_synth_options *options,
+                        struct sfi_search_run *run) {
     for (int family = 0; family < SF_PIPE_FAMILIES_N; family++) {
         struct sf_pipe_spec spec = mean_spec(problem);
         uint32_t chunks = sf_pipe_family_chunks(family);
         spec.family = family;
         for (uint32_t own = chunks > 0 ? 0 : 2; own <= (chunks > 0 ? 0 : 4); own++) {
             spec.chunks = own;
-            offer(run, &spec, own > 0 ? own : chunks);
+            offer(options, run, &spec, own > 0 ? own : chunks);
         }
     }
 }

@@ -28,6 +28,7 @@ struct sfi_synth {
     sf_time_ps *f_at, *b_at; /* [stages] when F and B of the first microbatch start if nothing is in their way */
     sf_time_ps *work;        /* [devices] one microbatch */
     sf_time_ps period;       /* the most of them */
+    bool uneven;             /* chunks of a device are not alike, by the search's choice */
     char name[SF_SYNTH_NAME];
     void *memory;
 };
@@ -60,6 +61,9 @@ void sfi_placer_free(struct sfi_placer *p);
 uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32_t microbatches, int through,
                    sf_time_ps give_up, struct sf_pipe *record, struct sfi_try *out);
 
+/* The verdict on devices that are done `excess` [devices] too late. */
+struct sfi_try sfi_try_of(const struct sfi_synth *s, const sf_time_ps *excess);
+
 /* ---- policies ---------------------------------------------------------------------------------------------------- */
 
 void sfi_policy_random(struct sf_rng *r, uint32_t chunks, struct sfi_policy *out);
@@ -74,10 +78,11 @@ void sfi_policy_take(const struct sfi_policy *other, uint32_t phases, struct sfi
 
 /* ---- problems ---------------------------------------------------------------------------------------------------- */
 
-/* A sweep places `width` chunks on every device, device after device, up or down. */
+/* A sweep places `width` chunks on every device, device after device, up or down, each `parts` of all parts of the
+ * shape's chunks large. */
 struct sfi_sweep {
     bool down;
-    uint8_t width;
+    uint8_t width, parts;
 };
 struct sfi_shape {
     uint32_t sweeps_n, chunks;
@@ -87,8 +92,10 @@ struct sfi_shape {
 int sfi_synth_init(const struct sf_synth_problem *problem, const struct sfi_shape *shape, struct sfi_synth *out,
                    struct sf_err *err);
 void sfi_synth_clear(struct sfi_synth *s);
-/* The shapes worth trying with `chunks` chunks; returns how many. */
+/* The shapes worth trying with `chunks` equal chunks; returns how many. */
 uint32_t sfi_shapes(uint32_t chunks, struct sfi_shape *out, uint32_t room);
+/* Those with chunks that are not alike. */
+uint32_t sfi_shapes_uneven(struct sfi_shape *out, uint32_t room);
 
 static inline sf_time_ps sfi_hop(const struct sfi_synth *s, uint32_t a, uint32_t b) {
     return s->device_of[a] == s->device_of[b] ? 0 : s->comm;
@@ -149,12 +156,16 @@ struct sfi_search_run {
 };
 
 /* Published schedules enter the race where their placement does. */
-void sfi_synth_families(const struct sf_synth_problem *problem, struct sfi_search_run *run);
+void sfi_synth_families(const struct sf_synth_problem *problem, const struct sf_synth_options *options,
+                        struct sfi_search_run *run);
 
 bool sfi_search_over(struct sfi_search_run *r); /* out of budget, or stopped */
 
 /* Tries look at the fill, some of the steady state and the drain; more microbatches only add steady state. */
 uint32_t sfi_try_microbatches(const struct sfi_synth *s);
+
+#define SFI_UNEVEN_CHUNKS 5
+#define SFI_UNEVEN_DEVICES 8 /* with fewer of them, small problems are proven optimal among equal chunks */
 
 /* Enough microbatches for all phases. */
 static inline bool sfi_has_all_phases(const struct sfi_synth *s) {
@@ -164,8 +175,13 @@ static inline bool sfi_has_all_phases(const struct sfi_synth *s) {
 /* Makes the best policy of a contender better, phase by phase. */
 void sfi_synth_phases(struct sfi_search_run *r, struct sfi_contender *c, uint64_t budget, struct sfi_policy *best);
 
+/* Spends what is left of the budget on making the tables of the contenders in front better, pass by pass. */
+int sfi_synth_polish(struct sfi_search_run *r, struct sfi_contender **winner, struct sf_err *err);
+
 /* Searches placements of small problems to the end, as far as run->small_budget goes. */
 int sfi_synth_small(struct sfi_search_run *run, struct sfi_contender **winner, struct sf_err *err);
+
+#define SFI_FRONT 3 /* contenders that a search leaves in order, the best in front */
 
 /* Spends the budget on the contenders; returns the winner, NULL when none has a schedule. */
 struct sfi_contender *sfi_synth_search(struct sfi_search_run *run);

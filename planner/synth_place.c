@@ -28,6 +28,7 @@ struct sfi_placer {
     struct stage *stages;
     struct device *devices;
     sf_time_ps *f_end, *b_end; /* [stages][microbatches] */
+    sf_time_ps *excess;        /* [devices] */
     sf_time_ps *wake;          /* [2 * leaves] smallest of the two below; leaves are devices */
     uint32_t leaves;
     /* of the run */
@@ -62,8 +63,10 @@ int sfi_placer_create(const struct sfi_synth *s, struct sfi_placer **out, struct
     p->devices = sf_calloc(s->devices, sizeof *p->devices);
     p->f_end = sf_calloc(nodes, sizeof *p->f_end);
     p->b_end = sf_calloc(nodes, sizeof *p->b_end);
+    p->excess = sf_calloc(s->devices, sizeof *p->excess);
     p->wake = sf_calloc((size_t)2 * p->leaves, sizeof *p->wake);
-    if (p->stages == NULL || p->devices == NULL || p->f_end == NULL || p->b_end == NULL || p->wake == NULL) {
+    if (p->stages == NULL || p->devices == NULL || p->f_end == NULL || p->b_end == NULL || p->excess == NULL ||
+        p->wake == NULL) {
         sfi_placer_free(p);
         return sf_fail_memory(err, "schedule search");
     }
@@ -77,6 +80,7 @@ void sfi_placer_free(struct sfi_placer *p) {
         sf_free(p->devices);
         sf_free(p->f_end);
         sf_free(p->b_end);
+        sf_free(p->excess);
         sf_free(p->wake);
         sf_free(p);
     }
@@ -318,21 +322,28 @@ static void run_pass(struct sfi_placer *p, uint32_t d, const struct choice *c, s
 
 /* Largest excess, and a mean over devices that leans to the large ones: it still falls when only the second worst
  * device gets better. */
-static void judge(const struct sfi_placer *p, struct sfi_try *out) {
-    const struct sfi_synth *s = p->s;
-    sf_time_ps most = s->period * p->microbatches, worst = 0;
+struct sfi_try sfi_try_of(const struct sfi_synth *s, const sf_time_ps *excess) {
+    sf_time_ps worst = 0;
     double sum = 0;
+    for (uint32_t d = 0; d < s->devices; d++) {
+        double z = excess[d] > 0 ? (double)excess[d] / (double)s->period : 0, z2 = z * z;
+        worst = excess[d] > worst ? excess[d] : worst;
+        sum += z2 * z2;
+    }
+    double worst_z = (double)worst / (double)s->period, floor4 = worst_z * worst_z * worst_z * worst_z;
+    double score = worst_z * (1 + 0.05 * (floor4 > 0 ? sum / floor4 / s->devices : 0));
+    return (struct sfi_try){.excess = worst, .score = score};
+}
+
+static struct sfi_try judge(const struct sfi_placer *p) {
+    const struct sfi_synth *s = p->s;
+    sf_time_ps most = s->period * p->microbatches;
     for (uint32_t d = 0; d < s->devices; d++) {
         const struct device *dev = &p->devices[d];
         sf_time_ps spare = (s->period - s->work[d]) * p->microbatches;
-        sf_time_ps excess = p->through < SFI_DRAIN ? dev->idle - spare : dev->free - dev->first - most;
-        double z = excess > 0 ? (double)excess / (double)s->period : 0, z2 = z * z, z4 = z2 * z2;
-        worst = excess > worst ? excess : worst;
-        sum += z4;
+        p->excess[d] = p->through < SFI_DRAIN ? dev->idle - spare : dev->free - dev->first - most;
     }
-    double worst_z = (double)worst / (double)s->period, floor4 = worst_z * worst_z * worst_z * worst_z;
-    out->excess = worst;
-    out->score = worst_z * (1 + 0.05 * (floor4 > 0 ? sum / floor4 / s->devices : 0));
+    return sfi_try_of(s, p->excess);
 }
 
 uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32_t microbatches, int through,
@@ -366,7 +377,7 @@ uint64_t sfi_place(struct sfi_placer *p, const struct sfi_policy *policy, uint32
         }
     }
     if (placed == all || p->through_n == s->devices) {
-        judge(p, out);
+        *out = judge(p);
     }
     return placed;
 }

@@ -184,6 +184,6 @@ struct sfi_contender *sfi_synth_search(struct sfi_search_run *r) {
             break;
         }
     }
-    select_best(r->all, r->n, 1); /* nothing was played if the search was stopped at once */
+    select_best(r->all, r->n, r->n < SFI_FRONT ? r->n : SFI_FRONT); /* even if the search was stopped at once */
     return r->all[0]->whole.excess == SFI_NEVER ? NULL : r->all[0];
 }

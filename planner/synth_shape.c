@@ -1,4 +1,5 @@
 /* From a problem and a shape to one placement with its costs. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,12 +10,12 @@
  * mirrored machine is the same machine. Code: per chunk after the first, 0 widens the sweep, 1 and 2 start a new one.
  */
 static bool decode(uint32_t chunks, uint32_t code, struct sfi_shape *out) {
-    *out = (struct sfi_shape){.sweeps_n = 1, .chunks = chunks, .sweeps = {{.width = 1}}};
+    *out = (struct sfi_shape){.sweeps_n = 1, .chunks = chunks, .sweeps = {{.width = 1, .parts = 1}}};
     for (uint32_t i = 1; i < chunks; i++, code /= 3) {
         if (code % 3 == 0) {
             out->sweeps[out->sweeps_n - 1].width++;
         } else {
-            out->sweeps[out->sweeps_n++] = (struct sfi_sweep){.down = code % 3 == 2, .width = 1};
+            out->sweeps[out->sweeps_n++] = (struct sfi_sweep){.down = code % 3 == 2, .width = 1, .parts = 1};
         }
     }
     return out->sweeps_n > 1 || chunks == 1; /* one wide sweep is a single chunk */
@@ -31,15 +32,42 @@ uint32_t sfi_shapes(uint32_t chunks, struct sfi_shape *out, uint32_t room) {
     return n;
 }
 
+/* Two sweeps up of neighbours, then a shorter one down. The last F of the device that turns the sweeps around then
+ * comes late on the way of its microbatch, with few hops behind it; halves of its share of a sweep keep passes short.
+ */
+uint32_t sfi_shapes_uneven(struct sfi_shape *out, uint32_t room) {
+    static const uint8_t last[] = {68, 75}; /* of 50 for the others */
+    uint32_t n = 0;
+    for (size_t i = 0; i < sizeof last / sizeof *last && n < room; i++) {
+        out[n++] = (struct sfi_shape){.sweeps_n = 3,
+                                      .chunks = SFI_UNEVEN_CHUNKS,
+                                      .sweeps = {{.width = 2, .parts = 50},
+                                                 {.width = 2, .parts = 50},
+                                                 {.down = true, .width = 1, .parts = last[i]}}};
+    }
+    return n;
+}
+
+static size_t add_text(char *out, size_t size, size_t at, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int n = at < size ? vsnprintf(out + at, size - at, format, args) : 0;
+    va_end(args);
+    return at + (n > 0 ? (size_t)n : 0);
+}
+
+/* Chunks that are larger or smaller than the first one say so. */
 static void name_shape(const struct sfi_shape *shape, char *out, size_t size) {
     size_t at = 0;
     out[0] = '\0';
-    for (uint32_t i = 0; i < shape->sweeps_n && at < size; i++) {
+    for (uint32_t i = 0; i < shape->sweeps_n; i++) {
         const struct sfi_sweep *w = &shape->sweeps[i];
-        const char *gap = i > 0 ? " " : "", *way = w->down ? "down" : "up";
-        int n = w->width > 1 ? snprintf(out + at, size - at, "%s%u%s", gap, w->width, way)
-                             : snprintf(out + at, size - at, "%s%s", gap, way);
-        at += n > 0 ? (size_t)n : 0;
+        at = add_text(out, size, at, "%s", i > 0 ? " " : "");
+        at = w->width > 1 ? add_text(out, size, at, "%u", w->width) : at;
+        at = add_text(out, size, at, "%s", w->down ? "down" : "up");
+        if (w->parts != shape->sweeps[0].parts) {
+            at = add_text(out, size, at, "*%.3g", (double)w->parts / shape->sweeps[0].parts);
+        }
     }
 }
 
@@ -77,23 +105,50 @@ static int allocate(struct sfi_synth *s, struct sf_err *err) {
     return 0;
 }
 
-/* Share `part` of `parts` of a time; the shares add up exactly. */
-static sf_time_ps share(sf_time_ps whole, uint32_t part, uint32_t parts) {
-    return whole / parts + (part < (uint32_t)(whole % parts));
+/* Parts `from` to `to` of a device's whole share of a microbatch; those of all its chunks add up exactly. */
+struct part {
+    uint32_t from, to, all;
+};
+
+static sf_time_ps part_of(sf_time_ps whole, const struct part *p) {
+    sf_time_ps each = whole / p->all, rest = whole % p->all; /* the first `rest` parts get one more */
+    sf_time_ps to = rest < p->to ? rest : p->to, from = rest < p->from ? rest : p->from;
+    return each * (p->to - p->from) + to - from;
 }
 
-static void set_costs(const struct sf_synth_problem *problem, struct sfi_synth *s) {
+/* Of the j-th chunk of every device. */
+static struct part part_at(const struct sfi_shape *shape, uint32_t j) {
+    struct part p = {.all = 0};
+    for (uint32_t i = 0, chunk = 0; i < shape->sweeps_n; i++) {
+        for (uint32_t k = 0; k < shape->sweeps[i].width; k++, chunk++) {
+            if (chunk == j) {
+                p.from = p.all;
+                p.to = p.all + shape->sweeps[i].parts;
+            }
+            p.all += shape->sweeps[i].parts;
+        }
+    }
+    return p;
+}
+
+static void set_cost(const struct sf_synth_problem *problem, const struct part *part, uint32_t stage,
+                     struct sfi_synth *s) {
+    uint32_t from = problem->stages > 0 ? stage : 0;
+    double share = (double)part->all / (part->to - part->from);
+    s->f[stage] = part_of(problem->f[from], part);
+    s->b[stage] = part_of(problem->b[from], part);
+    s->w[stage] = part_of(problem->w[from], part);
+    s->mem_f[stage] = problem->mem_f[from] / share;
+    s->mem_b[stage] = problem->mem_b[from] / share;
+    s->mem_w[stage] = problem->mem_w[from] / share;
+}
+
+static void set_costs(const struct sf_synth_problem *problem, const struct sfi_shape *shape, struct sfi_synth *s) {
     for (uint32_t d = 0; d < s->devices; d++) {
         for (uint32_t j = 0; j < s->chunks; j++) {
             uint32_t stage = s->held[d * s->chunks + j];
-            bool own = problem->stages > 0;
-            uint32_t from = own ? stage : 0, parts = own ? 1 : s->chunks, part = own ? 0 : j;
-            s->f[stage] = share(problem->f[from], part, parts);
-            s->b[stage] = share(problem->b[from], part, parts);
-            s->w[stage] = share(problem->w[from], part, parts);
-            s->mem_f[stage] = problem->mem_f[from] / parts;
-            s->mem_b[stage] = problem->mem_b[from] / parts;
-            s->mem_w[stage] = problem->mem_w[from] / parts;
+            struct part part = problem->stages > 0 ? (struct part){0, 1, 1} : part_at(shape, j);
+            set_cost(problem, &part, stage, s);
             s->work[d] += s->f[stage] + s->b[stage] + s->w[stage];
         }
         s->period = s->work[d] > s->period ? s->work[d] : s->period;
@@ -109,6 +164,14 @@ static void set_paths(struct sfi_synth *s) {
     for (uint32_t i = last; i-- > 0;) {
         s->b_at[i] = s->b_at[i + 1] + s->b[i + 1] + sfi_hop(s, i + 1, i);
     }
+}
+
+static bool has_unequal(const struct sfi_shape *shape) {
+    bool unequal = false;
+    for (uint32_t i = 1; i < shape->sweeps_n; i++) {
+        unequal = unequal || shape->sweeps[i].parts != shape->sweeps[0].parts;
+    }
+    return unequal;
 }
 
 static int set_held(struct sfi_synth *s, struct sf_err *err) {
@@ -142,13 +205,14 @@ int sfi_synth_init(const struct sf_synth_problem *problem, const struct sfi_shap
     } else {
         place_sweeps(shape, out);
         name_shape(shape, out->name, sizeof out->name);
+        out->uneven = problem->stages == 0 && has_unequal(shape);
     }
     int rc = set_held(out, err);
     if (rc != 0) {
         sfi_synth_clear(out);
         return rc;
     }
-    set_costs(problem, out);
+    set_costs(problem, shape, out);
     set_paths(out);
     return 0;
 }

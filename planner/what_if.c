@@ -7,8 +7,8 @@
 #define CLOSE 1.02
 
 /* INFINITY where the plan does not fit such a batch. */
-static int worth_on(const struct sf_scenario *s, const struct sf_cost *cost, int objective, const struct sf_plan *plan,
-                    double *out, struct sf_err *err) {
+static int worth_on(const struct sf_scenario *s, const struct sf_scenario *whole, const struct sf_cost *cost,
+                    int objective, const struct sf_plan *plan, double *out, struct sf_err *err) {
     const struct sf_sim_options options = {.seed = s->job.seed, .threads = 1};
     struct sf_sim_result r;
     struct sf_merit merit;
@@ -21,7 +21,7 @@ static int worth_on(const struct sf_scenario *s, const struct sf_cost *cost, int
     rc = sf_sim_run(prog, cost, &options, &r, err);
     if (rc == 0) {
         sfi_merit_init(s, plan, prog, sf_ps_to_s(r.step_time), &merit);
-        *out = sfi_worth_s(s, objective, &merit, sf_ps_to_s(r.step_time));
+        *out = sfi_worth_s(whole, objective, &merit, sf_ps_to_s(r.step_time));
     }
     sf_prog_free(prog);
     return rc;
@@ -29,7 +29,7 @@ static int worth_on(const struct sf_scenario *s, const struct sf_cost *cost, int
 
 int sf_asked_worth_s(const struct sf_scenario *s, const char *kernels, int objective, const struct sf_plan *plan,
                      const struct sf_asked *asked, double *out, struct sf_err *err) {
-    struct sf_scenario other = *s;
+    struct sf_scenario other;
     struct sf_plan same = *plan;
     struct sf_cost *cost = NULL;
     double microbatches = plan->microbatches * asked->batch;
@@ -38,10 +38,11 @@ int sf_asked_worth_s(const struct sf_scenario *s, const char *kernels, int objec
         return 0;
     }
     same.microbatches = (uint32_t)round(microbatches);
+    sf_scenario_narrow(s, plan, &other);
     other.job.global_batch_sequences = (uint64_t)plan->dp * plan->micro_batch * same.microbatches;
     SF_TRY(sf_topo_scaled(s->topo, &asked->by, &other.topo, err));
     int rc = sf_cost_create(other.topo, &sf_io_posix, kernels, &cost, err);
-    rc = rc == 0 ? worth_on(&other, cost, objective, &same, out, err) : rc;
+    rc = rc == 0 ? worth_on(&other, s, cost, objective, &same, out, err) : rc;
     sf_cost_free(cost);
     sf_topo_scaled_free(other.topo);
     return rc;

@@ -307,7 +307,7 @@ static void find_axes(struct sfi_image *im) {
     im->dp_n = 1;
     for (uint32_t a = 0; a < im->prog->axes_n; a++) {
         const struct sf_axis *axis = &im->prog->axes[a];
-        if (strcmp(axis->name, "tp") != 0 && strcmp(axis->name, "pp") != 0) {
+        if (strncmp(axis->name, "tp", 2) != 0 && strcmp(axis->name, "pp") != 0) {
             im->dp_axes |= 1u << a;
             im->dp_n *= axis->size;
         }

@@ -70,11 +70,18 @@ static int new_comm(struct sfi_record *rec, struct sfi_record_comm init, const c
     }
     *c = init;
     c->rec = rec;
+    c->picks = rec->picks;
     snprintf(c->name, sizeof c->name, "%s", name);
     rec->comms[rec->comms_n++] = c;
     rec->comms_live++;
     *out = c;
     return SF_OK;
+}
+
+static int record_comm_picks(void *self, const struct sf_coll_picks *picks, struct sf_err *err) {
+    struct sfi_record *rec = self;
+    rec->picks = *picks;
+    return sfi_record_forbid_in_run(rec, "the algorithms of a communicator are told", err);
 }
 
 static int record_comm_world(void *self, const unsigned char (*ids)[SFI_NCCL_ID_BYTES], uint32_t ids_n, uint32_t ranks,
@@ -87,14 +94,29 @@ static int record_comm_world(void *self, const unsigned char (*ids)[SFI_NCCL_ID_
     return new_comm(rec, (struct sfi_record_comm){.key = rank, .rank = rank}, "world", out, err);
 }
 
+/* Two members on different algorithms wait for each other for ever. */
+static int check_picks(const struct sfi_record *rec, const struct sfi_record_comm *c, struct sf_err *err) {
+    for (size_t i = 0; i < rec->comms_n; i++) {
+        const struct sfi_record_comm *other = rec->comms[i];
+        bool same = !other->ended && other->split == c->split && other->color == c->color;
+        if (same && memcmp(&other->picks, &c->picks, sizeof c->picks) != 0) {
+            return sfi_record_violation(rec, err,
+                                        "ranks %u and %u were told different algorithms for communicator \"%s\"",
+                                        other->rank, c->rank, c->name);
+        }
+    }
+    return SF_OK;
+}
+
 static int record_comm_split(void *self, void *comm, uint32_t color, uint32_t key, const char *name, void **out,
                              struct sf_err *err) {
     struct sfi_record *rec = self;
     const struct sfi_record_comm *parent = comm;
-    return new_comm(rec,
+    SF_TRY(new_comm(rec,
                     (struct sfi_record_comm){
                         .split = ++rec->splits[parent->rank], .color = color, .key = key, .rank = parent->rank},
-                    name, out, err);
+                    name, out, err));
+    return check_picks(rec, *out, err);
 }
 
 static int record_comm_register(void *self, void *comm, void *base, uint64_t bytes, void **handle, struct sf_err *err) {
@@ -195,6 +217,7 @@ static int record_comm_fault(void *self, void *comm, struct sf_err *err) {
 
 void sfi_record_fill_comms(struct sfi_gpu_api *api) {
     api->watch = record_watch;
+    api->comm_picks = record_comm_picks;
     api->comm_id = record_comm_id;
     api->comm_world = record_comm_world;
     api->comm_split = record_comm_split;

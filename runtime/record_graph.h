@@ -23,6 +23,7 @@ struct sfi_record_comm {
     uint32_t split, color, key; /* split 0: the world; else which one of its rank's splits */
     uint32_t rank;              /* in the world */
     bool ended, aborted;
+    struct sf_coll_picks picks;
     char name[SF_NAME + 16];
 };
 
@@ -130,6 +131,7 @@ struct sfi_record {
     uint64_t ticks;                 /* the device's clock */
     struct sfi_record_comm **comms; /* all that were made */
     size_t comms_n, comms_live;     /* made; not ended */
+    struct sf_coll_picks picks;     /* of communicators from now on */
     unsigned char *ids;             /* where the world meets */
     uint32_t ids_made;
     struct sf_err ending; /* the first communicator that was ended in a wrong way */

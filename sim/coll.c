@@ -1,48 +1,7 @@
-/* Names, questions, and the choice between algorithms. */
+/* Questions, and the choice between algorithms. */
 #include "sim/coll_internal.h"
 
 #include <string.h>
-
-static const char *const op_names[] = {
-#define X(NAME, name) name,
-    SF_COLL_OPS(X)};
-static const char *const algorithm_names[] = {SF_COLL_ALGORITHMS(X)};
-static const char *const protocol_names[] = {SF_COLL_PROTOCOLS(X)
-#undef X
-};
-
-const char *sf_coll_op_name(int op) {
-    return op >= 0 && op < SF_COLL_OPS_N ? op_names[op] : "?";
-}
-
-const char *sf_coll_algorithm_name(int algorithm) {
-    return algorithm >= 0 && algorithm < SF_COLL_ALGORITHMS_N ? algorithm_names[algorithm] : "?";
-}
-
-const char *sf_coll_protocol_name(int protocol) {
-    return protocol >= 0 && protocol < SF_COLL_PROTOCOLS_N ? protocol_names[protocol] : "?";
-}
-
-static int parse(const char *const *names, int n, const char *name) {
-    for (int i = 0; i < n; i++) {
-        if (strcmp(names[i], name) == 0) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-int sf_coll_op_parse(const char *name) {
-    return parse(op_names, SF_COLL_OPS_N, name);
-}
-
-int sf_coll_algorithm_parse(const char *name) {
-    return parse(algorithm_names, SF_COLL_ALGORITHMS_N, name);
-}
-
-int sf_coll_protocol_parse(const char *name) {
-    return parse(protocol_names, SF_COLL_PROTOCOLS_N, name);
-}
 
 static uint32_t levels_of(uint32_t domains) {
     return domains <= 1 ? 0 : 32u - (uint32_t)__builtin_clz(domains - 1);
@@ -138,12 +97,33 @@ static bool better(const struct rank *a, const struct rank *b) {
     return a->tuned != b->tuned ? a->tuned : a->expected_s < b->expected_s;
 }
 
+/* What the program picked, where that can be done; or the quickest of all that NCCL would run when told. False: nobody
+ * told. */
+static bool choose_told(const struct sfi_ask *a, const struct sf_coll_query *q, struct sf_coll_choice *out) {
+    struct sf_coll_choice one;
+    uint8_t pick = q->span.picks.of[q->op];
+    bool found = false;
+    if (pick != 0) {
+        return price(a, (enum sf_coll_algorithm)sf_coll_pick_algorithm(pick),
+                     (enum sf_coll_protocol)sf_coll_pick_protocol(pick), out);
+    }
+    for (int i = 0; i < SF_COLL_CANDIDATES && q->span.quickest; i++) {
+        if (price(a, (enum sf_coll_algorithm)(i / SF_COLL_PROTOCOLS_N),
+                  (enum sf_coll_protocol)(i % SF_COLL_PROTOCOLS_N), &one) &&
+            sf_coll_can_be_told(q->op, &one) && (!found || one.time_s < out->time_s)) {
+            *out = one;
+            found = true;
+        }
+    }
+    return found;
+}
+
 void sf_coll_choose(const struct sf_coll *c, const struct sf_coll_query *q, struct sf_coll_choice *out) {
     struct sfi_ask a = sfi_ask_of(c, q);
     struct rank best = {.expected_s = -1};
     int chosen = SF_COLL_RING * SF_COLL_PROTOCOLS_N + SF_COLL_SIMPLE;
     *out = (struct sf_coll_choice){.algorithm = SF_COLL_RING, .protocol = SF_COLL_SIMPLE};
-    if (a.n < 2) {
+    if (a.n < 2 || choose_told(&a, q, out)) {
         return;
     }
     for (int i = 0; i < SF_COLL_CANDIDATES; i++) {

@@ -12,47 +12,11 @@
 
 #include <stdbool.h>
 
+#include "core/collective.h"
 #include "core/hash.h"
 #include "core/io.h"
 #include "sim/cost.h"
 #include "topo/topo.h"
-
-/* X(NAME, "name") */
-#define SF_COLL_OPS(X)                                                                                                 \
-    X(ALL_REDUCE, "all_reduce")                                                                                        \
-    X(ALL_GATHER, "all_gather")                                                                                        \
-    X(REDUCE_SCATTER, "reduce_scatter")                                                                                \
-    X(ALL_TO_ALL, "all_to_all")                                                                                        \
-    X(BROADCAST, "broadcast")
-/* X(NAME, "name") - the first six are NCCL's, with its own estimate of their time. */
-#define SF_COLL_ALGORITHMS(X)                                                                                          \
-    X(TREE, "tree") /* chain inside a domain, double binary tree across */                                             \
-    X(RING, "ring")                                                                                                    \
-    X(COLLNET, "collnet")           /* the network's switches add up (SHARP), NVLink point to point */                 \
-    X(NVLS, "nvls")                 /* NVSwitch adds up; across domains only with SHARP */                             \
-    X(NVLS_TREE, "nvls_tree")       /* NVSwitch inside, double binary tree across */                                   \
-    X(PAT, "pat")                   /* binomial, one GPU per domain */                                                 \
-    X(DIRECT, "direct")             /* all_to_all: one message per peer */                                             \
-    X(RAIL, "rail")                 /* all_to_all: over NVLink to the peer's rail, then one message per domain */      \
-    X(HIERARCHICAL, "hierarchical") /* all_to_all: the same in two phases, one after the other */
-/* X(NAME, "name") */
-#define SF_COLL_PROTOCOLS(X)                                                                                           \
-    X(LL, "ll")         /* a flag with every 4 bytes */                                                                \
-    X(LL128, "ll128")   /* a flag with every 120 bytes */                                                              \
-    X(SIMPLE, "simple") /* a flag per slice */
-
-#define X(NAME, name) SF_COLL_##NAME,
-enum sf_coll_op { SF_COLL_OPS(X) SF_COLL_OPS_N };
-enum sf_coll_algorithm { SF_COLL_ALGORITHMS(X) SF_COLL_ALGORITHMS_N };
-enum sf_coll_protocol { SF_COLL_PROTOCOLS(X) SF_COLL_PROTOCOLS_N };
-#undef X
-
-const char *sf_coll_op_name(int op);
-const char *sf_coll_algorithm_name(int algorithm);
-const char *sf_coll_protocol_name(int protocol);
-int sf_coll_op_parse(const char *name); /* -1 when unknown; so do the next two */
-int sf_coll_algorithm_parse(const char *name);
-int sf_coll_protocol_parse(const char *name);
 
 struct sf_coll; /* immutable after creation */
 
@@ -84,8 +48,13 @@ bool sf_coll_price(const struct sf_coll *c, const struct sf_coll_query *q, enum 
 #define SF_COLL_CANDIDATES (SF_COLL_ALGORITHMS_N * SF_COLL_PROTOCOLS_N)
 size_t sf_coll_candidates(const struct sf_coll *c, const struct sf_coll_query *q,
                           struct sf_coll_choice out[SF_COLL_CANDIDATES]);
-/* What the job would run: the cluster's `collectives:` where it can, among the rest what NCCL expects to be fastest;
- * all_to_all, which NCCL does not tune, by time_s. One member takes no time. */
+/* NCCL runs what it is told where it has an estimate of its own; all_to_all is made of messages, in whatever way. */
+static inline bool sf_coll_can_be_told(enum sf_coll_op op, const struct sf_coll_choice *c) {
+    return op == SF_COLL_ALL_TO_ALL || c->nccl_s >= 0;
+}
+/* What the job would run: the span's pick where that can be done, or the quickest where the span asks for it; else the
+ * cluster's `collectives:` where it can, among the rest what NCCL expects to be fastest; all_to_all, which NCCL does
+ * not tune, by time_s. One member takes no time. */
 void sf_coll_choose(const struct sf_coll *c, const struct sf_coll_query *q, struct sf_coll_choice *out);
 
 /* What a time rests on: the links it crosses, and whether this device's times were held against published ones there.

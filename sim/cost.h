@@ -95,11 +95,13 @@ sf_time_ps sf_cost_call(const struct sf_cost *c, const struct sf_call *call, enu
 /* How a group of GPUs is spread, which is what a collective's time depends on. */
 struct sf_span {
     uint32_t members;
-    uint32_t domains;        /* scale-up domains touched */
-    uint32_t min_per_domain; /* members in the emptiest touched domain */
-    uint32_t kind;           /* enum sf_route_kind: highest tier crossed by neighbours in ring order */
-    uint32_t kinds;          /* bit set of the kinds of its GPUs; 0: all that the cluster has */
-    bool alone;              /* what others do on the links between is somebody else's to simulate */
+    uint32_t domains;           /* scale-up domains touched */
+    uint32_t min_per_domain;    /* members in the emptiest touched domain */
+    uint32_t kind;              /* enum sf_route_kind: highest tier crossed by neighbours in ring order */
+    uint32_t kinds;             /* bit set of the kinds of its GPUs; 0: all that the cluster has */
+    bool alone;                 /* what others do on the links between is somebody else's to simulate */
+    bool quickest;              /* whatever algorithm and protocol take least, where no pick says otherwise */
+    struct sf_coll_picks picks; /* of the communicator */
 };
 /* Group of `comm` that `rank` belongs to. O(members). */
 void sf_span_of(const struct sf_prog *prog, const struct sf_topo *topo, uint32_t comm, uint32_t rank,

@@ -181,6 +181,7 @@ int sfi_mesh_groups(const struct sfi_mesh *m, uint32_t axes, struct sf_arena *ar
 
 int sfi_mesh_comm(struct sfi_mesh *m, uint32_t comm, struct sf_arena *arena, struct sf_err *err) {
     struct sfi_comm *c = &m->comms[comm];
+    c->picks = m->prog->comms[comm].picks;
     return c->base ? SF_OK : sfi_mesh_groups(m, m->prog->comms[comm].axes, arena, c, err);
 }
 
@@ -257,7 +258,7 @@ static void span_end(struct span_walk *w) {
 }
 
 void sfi_mesh_span(const struct sfi_mesh *m, const struct sfi_comm *c, uint32_t group, struct sf_span *out) {
-    *out = (struct sf_span){.kind = SF_ROUTE_SELF};
+    *out = (struct sf_span){.kind = SF_ROUTE_SELF, .picks = c->picks};
     struct span_walk w = {.topo = m->topo, .span = out};
     for (uint32_t i = 0; i < c->members_n; i++) {
         uint32_t rank = c->base[group] + c->offset[i];
@@ -268,7 +269,7 @@ void sfi_mesh_span(const struct sfi_mesh *m, const struct sfi_comm *c, uint32_t 
 
 void sf_span_of(const struct sf_prog *prog, const struct sf_topo *topo, uint32_t comm, uint32_t rank,
                 struct sf_span *out) {
-    *out = (struct sf_span){.kind = SF_ROUTE_SELF};
+    *out = (struct sf_span){.kind = SF_ROUTE_SELF, .picks = prog->comms[comm].picks};
     struct span_walk w = {.topo = topo, .span = out};
     uint8_t kind_of_stock[SF_KINDS_MAX];
     uint32_t n = sf_prog_comm_size(prog, comm);

@@ -20,6 +20,7 @@ struct sfi_comm {     /* geometry of one communicator */
     uint32_t *at;      /* by rank: place along the innermost axis; NULL until sfi_mesh_places */
     uint32_t together; /* ranks of a strip that are in one group, and how far the last of them is from the first */
     uint32_t reach;
+    struct sf_coll_picks picks;
 };
 
 struct sfi_pace { /* what is left of the speed of a rank's device, scale-up port and NIC: 0 < pace <= 1 */

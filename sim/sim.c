@@ -1,5 +1,6 @@
 /* One step, predicted: build, run, read. */
 #include "sim/sim.h"
+#include "sim/picks.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -297,7 +298,8 @@ int sf_sim_run(const struct sf_prog *prog, const struct sf_cost *cost, const str
     if (!j.arena) {
         return sf_fail_memory(err, "simulation");
     }
-    int rc = build(&j, err);
+    int rc = sf_picks_check(prog, cost, err);
+    rc = rc ? rc : build(&j, err);
     sf_time_ps built = sf_clock_host.now(sf_clock_host.self);
     rc = rc ? rc : sfi_run(&j.run, j.arena, err);
     out->fold_s = sf_ps_to_s(built - began);

@@ -131,9 +131,8 @@ static void print_fabric(const struct sf_topo_found *f, struct sf_buf *out) {
     sf_buf_printf(out, " }\n");
 }
 
-/* A cluster of one kind of domains, as a group. */
-static void group_of(const struct sf_topo_found *f, struct sf_topo_group *out) {
-    *out = (struct sf_topo_group){.domains = f->domains,
+void sfi_io_group(const struct sf_topo_found *f, uint32_t domains, struct sf_topo_group *out) {
+    *out = (struct sf_topo_group){.domains = domains,
                                   .trays = f->trays,
                                   .gpus_per_tray = f->gpus_per_tray,
                                   .cpus_per_tray = f->cpus_per_tray,
@@ -176,7 +175,7 @@ void sfi_io_print_cluster(const struct sf_topo_found *f, struct sf_buf *out) {
     if (f->groups_n > 0) {
         print_groups(f, out);
     } else {
-        group_of(f, &only);
+        sfi_io_group(f, f->domains, &only);
         sf_buf_printf(out, "device: \"%s\"\ndomains: %u\n", f->device, f->domains);
         print_domain(&only, out);
         sf_buf_printf(out, "\n");
@@ -215,7 +214,7 @@ static int check_counts(const struct sf_topo *t, const struct sf_topo_found *f, 
     sf_topo_count(t, &n);
     struct sf_topo_group first;
     uint64_t gpus = 0, cpus = 0, chips = 0, links = 0;
-    group_of(f, &first);
+    sfi_io_group(f, f->domains, &first);
     for (uint32_t i = 0; i < f->groups_n || i == 0; i++) {
         const struct sf_topo_group *g = f->groups_n > 0 ? &f->groups[i] : &first;
         uint64_t here = (uint64_t)g->domains * g->trays * g->gpus_per_tray;

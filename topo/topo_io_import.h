@@ -85,4 +85,7 @@ int sfi_io_take_title(const char *path, const char *wish, char out[64], struct s
 
 void sfi_io_print_cluster(const struct sf_topo_found *f, struct sf_buf *out);
 
+/* So many domains like the one that is described in `f`. */
+void sfi_io_group(const struct sf_topo_found *f, uint32_t domains, struct sf_topo_group *out);
+
 #endif

@@ -554,19 +554,6 @@ static int describe_fabric(struct plan *p, const struct sf_topo_wishes *w, struc
     return 0;
 }
 
-static void keep_group(const struct sf_topo_found *f, const struct run *r, struct sf_topo_group *out) {
-    *out = (struct sf_topo_group){.domains = r->domains,
-                                  .trays = f->trays,
-                                  .gpus_per_tray = f->gpus_per_tray,
-                                  .cpus_per_tray = f->cpus_per_tray,
-                                  .nvswitches = f->nvswitches,
-                                  .links_per_gpu = f->links_per_gpu};
-    memcpy(out->kind, f->kind, sizeof out->kind);
-    memcpy(out->device, f->device, sizeof out->device);
-    memcpy(out->link, f->link, sizeof out->link);
-    memcpy(out->cpu_link, f->cpu_link, sizeof out->cpu_link);
-}
-
 /* The first kind last, so that it is what stays in `f`. */
 static int describe_domains(const struct plan *p, const struct sf_topo_wishes *w, struct sf_topo_found *f,
                             struct sf_err *err) {
@@ -589,7 +576,7 @@ static int describe_domains(const struct plan *p, const struct sf_topo_wishes *w
         }
         gpus = here;
         if (f->groups_n > 0) {
-            keep_group(f, &p->runs[r], &f->groups[r]);
+            sfi_io_group(f, p->runs[r].domains, &f->groups[r]);
         }
     }
     return 0;

@@ -14,9 +14,10 @@
 #include <stdint.h>
 
 #include "core/call.h"
+#include "core/collective.h"
 #include "core/err.h"
 
-#define SFI_GPU_API_VERSION 4
+#define SFI_GPU_API_VERSION 5
 #define SFI_GPU_SOURCES 64 /* of one sum */
 #define SFI_NCCL_ID_BYTES 128
 
@@ -130,6 +131,9 @@ struct sfi_gpu_api {
     /* Communicators: non-blocking inside, finished when these return. Not during a capture. `color` and `key` as for
      * ncclCommSplit. fault: SF_OK, or why a communicator is broken. abort gives up what is under way. */
     void (*watch)(void *self, const struct sfi_watch *watch); /* from now on; NULL: nobody */
+    /* What the collectives of communicators that are made from now on run on. Where a program says so for any of them,
+     * it is called before its world is made, too. */
+    int (*comm_picks)(void *self, const struct sf_coll_picks *picks, struct sf_err *err);
     int (*comm_id)(void *self, unsigned char id[SFI_NCCL_ID_BYTES], struct sf_err *err);
     /* ids[ids_n] of all roots, the same on every rank; NULL comes out of a failure. */
     int (*comm_world)(void *self, const unsigned char (*ids)[SFI_NCCL_ID_BYTES], uint32_t ids_n, uint32_t ranks,

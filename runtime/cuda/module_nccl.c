@@ -1,5 +1,6 @@
 /* Communicators over NCCL. They do not block: every call is followed until NCCL says that it is done, so a partner that
  * never comes is an error after a while and not a process that hangs. */
+#include <dlfcn.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include "core/prog.h"
 #include "runtime/clock.h"
 #include "runtime/cuda/module.h"
+#include "runtime/cuda/tuner.h"
 
 #define LOOK_EVERY_NS 100000000
 #define SETUP_NS (300 * INT64_C(1000000000)) /* thousands of ranks may come minutes apart */
@@ -44,6 +46,25 @@ static int follow(const struct sfi_module *m, ncclResult_t rc, ncclComm_t comm, 
     }
     SF_TRY(look(m, err)); /* the cause, where this is a consequence */
     return fail(err, rc, comm, what);
+}
+
+/* NCCL opens its tuner by the name of a file, once for a process, and finds this module open already. */
+static int nccl_comm_picks(void *self, const struct sf_coll_picks *picks, struct sf_err *err) {
+    Dl_info module;
+    (void)self;
+    if (dladdr(&ncclTunerPlugin_v4, &module) == 0) {
+        return sf_fail(err, SF_E_INTERNAL, "the module does not find itself");
+    }
+    const char *before = getenv("NCCL_TUNER_PLUGIN");
+    if (before && strcmp(before, module.dli_fname) != 0) {
+        return sf_fail(err, SF_E_USAGE,
+                       "the program says what collectives run on, and NCCL_TUNER_PLUGIN names another tuner, %.300s: "
+                       "unset it, or leave collectives out of the plan",
+                       before);
+    }
+    setenv("NCCL_TUNER_PLUGIN", module.dli_fname, 1);
+    sfi_tuner_next(picks);
+    return SF_OK;
 }
 
 static int nccl_comm_id(void *self, unsigned char id[SFI_NCCL_ID_BYTES], struct sf_err *err) {
@@ -84,7 +105,8 @@ static int nccl_comm_split(void *self, void *parent, uint32_t color, uint32_t ke
     config.commName = name;
     ncclResult_t rc = ncclCommSplit(parent, (int)color, (int)key, (ncclComm_t *)out, &config);
     SF_TRY(follow(self, rc, parent, "splitting a communicator", err));
-    return follow(self, ncclInProgress, *out, "a communicator", err);
+    SF_TRY(follow(self, ncclInProgress, *out, "a communicator", err));
+    return sfi_tuner_check(err);
 }
 
 static int nccl_comm_register(void *self, void *comm, void *base, uint64_t bytes, void **handle, struct sf_err *err) {
@@ -181,7 +203,8 @@ static int nccl_message(void *self, void *comm, const struct sfi_gpu_message *x,
     struct sfi_module *m = self;
     ncclResult_t rc = call(x, comm, ((struct sfi_module_stream *)stream)->stream);
     if (m->group_depth == 0) {
-        return follow(m, rc, comm, sf_op_name(x->kind), err);
+        SF_TRY(follow(m, rc, comm, sf_op_name(x->kind), err));
+        return sfi_tuner_check(err);
     }
     if (rc != ncclSuccess && rc != ncclInProgress) {
         return fail(err, rc, comm, sf_op_name(x->kind));
@@ -208,6 +231,7 @@ void sfi_module_nccl_version(int *version) {
 void sfi_module_nccl_fill(struct sfi_gpu_api *api) {
     setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
     api->watch = nccl_watch;
+    api->comm_picks = nccl_comm_picks;
     api->comm_id = nccl_comm_id;
     api->comm_world = nccl_comm_world;
     api->comm_split = nccl_comm_split;

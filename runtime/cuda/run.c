@@ -104,7 +104,9 @@ static int make_ids(struct gpu_run *g, struct sf_err *err) {
 }
 
 static int make_world(struct gpu_run *g, uint32_t session, struct sf_err *err) {
+    static const struct sf_coll_picks none;
     const struct sfi_gpu_api *api = g->device.api;
+    SF_TRY(sfi_gpu_picks(g->run.image->prog) ? api->comm_picks(api->self, &none, err) : SF_OK);
     return api->comm_world(api->self, (const unsigned char(*)[SFI_NCCL_ID_BYTES])g->ids, g->ids_n, g->run.image->ranks,
                            g->device.record ? session : g->rank, &g->worlds[session], err);
 }

@@ -154,6 +154,7 @@ struct sfi_gpu_message sfi_gpu_message_of_call(const struct sfi_gpu_rank *r, con
 
 /* walk_nccl.c: one rank, in the order of its program. */
 int sfi_gpu_walk_rank(struct sfi_session *s, struct sf_err *err);
+bool sfi_gpu_picks(const struct sf_prog *prog); /* it says what some collectives run on */
 int sfi_gpu_comms_create(struct sfi_session *s, struct sf_err *err);
 void sfi_gpu_comms_destroy(struct sfi_session *s);
 

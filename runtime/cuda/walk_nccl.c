@@ -145,6 +145,15 @@ static int color_senders(struct sfi_session *s, uint32_t comm, struct sf_err *er
     return SF_OK;
 }
 
+bool sfi_gpu_picks(const struct sf_prog *prog) {
+    for (uint32_t c = 0; c < prog->comms_n; c++) {
+        if (sf_coll_picks_any(&prog->comms[c].picks)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int create_comm(struct sfi_session *s, uint32_t comm, struct sf_err *err) {
     const struct sf_prog *prog = s->run->image->prog;
     const struct sfi_gpu_rank *r = &s->ranks[0];
@@ -152,6 +161,7 @@ static int create_comm(struct sfi_session *s, uint32_t comm, struct sf_err *err)
     uint32_t group = sf_prog_comm_group(prog, r->host->rank, comm);
     uint32_t index = sf_prog_comm_index(prog, r->host->rank, comm);
     SF_TRY(color_senders(s, comm, err));
+    SF_TRY(sfi_gpu_picks(prog) ? s->api->comm_picks(s->api->self, &prog->comms[comm].picks, err) : SF_OK);
     for (uint32_t k = 0; k < c->colors_n; k++) {
         char name[SF_NAME + 16];
         snprintf(name, sizeof name, "%s/%u", prog->comms[comm].name, k);

@@ -7,37 +7,18 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "planner/compile.h"
-#include "tests/unit/test_planner_fixture.h"
-#include "tests/unit/test_runtime_fixture.h"
-
 enum { STEPS = 3, BATCH = 8 };
 
-static struct sf_topo *cluster;
-static struct sf_scenario job;
+#include "tests/diff/train.h"
 
 static int setup(void **state) {
     (void)state;
-    cluster = load_cluster("cpu-8");
-    job = shaped_scenario(cluster, &tiny_shape);
+    int rc = load_job();
     job.model.layers = 4;
     job.model.mtp = 2;
     job.model.mtp_weight = 0.3;
-    job.job.global_batch_sequences = BATCH;
-    job.job.steps = STEPS;
     job.job.canonical = true;
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    unlink(temp_path("text"));
-    sf_topo_free(cluster);
-    return 0;
-}
-
-static void keep_loss(void *self, const struct sf_rt_step *step) {
-    ((double *)self)[step->step] = step->loss;
+    return rc;
 }
 
 static struct sf_plan plan_of(uint32_t tp, uint32_t pp, uint32_t dp, int schedule) {
@@ -54,14 +35,10 @@ static struct sf_plan plan_of(uint32_t tp, uint32_t pp, uint32_t dp, int schedul
 }
 
 static void train(const struct sf_plan *p, double loss[STEPS]) {
-    struct sf_prog *prog = NULL;
     struct sf_err err = {0};
-    const struct sf_rt_options options = {
-        .steps = STEPS, .data_path = make_text(4096), .on_step = keep_loss, .self = loss};
-    if (sf_compile(&job, p, &prog, &err) != 0 || sf_rt_run_threads(prog, &options, &err) != 0) {
+    if (train_plan(p, loss, &err) != 0) {
         fail_msg("%s pp %u: %s", sf_schedule_name(p->schedule), p->pp, err.msg);
     }
-    sf_prog_free(prog);
 }
 
 static void expect_same(const struct sf_plan *p, const double expected[STEPS]) {
@@ -149,6 +126,100 @@ static void test_ends(void **state) {
     job.job.canonical = true;
 }
 
+/* Shared gradients, activations on the host, slices: sums in another order, or shared by unit, and else the same. */
+static void expect_close(const struct sf_plan *p, const double expected[STEPS]) {
+    double loss[STEPS] = {0};
+    train(p, loss);
+    for (int i = 0; i < STEPS; i++) {
+        if (!(fabs(loss[i] - expected[i]) < 1e-5 * expected[i])) {
+            fail_msg("%s tp %u pp %u dp %u zero %u offload %u slices %u tied %d, step %d: loss %.9g, expected %.9g",
+                     sf_schedule_name(p->schedule), p->tp, p->pp, p->dp, p->zero, p->offload, p->slices, job.model.tied,
+                     i, loss[i], expected[i]);
+        }
+    }
+}
+
+static const struct variant {
+    uint32_t tp, pp, dp, zero, group, offload, slices;
+    int schedule, recompute;
+} variants[] = {
+    {1, 1, 2, 2, 0, 0, 1, SF_SCHEDULE_1F1B, SF_RECOMPUTE_NONE},
+    {1, 2, 2, 2, 0, 0, 1, SF_SCHEDULE_1F1B, SF_RECOMPUTE_FULL},
+    {1, 2, 4, 2, 2, 0, 1, SF_SCHEDULE_ZB_H1, SF_RECOMPUTE_NONE},
+    {2, 2, 2, 2, 0, 0, 1, SF_SCHEDULE_1F1B, SF_RECOMPUTE_SELECTIVE},
+    {1, 2, 2, 2, 0, 0, 1, SF_SCHEDULE_INTERLEAVED, SF_RECOMPUTE_NONE},
+    {1, 2, 2, 2, 0, 0, 1, SF_SCHEDULE_ZB_V, SF_RECOMPUTE_NONE},
+    {1, 1, 1, 0, 0, 3, 1, SF_SCHEDULE_1F1B, SF_RECOMPUTE_NONE},
+    {1, 2, 2, 1, 0, 2, 1, SF_SCHEDULE_1F1B, SF_RECOMPUTE_NONE},
+    {2, 2, 1, 0, 0, 1, 1, SF_SCHEDULE_ZB_H1, SF_RECOMPUTE_FULL},
+    {1, 2, 2, 2, 0, 2, 1, SF_SCHEDULE_GPIPE, SF_RECOMPUTE_SELECTIVE},
+    {1, 1, 1, 0, 0, 0, 2, SF_SCHEDULE_1F1B, SF_RECOMPUTE_NONE},
+    {1, 2, 2, 1, 0, 0, 4, SF_SCHEDULE_1F1B, SF_RECOMPUTE_FULL},
+    {2, 2, 1, 0, 0, 0, 2, SF_SCHEDULE_GPIPE, SF_RECOMPUTE_SELECTIVE},
+    {1, 2, 2, 0, 0, 2, 2, SF_SCHEDULE_1F1B, SF_RECOMPUTE_NONE},
+};
+
+/* tp pp dp zero; with the head in parts. */
+static const uint32_t parts[][4] = {{1, 2, 1, 0}, {1, 4, 2, 1}, {2, 2, 1, 0}, {2, 2, 2, 1}, {2, 4, 1, 0}};
+
+static void every_split_head(void) {
+    double expected[STEPS] = {0};
+    struct sf_plan first = plan_of(1, 1, 1, SF_SCHEDULE_1F1B);
+    train(&first, expected);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        struct sf_plan p = plan_of(parts[i][0], parts[i][1], parts[i][2], SF_SCHEDULE_1F1B);
+        p.zero = parts[i][3];
+        p.split_head = true;
+        p.recompute = i % 2 > 0 ? SF_RECOMPUTE_FULL : SF_RECOMPUTE_NONE;
+        p.whole_rows = i == 4;
+        expect_close(&p, expected);
+    }
+}
+
+static void test_heads_in_parts_train_the_same(void **state) {
+    (void)state;
+    job.job.canonical = false;
+    every_split_head();
+    job.model.mtp = 0;
+    every_split_head();
+    job.model.mtp = 2;
+    job.job.canonical = true;
+}
+
+static void every_variant(void) {
+    double expected[STEPS] = {0};
+    struct sf_plan first = plan_of(1, 1, 1, SF_SCHEDULE_1F1B);
+    train(&first, expected);
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
+        const struct variant *v = &variants[i];
+        struct sf_plan p = plan_of(v->tp, v->pp, v->dp, v->schedule);
+        p.zero = v->zero;
+        p.zero_group = v->group;
+        p.offload = v->offload;
+        p.slices = v->slices;
+        p.recompute = v->recompute;
+        if (v->tp == 1 || v->zero != 2 || job.job.clip_norm == 0) {
+            expect_close(&p, expected);
+        }
+    }
+}
+
+static void test_every_variant_trains_the_same(void **state) {
+    (void)state;
+    job.job.canonical = false;
+    for (int tied = 0; tied < 2; tied++) {
+        job.model.tied = tied > 0;
+        every_variant();
+    }
+    job.model.tied = false;
+    job.job.loss_rows = 12;
+    job.job.clip_norm = 0.5;
+    every_variant();
+    job.job.loss_rows = 0;
+    job.job.clip_norm = 0;
+    job.job.canonical = true;
+}
+
 /* The weight of what lies further enters the loss, and nothing else does. */
 static void test_weight(void **state) {
     (void)state;
@@ -171,8 +242,6 @@ static void test_other_loads_are_refused(void **state) {
     struct sf_plan p = plan_of(1, 1, 1, SF_SCHEDULE_1F1B);
     uint64_t row = job.job.seq_len_tokens * sizeof(int32_t);
     double loss[STEPS];
-    const struct sf_rt_options options = {
-        .steps = STEPS, .data_path = make_text(4096), .on_step = keep_loss, .self = loss};
     for (uint64_t less = 4; less <= 2 * row; less += 2 * row - 4) {
         struct sf_prog *prog = NULL;
         struct sf_err err = {0};
@@ -183,7 +252,7 @@ static void test_other_loads_are_refused(void **state) {
             i++;
         }
         ((struct sf_arg *)(uintptr_t)&c->args[c->ops[i].arg_first])->bytes -= less;
-        assert_int_equal(sf_rt_run_threads(prog, &options, &err), SF_E_INPUT);
+        assert_int_equal(run_program(prog, loss, &err), SF_E_INPUT);
         assert_non_null(strstr(err.msg, "sequences of 16 tokens of 4 bytes, by 1 slices, 3 times"));
         sf_prog_free(prog);
     }
@@ -191,7 +260,11 @@ static void test_other_loads_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_layout_has_the_same_bits),
-                                       cmocka_unit_test(test_logits_in_parts_and_clipping), cmocka_unit_test(test_ends),
-                                       cmocka_unit_test(test_weight), cmocka_unit_test(test_other_loads_are_refused)};
+                                       cmocka_unit_test(test_logits_in_parts_and_clipping),
+                                       cmocka_unit_test(test_ends),
+                                       cmocka_unit_test(test_every_variant_trains_the_same),
+                                       cmocka_unit_test(test_heads_in_parts_train_the_same),
+                                       cmocka_unit_test(test_weight),
+                                       cmocka_unit_test(test_other_loads_are_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

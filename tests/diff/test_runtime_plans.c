@@ -8,34 +8,16 @@
 #include <cmocka.h>
 
 #include "core/rng.h"
-#include "planner/compile.h"
-#include "tests/unit/test_planner_fixture.h"
-#include "tests/unit/test_runtime_fixture.h"
 
 enum { MUTANTS = 10000, STEPS = 2, RANKS = 4, BATCH = 8, SEEN = 4096 };
 
-static struct sf_topo *cluster;
-static struct sf_scenario job;
+#include "tests/diff/train.h"
 
 static int setup(void **state) {
     (void)state;
-    cluster = load_cluster("cpu-8");
-    job = shaped_scenario(cluster, &tiny_shape);
-    job.job.global_batch_sequences = BATCH;
+    int rc = load_job();
     job.job.gpus = RANKS;
-    job.job.steps = STEPS;
-    return cluster == NULL;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    unlink(temp_path("text"));
-    sf_topo_free(cluster);
-    return 0;
-}
-
-static void keep_loss(void *self, const struct sf_rt_step *step) {
-    ((double *)self)[step->step] = step->loss;
+    return rc;
 }
 
 static void spread(struct sf_plan *p) {
@@ -150,12 +132,7 @@ static bool is_new(struct sf_hash *seen, uint32_t *seen_n, struct sf_hash hash) 
 static void trains_the_same(struct sf_prog *prog, const double expected[STEPS]) {
     double loss[STEPS] = {0};
     struct sf_err err = {0};
-    const struct sf_rt_options options = {.steps = STEPS,
-                                          .data_path = make_text(4096),
-                                          .on_step = keep_loss,
-                                          .self = loss,
-                                          .stall_limit = 20 * SF_PS_PER_S};
-    if (sf_rt_run_threads(prog, &options, &err) != 0) {
+    if (run_program(prog, loss, &err) != 0) {
         fail_msg("%s was accepted and does not run: %s", prog->title, err.msg);
     }
     for (int i = 0; i < STEPS; i++) {
@@ -168,14 +145,10 @@ static void trains_the_same(struct sf_prog *prog, const double expected[STEPS]) 
 static void learn_expected(double out[STEPS]) {
     struct sf_rng rng = sf_rng_seed(0);
     struct sf_plan p = sound_plan(&rng);
-    struct sf_prog *prog = NULL;
     struct sf_err err = {0};
-    const struct sf_rt_options options = {
-        .steps = STEPS, .data_path = make_text(4096), .on_step = keep_loss, .self = out};
-    if (sf_compile(&job, &p, &prog, &err) != 0 || sf_rt_run_threads(prog, &options, &err) != 0) {
+    if (train_plan(&p, out, &err) != 0) {
         fail_msg("%s", err.msg);
     }
-    sf_prog_free(prog);
 }
 
 static void test_mutants_are_refused_or_equivalent(void **state) {
@@ -235,14 +208,10 @@ static void test_canonical_bits(void **state) {
         spread(&p);
         p.offload = cases[i][2] < p.layers[0] ? cases[i][2] : p.layers[0];
         double loss[STEPS] = {0};
-        struct sf_prog *prog = NULL;
         struct sf_err err = {0};
-        const struct sf_rt_options options = {
-            .steps = STEPS, .data_path = make_text(4096), .on_step = keep_loss, .self = loss};
-        if (sf_compile(&job, &p, &prog, &err) != 0 || sf_rt_run_threads(prog, &options, &err) != 0) {
+        if (train_plan(&p, loss, &err) != 0) {
             fail_msg("case %zu: %s", i, err.msg);
         }
-        sf_prog_free(prog);
         for (int k = 0; k < STEPS; k++) {
             expected[k] = i == 0 ? loss[k] : expected[k];
             assert_true(loss[k] == expected[k]);
@@ -252,21 +221,13 @@ static void test_canonical_bits(void **state) {
 }
 
 static bool trains(const struct sf_plan *p, double loss[STEPS]) {
-    struct sf_prog *prog = NULL;
     struct sf_err err = {0};
-    const struct sf_rt_options options = {
-        .steps = STEPS, .data_path = make_text(4096), .on_step = keep_loss, .self = loss};
-    int rc = sf_compile(&job, p, &prog, &err);
-    if (rc == SF_E_INPUT) {
-        return false;
-    }
-    rc = rc == 0 ? sf_rt_run_threads(prog, &options, &err) : rc;
-    if (rc != 0) {
+    int rc = train_plan(p, loss, &err);
+    if (rc != 0 && rc != SF_E_INPUT) {
         fail_msg("%s, %u of %u and %u of %u again: %s", sf_schedule_name(p->schedule), p->recompute_layers[0],
                  p->layers[0], p->recompute_layers[1], p->layers[1], err.msg);
     }
-    sf_prog_free(prog);
-    return true;
+    return rc == 0;
 }
 
 /* Whatever is made again, in any order of passes, whole or split, on the host or shared: no bit changes. */

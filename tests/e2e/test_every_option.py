@@ -43,7 +43,7 @@ LINES = {
         "--switch": ("spectrum4-sn5600", ["topo", "import", "pods.yaml", "--format", "infragraph"]),
     }),
     "plan": (["job.yaml"], {
-        "--output": ("p.yaml",), "--top": ("1",), "--explain": (), "--fewer": (), "--cluster": ("other.yaml",), "--kernels": ("kernels.yaml",),
+        "--output": ("p.yaml",), "--top": ("1",), "--explain": (), "--fewer": ((), ["plan", "racks.yaml"]), "--cluster": ("other.yaml",), "--kernels": ("kernels.yaml",),
         "--overlay": ("lost.yaml", ["plan", "racks.yaml"]), "--routing": ("ecmp", ["plan", "racks.yaml"]),
         "--times": ("nccl", ["plan", "racks.yaml"]),
         "--objective": ("cost",), "--jitter": ("20%", ["plan", "job.yaml", "--objective", "p95", "--seeds", "2"]),

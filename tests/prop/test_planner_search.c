@@ -57,6 +57,7 @@ static struct sf_scenario random_scenario(const struct world *w, struct sf_rng *
     s.pins.cp = (struct sf_pin){.n = 2, .value = {1, 2}};
     s.pins.ep = (struct sf_pin){.n = 2, .value = {1, 1 + pick(rng, 2)}};
     s.pins.ep.n = s.pins.ep.value[1] == 1 ? 1 : 2;
+    s.pins.collectives = (struct sf_pin){.n = pick(rng, 2) * 2, .value = {0, 1}};
     return s;
 }
 
@@ -74,18 +75,23 @@ static void try_plan(const struct sf_scenario *s, struct sfi_search *search, str
         return;
     }
     double step_s = sf_ps_to_s(r.sim.step_time) * (1 + 1e-9);
+    assert_int_equal(sfi_evaluate_tuned(search, s, plan, &r, &err), 0);
+    step_s = fmin(step_s, sf_ps_to_s(r.sim.step_time) * (1 + 1e-9));
     const struct sfi_freedom freedom = sfi_freedom_of((uint32_t)plan->schedule, plan->vpp);
     search->plan = *plan;
     assert_int_equal(sfi_find_layout(search, &at->layout, NULL), 0); /* of its group that shares */
     struct sfi_bounded b = sfi_bounded_of(search, at, plan->zero);
     b.units = sfi_least_units(search, at->price);
     double bound_s = sfi_bound_s(&b, &freedom);
+    b.units = sfi_plan_units(plan);
+    double cut_s = plan->partly ? bound_s : sfi_bound_cut_s(&b, &freedom, &s->model, plan, INFINITY);
     assert_true(sfi_replay_plan(&search->base, at->layout, at->price, plan, &replayed));
     struct sfi_estimate e = sfi_estimate_of(&search->base, at->layout, at->price, plan, &replayed);
-    if (bound_s > step_s || e.least_s > step_s) {
-        fail_msg("%s: bound %.9f, least %.9f, simulated %.9f: layers %u zero %u recompute %d gpus %u tp %u cp %u ep %u "
+    if (bound_s > step_s || cut_s > step_s || e.least_s > step_s) {
+        fail_msg("%s: bound %.9f, of its cut %.9f, least %.9f, simulated %.9f: layers %u zero %u recompute %d gpus %u "
+                 "tp %u cp %u ep %u "
                  "pp %u vpp %u m %u etp %u slices %u gather %d whole_rows %d split_head %d group %u offload %u",
-                 sf_schedule_name(plan->schedule), bound_s, e.least_s, step_s, s->model.layers, plan->zero,
+                 sf_schedule_name(plan->schedule), bound_s, cut_s, e.least_s, step_s, s->model.layers, plan->zero,
                  plan->recompute, s->job.gpus, plan->tp, sf_plan_cp(plan), plan->ep, plan->pp, plan->vpp,
                  plan->microbatches, sf_plan_etp(plan), sf_plan_slices(plan), plan->cp_gather, plan->whole_rows,
                  plan->split_head, plan->zero_group, plan->offload);
@@ -175,6 +181,7 @@ static struct tally try_all(const struct sf_scenario *s, const struct sf_cost *c
     memset(&search, 0, sizeof search);
     search = (struct sfi_search){.scenario = s, .options = &options, .stats = &stats, .space = &space};
     sfi_base_init(s, cost, &search.base);
+    search.base.tuned = s->pins.collectives.n > 0;
     if (sfi_space_init(s, &space, &err) == 0) {
         assert_int_equal(sfi_search_visit(&search, &err), 0);
     }

@@ -78,7 +78,9 @@ static bool draw(struct world *w, struct trial *t) {
         domains /= 2;
     }
     uint32_t n = local * domains, kind = domains > 1 ? SF_ROUTE_LEAF + below(w, 2) : SF_ROUTE_DOMAIN;
-    struct sf_coll_query q = {(enum sf_coll_op)below(w, SF_COLL_BROADCAST), 0, {n, domains, local, kind, 0, false}};
+    struct sf_coll_query q = {(enum sf_coll_op)below(w, SF_COLL_BROADCAST),
+                              0,
+                              {.members = n, .domains = domains, .min_per_domain = local, .kind = kind}};
     q.bytes = (UINT64_C(1) << (9 + below(w, 22))) + below(w, 500);
     struct sf_coll_choice can[SF_COLL_CANDIDATES];
     size_t can_n = n > 1 ? sf_coll_candidates(w->coll[at], &q, can) : 0;

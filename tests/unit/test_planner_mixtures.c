@@ -357,23 +357,27 @@ static void further_is_part_of_the_end(void **state) {
     assert_true(f[1][3] > f[0][3] && f[1][2] == f[0][2]);
 }
 
-static void further_refuses(void **state) {
-    struct sf_scenario s = scenario_of(&variants[0], 4);
-    struct sf_plan plans[4];
-    static const char *const says[] = {"slices 1, found 2", "split_head 0, found 1", "zero 1 or 0, found 2",
-                                       "offload 0, found 1"};
+/* Whoever shares what, wherever activations wait, however heads and sequences are cut: all that predicts further is
+ * there, once for the model and the embedding once more for the last stage with layers. */
+static void further_with_all_kinds_of_plans(void **state) {
     (void)state;
-    s.model.mtp = 1;
-    for (size_t i = 0; i < 4; i++) {
-        struct sf_err err = {0};
-        plans[i] = plan_of(&s, 1, 1, 2, 2);
-        plans[i].slices = i == 0 ? 2 : 1;
-        plans[i].split_head = i == 1;
-        plans[i].zero = i == 2 ? 2 : 0;
-        plans[i].offload = i == 3;
-        assert_int_equal(sf_plan_check(&s, &plans[i], &err), SF_E_INPUT);
-        if (strstr(err.msg, says[i]) == NULL || strstr(err.msg, "num_nextn_predict_layers") == NULL) {
-            fail_msg("\"%s\" should say \"%s\"", err.msg, says[i]);
+    for (size_t i = 0; i < VARIANTS; i++) {
+        for (uint32_t k = 0; k < 5; k++) {
+            struct sf_scenario s = scenario_of(&variants[i], 4);
+            struct sf_plan p = plan_of(&s, 1, 1, 2, 2);
+            s.model.mtp = 2;
+            p.zero = k == 0 ? 2 : k == 1 ? 3 : 0;
+            p.offload = k == 2;
+            p.split_head = k == 3;
+            if (k == 4 && s.model.kv_rank == 0) {
+                p.slices = 2;
+                p.micro_batch = 1;
+                p.microbatches = 4;
+            }
+            struct sf_prog *prog = compiled(&s, &p);
+            uint64_t all = sf_model_params(&s.model) + sf_model_params_mtp(&s.model) + s.model.vocab * s.model.hidden;
+            assert_int_equal(weights_of(prog), p.zero == 3 ? 0 : all); /* which names none */
+            sf_prog_free(prog);
         }
     }
 }
@@ -436,7 +440,7 @@ int main(void) {
         cmocka_unit_test(up_projections_run_again),
         cmocka_unit_test(ends_without_layers),
         cmocka_unit_test(layers_have_prices_of_their_own),
-        cmocka_unit_test(further_refuses),
+        cmocka_unit_test(further_with_all_kinds_of_plans),
         cmocka_unit_test(further_is_part_of_the_end),
         cmocka_unit_test(layouts_are_read),
         cmocka_unit_test(bad_layouts_are_refused),

@@ -235,6 +235,35 @@ static void smaller_numbers_divide_well(void **state) {
     sf_scenario_clear(&s);
 }
 
+/* With effort enough one search over several numbers is no worse than that of the job's alone, says which it used, and
+ * its gap holds. */
+static void numbers_compete_in_one_search(void **state) {
+    struct sf_scenario s = scenario(288);
+    struct sf_search_options options = {.top = 1};
+    struct sf_plan_result whole, any;
+    struct sf_search_stats stats;
+    struct sf_cost *cost;
+    struct sf_err err = {0};
+    uint32_t n;
+    (void)state;
+    s.job.global_batch_sequences = 576;
+    s.pins.tp = (struct sf_pin){1, {4}};
+    s.pins.schedule = (struct sf_pin){1, {SF_SCHEDULE_1F1B}};
+    s.pins.micro_batch = (struct sf_pin){1, {1}};
+    assert_int_equal(sf_cost_create(s.topo, &sf_io_posix, NULL, &cost, &err), 0);
+    assert_int_equal(sf_search(&s, cost, &options, &whole, &n, &stats, &err), 0);
+    assert_true(n == 1 && stats.numbers_n == 1 && whole.plan.gpus == 0);
+    s.job.fewer = true;
+    assert_int_equal(sf_search(&s, cost, &options, &any, &n, &stats, &err), 0);
+    assert_true(n == 1 && stats.numbers_n > 1 && any.merit.worth_s <= whole.merit.worth_s);
+    assert_true(any.plan.gpus == 0 || any.plan.gpus == sf_plan_gpus(&any.plan));
+    assert_true(any.gap >= 0 && stats.numbers[0].gpus == 288 && stats.numbers[0].simulated > 0);
+    sf_plan_results_clear(&whole, 1);
+    sf_plan_results_clear(&any, 1);
+    sf_cost_free(cost);
+    sf_scenario_clear(&s);
+}
+
 /* A plan that says so may use fewer GPUs than the job; another may not, and none other than its degrees. */
 static void a_plan_may_use_fewer(void **state) {
     struct sf_plan p = plan();
@@ -256,10 +285,11 @@ static void a_plan_may_use_fewer(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_order_changes_the_step),  cmocka_unit_test(spreads_follow_the_order),
-        cmocka_unit_test(tilings_of_72_are_tried),     cmocka_unit_test(the_plan_file_carries_it),
-        cmocka_unit_test(a_loss_takes_replicas),       cmocka_unit_test(fewer_gpus_can_do_better),
-        cmocka_unit_test(smaller_numbers_divide_well), cmocka_unit_test(a_plan_may_use_fewer),
+        cmocka_unit_test(the_order_changes_the_step),    cmocka_unit_test(spreads_follow_the_order),
+        cmocka_unit_test(tilings_of_72_are_tried),       cmocka_unit_test(the_plan_file_carries_it),
+        cmocka_unit_test(a_loss_takes_replicas),         cmocka_unit_test(fewer_gpus_can_do_better),
+        cmocka_unit_test(smaller_numbers_divide_well),   cmocka_unit_test(a_plan_may_use_fewer),
+        cmocka_unit_test(numbers_compete_in_one_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

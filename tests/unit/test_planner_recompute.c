@@ -20,8 +20,11 @@
 
 enum { LAYERS = 6 };
 
+static const struct shape small_shape = {LAYERS, 256, 4, 4, 1024, 0, 512, 512, SF_F32};
+static const struct shape *shape = &small_shape;
+
 static struct sf_scenario scenario(void) {
-    return shaped_scenario(cluster, &(struct shape){LAYERS, 256, 4, 4, 1024, 0, 512, 512, SF_F32});
+    return shaped_scenario(cluster, shape);
 }
 
 static struct sf_plan plan_for(struct sf_scenario *s, int schedule, uint32_t first, uint32_t second) {
@@ -166,14 +169,16 @@ static void try_one(const struct sf_scenario *s, const struct sf_cost *cost, con
     }
 }
 
-/* Every cut, every number of layers of either stage, every two kinds. */
+/* Every cut (of a pipeline both ways, where all ranks do the same for any cut, the even one), every number of layers of
+ * either stage, every two kinds. */
 static struct tried try_all(const struct sf_scenario *s, const struct sf_cost *cost, int schedule, bool uniform) {
     static const int kinds[][2] = {{SF_RECOMPUTE_FULL, SF_RECOMPUTE_NONE},
                                    {SF_RECOMPUTE_SELECTIVE, SF_RECOMPUTE_NONE},
                                    {SF_RECOMPUTE_FULL, SF_RECOMPUTE_SELECTIVE}};
     struct tried t = {.best_s = INFINITY};
     struct sf_scenario copy = *s;
-    for (uint32_t first = 1; first < LAYERS; first++) {
+    bool both_ways = schedule == SF_SCHEDULE_DUALPIPE;
+    for (uint32_t first = both_ways ? LAYERS / 2 : 1; first < (both_ways ? LAYERS / 2 + 1 : LAYERS); first++) {
         for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
             for (uint32_t k = 0; k < (first + 1) * (LAYERS - first + 1); k++) {
                 struct sf_plan p = plan_for(&copy, schedule, k % (first + 1), k / (first + 1));
@@ -269,7 +274,7 @@ static void shrink(const struct sf_cost *cost, int schedule, uint32_t *in_part, 
 }
 
 static void test_as_few_as_fit(void **state) {
-    static const int schedules[] = {SF_SCHEDULE_1F1B, SF_SCHEDULE_GPIPE};
+    static const int schedules[] = {SF_SCHEDULE_1F1B, SF_SCHEDULE_GPIPE, SF_SCHEDULE_DUALPIPE};
     struct sf_cost *cost = NULL;
     uint32_t in_part = 0, gains = 0;
     (void)state;
@@ -279,6 +284,103 @@ static void test_as_few_as_fit(void **state) {
     }
     assert_true(in_part >= 12 && gains >= 10);
     sf_cost_free(cost);
+}
+
+/* The same with layers on the host besides: every cut, every number there, every number that recompute. */
+static struct tried try_hosts(const struct sf_scenario *s, const struct sf_cost *cost, int schedule, bool both) {
+    struct tried t = {.best_s = INFINITY};
+    struct sf_scenario copy = *s;
+    for (uint32_t first = 1; first < LAYERS; first++) {
+        uint32_t second = LAYERS - first, least = first < second ? first : second;
+        for (uint32_t k = 0; k < (first + 1) * (second + 1) * (least + 1); k++) {
+            uint32_t of_first = k % (first + 1), of_second = k / (first + 1) % (second + 1);
+            struct sf_plan p = plan_for(&copy, schedule, of_first, of_second);
+            p.microbatches = (uint32_t)(s->job.global_batch_sequences / p.dp);
+            p.layers[0] = first;
+            p.layers[1] = second;
+            p.zero = 1;
+            p.offload = k / (first + 1) / (second + 1);
+            bool some = of_first + of_second > 0, all = of_first == first && of_second == second;
+            if (both || p.offload == 0 || !some || all) {
+                try_one(s, cost, &p, &t);
+            }
+        }
+    }
+    return t;
+}
+
+/* As `shrink`; `gains` counts those that either way alone is behind. */
+static void shrink_beside_hosts(struct sf_topo *hosts, const struct sf_cost *cost, int schedule, uint32_t *gains) {
+    struct sf_scenario whole = pinned(hosts, schedule);
+    struct sf_plan plain = plan_for(&whole, schedule, 0, 0);
+    struct sf_prog *prog = compiled(&whole, &plain);
+    double have = (double)sf_topo_device(hosts)->memory_bytes;
+    double need = (double)prog->classes[0].arena_bytes + (double)sf_class_scratch_bytes(prog, 0);
+    sf_prog_free(prog);
+    for (double part = 0.95; part > 0.5; part -= 0.05) {
+        const struct sf_topo_scale less = {1, 1, part * need / have};
+        struct sf_topo *small = NULL;
+        assert_int_equal(sf_topo_scaled(hosts, &less, &small, NULL), 0);
+        struct sf_scenario s = pinned(small, schedule);
+        s.pins.recompute = (struct sf_pin){.n = 2, .value = {SF_RECOMPUTE_NONE, SF_RECOMPUTE_FULL}};
+        struct tried all = try_hosts(&s, cost, schedule, true), one = try_hosts(&s, cost, schedule, false);
+        struct sf_plan found = {.pp = 0};
+        double bound_s = 0, found_s = searched(&s, cost, &found, &bound_s);
+        print_message("%s, memory %.2f: %u of %u fit; best %.6f s, %u and %u again, %u away; one way alone %.6f s\n",
+                      sf_schedule_name(schedule), part, all.fit, all.all, all.best_s, all.plan.recompute_layers[0],
+                      all.plan.recompute_layers[1], all.plan.offload, one.best_s);
+        assert_true(isfinite(found_s) == isfinite(all.best_s));
+        assert_false(isfinite(found_s) && (found_s > all.best_s * (1 + 1e-9) || bound_s > all.best_s * (1 + 1e-9)));
+        *gains += found_s < one.best_s * 0.9999;
+        sf_topo_scaled_free(small);
+    }
+}
+
+static void test_beside_the_host(void **state) {
+    static const struct shape wide = {LAYERS, 4096, 8, 8, 16384, 0, 512, 4096, SF_BF16};
+    struct sf_topo *hosts = load_cluster("gb300-nvl72-1rack");
+    struct sf_cost *cost = NULL;
+    uint32_t gains = 0;
+    (void)state;
+    assert_non_null(hosts);
+    assert_int_equal(sf_cost_create(hosts, &sf_io_posix, NULL, &cost, NULL), 0);
+    shape = &wide;
+    shrink_beside_hosts(hosts, cost, SF_SCHEDULE_GPIPE, &gains);
+    shrink_beside_hosts(hosts, cost, SF_SCHEDULE_1F1B, &gains);
+    shape = &small_shape;
+    assert_true(gains >= 3);
+    sf_cost_free(cost);
+    sf_topo_free(hosts);
+}
+
+/* A table made to measure counts on what will recompute: without that, nothing fits or all layers would have to. */
+static void test_made_tables(void **state) {
+    struct sf_cost *cost = NULL;
+    uint32_t in_part = 0;
+    (void)state;
+    assert_int_equal(sf_cost_create(cluster, &sf_io_posix, NULL, &cost, NULL), 0);
+    struct sf_scenario whole = pinned(cluster, SF_SCHEDULE_1F1B);
+    struct sf_plan plain = plan_for(&whole, SF_SCHEDULE_1F1B, 0, 0);
+    struct sf_prog *prog = compiled(&whole, &plain);
+    double have = (double)sf_topo_device(cluster)->memory_bytes, need = (double)prog->classes[0].arena_bytes;
+    sf_prog_free(prog);
+    for (double part = 0.95; part > 0.7; part -= 0.1) {
+        const struct sf_topo_scale less = {1, 1, part * need / have};
+        struct sf_topo *small = NULL;
+        assert_int_equal(sf_topo_scaled(cluster, &less, &small, NULL), 0);
+        struct sf_scenario plainly = pinned(small, SF_SCHEDULE_1F1B), made = pinned(small, SF_SCHEDULE_AUTO);
+        struct sf_plan plain_found = {.pp = 0}, found = {.pp = 0};
+        double bound_s, by_1f1b = searched(&plainly, cost, &plain_found, &bound_s);
+        sf_plan_clear(&found);
+        double by_table = searched(&made, cost, &found, &bound_s);
+        print_message("memory %.2f: 1f1b %.6f s, made to measure %.6f s%s\n", part, by_1f1b, by_table,
+                      found.partly ? ", in part" : "");
+        assert_true(by_table < 1.15 * by_1f1b);
+        in_part += found.partly;
+        sf_topo_scaled_free(small);
+    }
+    sf_cost_free(cost);
+    assert_int_equal(in_part, 2);
 }
 
 static void test_pins(void **state) {
@@ -302,9 +404,14 @@ static void test_pins(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_stage_has_its_own), cmocka_unit_test(test_all_and_none),
-        cmocka_unit_test(test_split_backwards),        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_as_few_as_fit),          cmocka_unit_test(test_pins),
+        cmocka_unit_test(test_each_stage_has_its_own),
+        cmocka_unit_test(test_all_and_none),
+        cmocka_unit_test(test_split_backwards),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_as_few_as_fit),
+        cmocka_unit_test(test_beside_the_host),
+        cmocka_unit_test(test_made_tables),
+        cmocka_unit_test(test_pins),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

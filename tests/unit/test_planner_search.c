@@ -273,7 +273,7 @@ static void estimate_is_close(void **state) {
 
 static void grok_fills_220000_gpus(void **state) {
     struct world *w = *state;
-    search_well(w, 3 * TOP); /* tables are made three times for each group that gets one */
+    search_well(w, 6 * TOP); /* tables are made six times for each group that gets one */
     check_results(w);
     for (uint32_t i = 0; i < w->n; i++) {
         const struct sf_plan *p = &w->results[i].plan;

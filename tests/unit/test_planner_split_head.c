@@ -1,5 +1,5 @@
-/* Heads split by vocabulary over a pipeline: programs are sound, every rank has its part and no more, and two
- * microbatches more than 1F1B are under way. */
+/* Heads split by vocabulary over a pipeline: programs are sound, every rank has its part and no more, no more
+ * microbatches are under way than there is room for, and the pipeline beats one with a whole head. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -55,7 +55,7 @@ static void test_parts(void **state) {
             assert_int_equal(head->whole_rows, s.model.vocab);
             assert_int_equal(sf_prog_comm_size(prog, head->comm), pp);
             assert_int_equal(find(c, "model.norm.weight") != NULL, i + 1 == pp);
-            uint32_t most = pp - i + 2;
+            uint32_t most = 2 * pp - i + 2;
             assert_true(count(c, "stash") <= (most < microbatches ? most : microbatches));
         }
         sf_prog_free(prog);
@@ -77,6 +77,40 @@ static void test_table(void **state) {
     }
     struct sf_pipe *none;
     assert_int_equal(sf_pipe_split_head(SF_PIPE_MAX_STAGES, 4, &none, NULL), SF_E_INPUT);
+}
+
+static sf_time_ps makespan(const struct sf_pipe *table, const struct sf_pipe_costs *costs) {
+    struct sf_pipe_timing timing;
+    assert_int_equal(sf_pipe_replay(table, costs, &timing, NULL, NULL, NULL), 0);
+    return timing.makespan;
+}
+
+/* Four layers on every device, a head like four more: parts take less time than the whole. */
+static void test_beats_a_whole_head(void **state) {
+    (void)state;
+    for (uint32_t devices = 2; devices <= 16; devices *= 2) {
+        const struct sf_pipe_spec spec = {
+            .family = SF_PIPE_1F1B, .devices = devices, .microbatches = 64, .f = 4000, .b = 4000, .w = 4000};
+        struct sf_pipe_costs whole, parts;
+        struct sf_pipe_layout layout;
+        struct sf_pipe *table, *plain;
+        struct sf_buf text = {0};
+        for (uint32_t d = 0; d < devices; d++) {
+            sf_buf_printf(&text, "%s%st*4%s", d > 0 ? "|" : "", d == 0 ? "E" : "", d + 1 == devices ? "L" : "");
+        }
+        assert_int_equal(sf_pipe_layout_parse(text.data, &layout, NULL), 0);
+        assert_int_equal(sf_pipe_split_head(devices, 64, &table, NULL), 0);
+        assert_int_equal(sf_pipe_generate(&spec, &plain, NULL), 0);
+        assert_int_equal(sf_pipe_split_head_costs(&layout, table, &spec, 4, &parts, NULL), 0);
+        assert_int_equal(sf_pipe_layout_costs(&layout, plain, &spec, 4, &whole, NULL), 0);
+        assert_true(makespan(table, &parts) * 10 < makespan(plain, &whole) * 9);
+        sf_pipe_costs_clear(&whole);
+        sf_pipe_costs_clear(&parts);
+        sf_pipe_layout_clear(&layout);
+        sf_pipe_free(plain);
+        sf_pipe_free(table);
+        sf_buf_free(&text);
+    }
 }
 
 /* Four layers per stage and a head like four of them: a third of all work, half of it on each device. */
@@ -125,15 +159,19 @@ static void test_refusals(void **state) {
     p.schedule = SF_SCHEDULE_GPIPE;
     refused(&s, &p, "needs schedule 1f1b");
     p.schedule = SF_SCHEDULE_1F1B;
+    s.model.vocab -= 2;
+    p = even_plan(
+        &s, (struct sf_plan){.tp = 2, .pp = 2, .microbatches = 4, .schedule = SF_SCHEDULE_1F1B, .split_head = true});
+    refused(&s, &p, "pp * tp to divide its 254 tokens");
+    s.model.vocab += 2;
     s.model.tied = true;
     refused(&s, &p, "a head of its own");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_costs),
+        cmocka_unit_test(test_parts),    cmocka_unit_test(test_table),
+        cmocka_unit_test(test_costs),    cmocka_unit_test(test_beats_a_whole_head),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

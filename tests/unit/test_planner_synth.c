@@ -217,16 +217,31 @@ static void no_published_schedule_is_better(void **state) {
     }
 }
 
+/* Costs of a stage as tables of arXiv 2401.10241 have them, and its share of the activations until B and until W. */
+struct published {
+    sf_time_ps f, b, w, comm;
+    double mem_f, mem_b, mem_w;
+};
+
+/* Under the memory of 1F1B. */
+static struct sf_synth_problem published_problem(const struct published *c, uint32_t devices, uint32_t microbatches) {
+    return (struct sf_synth_problem){.devices = devices,
+                                     .microbatches = microbatches,
+                                     .f = &c->f,
+                                     .b = &c->b,
+                                     .w = &c->w,
+                                     .comm = c->comm,
+                                     .mem_f = &c->mem_f,
+                                     .mem_b = &c->mem_b,
+                                     .mem_w = &c->mem_w,
+                                     .memory_limit = devices};
+}
+
 /* Zero Bubble, arXiv 2401.10241, table 8, 6.2B: under p M no order of two chunks on a V beats the published ZB-V. */
 static void zb_v_is_proven_optimal(void **state) {
     (void)state;
-    sf_time_ps f = 28824000000, b = 28786000000, w = 19376000000;
-    double one = 1, mem_w = 32.0 / 74, mem_b = 1 - 32.0 / 74;
-    struct sf_synth_problem p = {.devices = 16, .microbatches = 64, .f = &f, .b = &b, .w = &w, .comm = 1621000000};
-    p.mem_f = &one;
-    p.mem_b = &mem_b;
-    p.mem_w = &mem_w;
-    p.memory_limit = 16;
+    const struct published c = {28824000000, 28786000000, 19376000000, 1621000000, 1, 1 - 32.0 / 74, 32.0 / 74};
+    struct sf_synth_problem p = published_problem(&c, 16, 64);
     struct sf_synth_options o = {.chunks_min = 2, .chunks_max = 2, .budget = 100000};
     struct sf_synth_result s;
     struct sf_err err;
@@ -242,13 +257,8 @@ static void zb_v_is_proven_optimal(void **state) {
 /* Fewer microbatches than devices: the ways through the pipeline prove what is found (costs of 1.5B, table 9). */
 static void few_microbatches_are_solved(void **state) {
     (void)state;
-    sf_time_ps f = 18522000000, b = 18086000000, w = 9337000000;
-    double one = 1, mem_w = 48.0 / 131, mem_b = 1 - 48.0 / 131;
-    struct sf_synth_problem p = {.devices = 8, .microbatches = 2, .f = &f, .b = &b, .w = &w, .comm = 601000000};
-    p.mem_f = &one;
-    p.mem_b = &mem_b;
-    p.mem_w = &mem_w;
-    p.memory_limit = 8;
+    const struct published c = {18522000000, 18086000000, 9337000000, 601000000, 1, 1 - 48.0 / 131, 48.0 / 131};
+    struct sf_synth_problem p = published_problem(&c, 8, 2);
     struct sf_synth_result s = synth(&p, 3000000, 1);
     assert_true(s.optimal);
     assert_int_equal(s.bound.reason, SF_BOUND_MACHINE);
@@ -258,19 +268,54 @@ static void few_microbatches_are_solved(void **state) {
 /* Two devices, four microbatches: every order on every placement of up to four chunks that could be better. */
 static void small_problems_are_searched_to_the_end(void **state) {
     (void)state;
-    sf_time_ps f = 18522000000, b = 18086000000, w = 9337000000;
-    double one = 1, mem_w = 48.0 / 131, mem_b = 1 - 48.0 / 131;
-    struct sf_synth_problem p = {.devices = 2, .microbatches = 4, .f = &f, .b = &b, .w = &w, .comm = 601000000};
-    p.mem_f = &one;
-    p.mem_b = &mem_b;
-    p.mem_w = &mem_w;
-    p.memory_limit = 2;
+    const struct published c = {18522000000, 18086000000, 9337000000, 601000000, 1, 1 - 48.0 / 131, 48.0 / 131};
+    struct sf_synth_problem p = published_problem(&c, 2, 4);
     struct sf_synth_result s = synth(&p, 8000000, 1);
     assert_true(s.optimal);
     assert_int_equal(s.bound.reason, SF_BOUND_SEARCH);
     assert_int_equal(s.problem_bound_span, s.timing.span);
     assert_true(fabs(s.timing.bubble_span - 0.0131) < 5e-5);
     sf_synth_result_clear(&s);
+}
+
+/* Costs of Zero Bubble, table 8, 14.6B, on fewer devices under p M: a cut into five chunks that are not alike beats all
+ * equal ones. */
+static void chunks_need_not_be_alike(void **state) {
+    (void)state;
+    const struct published c = {13566000000, 13968000000, 10518000000, 758000000, 1, 1 - 32.0 / 74, 32.0 / 74};
+    struct sf_synth_problem p = published_problem(&c, 12, 48);
+    struct sf_synth_options equal = {.chunks_min = 1, .chunks_max = 4, .budget = 4000000};
+    struct sf_synth_result s = synth(&p, 4000000, 0), t;
+    struct sf_err err;
+    assert_int_equal(sf_synth(&p, &equal, &t, &err), 0);
+    assert_int_equal(s.chunks, 5);
+    assert_true(s.timing.bubble_span <= 0.0225);
+    assert_true(t.timing.bubble_span > s.timing.bubble_span + 0.003);
+    assert_true(s.timing.peak_memory <= 12 * (1 + 1e-6));
+    for (uint32_t d = 0; d < 12; d++) { /* every device still has its whole share of a microbatch */
+        sf_time_ps f = 0;
+        double memory = 0;
+        for (uint32_t i = 0; i < 5 * 12; i++) {
+            f += s.pipe->device_of[i] == d ? s.costs.f[i] : 0;
+            memory += s.pipe->device_of[i] == d ? s.costs.mem_f[i] : 0;
+        }
+        assert_int_equal(f, c.f);
+        assert_true(fabs(memory - 1) < 1e-9);
+    }
+    sf_synth_result_clear(&s);
+    sf_synth_result_clear(&t);
+}
+
+/* 1.5B, table 9, four devices and eight microbatches: .0390 is what an unlucky search stays at. */
+static void few_devices_are_not_left_to_luck(void **state) {
+    (void)state;
+    const struct published c = {18522000000, 18086000000, 9337000000, 601000000, 1, 1 - 48.0 / 131, 48.0 / 131};
+    struct sf_synth_problem p = published_problem(&c, 4, 8);
+    for (uint64_t seed = 0; seed < 2; seed++) {
+        struct sf_synth_result s = synth(&p, 2000000, seed);
+        assert_true(s.timing.bubble_span <= 0.0350);
+        sf_synth_result_clear(&s);
+    }
 }
 
 /* Zero Bubble, table 8, 14.6B, four chunks: once a device has begun to run backwards it hardly ever idles again, so
@@ -389,6 +434,8 @@ int main(void) {
         cmocka_unit_test(zb_v_is_proven_optimal),
         cmocka_unit_test(few_microbatches_are_solved),
         cmocka_unit_test(small_problems_are_searched_to_the_end),
+        cmocka_unit_test(chunks_need_not_be_alike),
+        cmocka_unit_test(few_devices_are_not_left_to_luck),
         cmocka_unit_test(ramp_and_steady_state_hardly_idle),
         cmocka_unit_test(a_stopped_search_says_so),
         cmocka_unit_test(bad_input_is_refused),

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "runtime/record_graph.h"
 #include "tests/unit/test_runtime_stage.h"
 
 static struct sf_prog *build(struct bigram shape) {
@@ -305,6 +306,53 @@ static void test_waiting_for_each_other(void **state) {
     close_pair(&p);
 }
 
+static void test_members_run_on_the_same(void **state) {
+    (void)state;
+    struct pair p;
+    struct sf_coll_picks ring = {{0}}, none = {{0}};
+    void *extra[4];
+    ring.of[SF_COLL_ALL_GATHER] = SF_COLL_PICK(SF_COLL_RING, SF_COLL_LL128);
+    open_pair(&p);
+    for (uint32_t r = 0; r < 2; r++) {
+        assert_int_equal(p.api->comm_picks(p.api->self, &ring, &p.err), 0);
+        assert_int_equal(p.api->comm_split(p.api->self, p.comm[r][0], 0, r, "same", &extra[r], &p.err), 0);
+    }
+    assert_int_equal(p.api->comm_split(p.api->self, p.comm[0][0], 0, 0, "other", &extra[2], &p.err), 0);
+    assert_int_equal(p.api->comm_picks(p.api->self, &none, &p.err), 0);
+    assert_int_not_equal(p.api->comm_split(p.api->self, p.comm[1][0], 0, 1, "other", &extra[3], &p.err), 0);
+    assert_non_null(strstr(p.err.msg, "different algorithms"));
+    for (int i = 0; i < 4; i++) {
+        p.api->comm_destroy(p.api->self, extra[i]);
+    }
+    close_pair(&p);
+}
+
+/* Every communicator is made with the program's picks for it, and no other. */
+static void test_programs_say_what_they_run_on(void **state) {
+    (void)state;
+    struct sf_prog *prog = build((struct bigram){.dp = 2});
+    struct stage st;
+    uint32_t seen = 0;
+    for (uint32_t c = 0; c < prog->comms_n; c++) {
+        prog->comms[c].picks.of[SF_COLL_ALL_REDUCE] = (uint8_t)(1 + c);
+    }
+    const struct sf_rt_options options = {.steps = STEPS, .data_path = make_text(4096)};
+    open_stage(&st, prog, &options, &(struct sfi_record_options){.execute = true});
+    assert_int_equal(capture(&st, false), 0);
+    for (size_t i = 0; i < st.rec->comms_n; i++) {
+        const struct sfi_record_comm *made = st.rec->comms[i];
+        for (uint32_t c = 0; c < prog->comms_n; c++) {
+            size_t n = strlen(prog->comms[c].name);
+            bool same = strncmp(made->name, prog->comms[c].name, n) == 0 && made->name[n] == '/';
+            assert_true(!same || memcmp(&made->picks, &prog->comms[c].picks, sizeof made->picks) == 0);
+            seen += same;
+        }
+    }
+    assert_true(seen >= 2);
+    close_stage(&st);
+    sf_prog_free(prog);
+}
+
 static int clean_up(void **state) {
     (void)state;
     unlink(temp_path("text"));
@@ -319,6 +367,8 @@ int main(void) {
         cmocka_unit_test(test_every_missing_wait_is_found),
         cmocka_unit_test(test_members_must_agree),
         cmocka_unit_test(test_waiting_for_each_other),
+        cmocka_unit_test(test_members_run_on_the_same),
+        cmocka_unit_test(test_programs_say_what_they_run_on),
     };
     return cmocka_run_group_tests(tests, NULL, clean_up);
 }

@@ -192,8 +192,12 @@ static void close_bench(struct bench *b) {
 }
 
 static struct sf_coll_query ask(enum sf_coll_op op, uint64_t bytes, uint32_t domains, uint32_t local) {
-    return (struct sf_coll_query){
-        op, bytes, {domains * local, domains, local, domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN, 0, false}};
+    return (struct sf_coll_query){op,
+                                  bytes,
+                                  {.members = domains * local,
+                                   .domains = domains,
+                                   .min_per_domain = local,
+                                   .kind = domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN}};
 }
 
 static void expect_us(const struct bench *b, struct sf_coll_query q, enum sf_coll_algorithm algorithm,
@@ -532,7 +536,7 @@ static void test_the_cost_model_asks(void **state) {
     struct sf_err err = {0};
     struct sf_cost *cost = NULL, *measured = NULL;
     const struct sf_io io = {NULL, table_read, NULL};
-    struct sf_span span = {8, 1, 8, SF_ROUTE_DOMAIN, 0, false};
+    struct sf_span span = {.members = 8, .domains = 1, .min_per_domain = 8, .kind = SF_ROUTE_DOMAIN};
     assert_int_equal(sf_cost_create(b.topo, &sf_io_posix, NULL, &cost, &err), SF_OK);
     assert_int_equal(sf_cost_create(b.topo, &io, "table.yaml", &measured, &err), SF_OK);
     const int kinds[] = {SF_CALL_ALL_REDUCE, SF_CALL_ALL_GATHER, SF_CALL_REDUCE_SCATTER, SF_CALL_ALL_TO_ALL};

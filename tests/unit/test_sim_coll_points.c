@@ -73,7 +73,9 @@ static double error_of(struct clusters *c, const struct point *p) {
     int op = sf_coll_op_parse(p->op), algorithm = sf_coll_algorithm_parse(p->algorithm);
     assert_true(op >= 0 && domains * p->per_domain == p->ranks);
     struct sf_coll_query q = {
-        (enum sf_coll_op)op, p->bytes, {p->ranks, domains, p->per_domain, tier(c->topo[at], domains), 0, false}};
+        (enum sf_coll_op)op,
+        p->bytes,
+        {.members = p->ranks, .domains = domains, .min_per_domain = p->per_domain, .kind = tier(c->topo[at], domains)}};
     struct sf_coll_choice best = {.nccl_s = INFINITY}, one;
     if (algorithm < 0) {
         assert_string_equal(p->algorithm, "default");

@@ -126,7 +126,7 @@ static void test_the_table_comes_first(void **state) {
     sf_topo_route(t.topo, 0, 1, &route);
     assert_int_equal(sf_cost_message(t.cost, 1000, &route), 1 * US + 500 * NS);
     assert_int_equal(sf_cost_message(plain.cost, 1000, &route), 2 * US + 1000 * NS);
-    struct sf_span four = {4, 1, 4, SF_ROUTE_DOMAIN, 0, false};
+    struct sf_span four = {.members = 4, .domains = 1, .min_per_domain = 4, .kind = SF_ROUTE_DOMAIN};
     assert_int_equal(sf_cost_collective(t.cost, SF_CALL_ALL_GATHER, 4000, &four), 750 * NS + 3 * 3 * US);
     assert_false(sf_hash_equal(sf_cost_hash(t.cost), sf_cost_hash(plain.cost)));
     toy_close(&plain);
@@ -137,7 +137,8 @@ static void test_collectives_inside_a_domain(void **state) {
     (void)state;
     struct toy t = {0};
     toy_open(&t, 1, 8, 1, NULL);
-    struct sf_span one = {1, 1, 1, SF_ROUTE_SELF, 0, false}, all = {8, 1, 8, SF_ROUTE_DOMAIN, 0, false};
+    struct sf_span one = {.members = 1, .domains = 1, .min_per_domain = 1, .kind = SF_ROUTE_SELF},
+                   all = {.members = 8, .domains = 1, .min_per_domain = 8, .kind = SF_ROUTE_DOMAIN};
     assert_int_equal(sf_cost_collective(t.cost, SF_CALL_ALL_REDUCE, 1 << 20, &one), 0);
     assert_int_equal(sf_cost_collective(t.cost, SF_CALL_ALL_GATHER, 8000, &all), 7000 * BYTE_PS + 7 * 2 * US);
     assert_int_equal(sf_cost_collective(t.cost, SF_CALL_REDUCE_SCATTER, 8000, &all), 7000 * BYTE_PS + 7 * 2 * US);
@@ -158,8 +159,9 @@ static void test_collectives_across_domains(void **state) {
     assert_int_equal(sf_cost_message(t.cost, 1000, &route), 2000 * BYTE_PS + 5 * US + 230 * NS);
     sf_time_ps out = route.latency_ps;
     /* one member per domain: its own NIC; two or more: their NICs together, never more than the scale-up link */
-    struct sf_span rail = {4, 4, 1, SF_ROUTE_SPINE, 0, false}, half = {8, 4, 2, SF_ROUTE_SPINE, 0, false},
-                   all = {16, 4, 4, SF_ROUTE_SPINE, 0, false};
+    struct sf_span rail = {.members = 4, .domains = 4, .min_per_domain = 1, .kind = SF_ROUTE_SPINE},
+                   half = {.members = 8, .domains = 4, .min_per_domain = 2, .kind = SF_ROUTE_SPINE},
+                   all = {.members = 16, .domains = 4, .min_per_domain = 4, .kind = SF_ROUTE_SPINE};
     assert_int_equal(sf_cost_collective(t.cost, SF_CALL_ALL_GATHER, 4000, &rail), 3000 * 2 * BYTE_PS + 3 * out);
     assert_int_equal(sf_cost_collective(t.cost, SF_CALL_ALL_GATHER, 8000, &half), 7000 * BYTE_PS + 3 * out + 2 * US);
     assert_int_equal(sf_cost_collective(t.cost, SF_CALL_ALL_REDUCE, 16000, &all),
@@ -190,12 +192,18 @@ static void test_spans(void **state) {
     p.per_domain = p.domain_gpus = 6;
     toy_open(&t, 2, 6, 3, NULL);
     struct sf_prog *prog = pipe_build(&p);
-    expect_span(prog, &t, p.comm_tp, 2, (struct sf_span){4, 1, 4, SF_ROUTE_DOMAIN, 0, false});
-    expect_span(prog, &t, p.comm_tp, 7, (struct sf_span){4, 2, 2, SF_ROUTE_SPINE, 0, false});
-    expect_span(prog, &t, p.comm_tp, 8, (struct sf_span){4, 1, 4, SF_ROUTE_DOMAIN, 0, false});
-    expect_span(prog, &t, p.comm_dp, 0, (struct sf_span){3, 2, 1, SF_ROUTE_SPINE, 0, false});
-    expect_span(prog, &t, p.comm_ep, 5, (struct sf_span){1, 1, 1, SF_ROUTE_SELF, 0, false});
-    expect_span(prog, &t, p.comm_all, 11, (struct sf_span){12, 2, 6, SF_ROUTE_SPINE, 0, false});
+    expect_span(prog, &t, p.comm_tp, 2,
+                (struct sf_span){.members = 4, .domains = 1, .min_per_domain = 4, .kind = SF_ROUTE_DOMAIN});
+    expect_span(prog, &t, p.comm_tp, 7,
+                (struct sf_span){.members = 4, .domains = 2, .min_per_domain = 2, .kind = SF_ROUTE_SPINE});
+    expect_span(prog, &t, p.comm_tp, 8,
+                (struct sf_span){.members = 4, .domains = 1, .min_per_domain = 4, .kind = SF_ROUTE_DOMAIN});
+    expect_span(prog, &t, p.comm_dp, 0,
+                (struct sf_span){.members = 3, .domains = 2, .min_per_domain = 1, .kind = SF_ROUTE_SPINE});
+    expect_span(prog, &t, p.comm_ep, 5,
+                (struct sf_span){.members = 1, .domains = 1, .min_per_domain = 1, .kind = SF_ROUTE_SELF});
+    expect_span(prog, &t, p.comm_all, 11,
+                (struct sf_span){.members = 12, .domains = 2, .min_per_domain = 6, .kind = SF_ROUTE_SPINE});
     sf_prog_free(prog);
     toy_close(&t);
 }

@@ -55,12 +55,13 @@ static struct sfi_expand_ask ask(struct world *w, enum sf_coll_op op, enum sf_co
         w->arrive[i] = 0;
     }
     uint32_t kind = domains > 1 ? SF_ROUTE_LEAF : SF_ROUTE_DOMAIN;
-    return (struct sfi_expand_ask){.coll = w->coll,
-                                   .query = {op, bytes, {domains * local, domains, local, kind, 0, false}},
-                                   .algorithm = algorithm,
-                                   .protocol = SF_COLL_SIMPLE,
-                                   .domain = w->domain,
-                                   .arrive = w->arrive};
+    return (struct sfi_expand_ask){
+        .coll = w->coll,
+        .query = {op, bytes, {.members = domains * local, .domains = domains, .min_per_domain = local, .kind = kind}},
+        .algorithm = algorithm,
+        .protocol = SF_COLL_SIMPLE,
+        .domain = w->domain,
+        .arrive = w->arrive};
 }
 
 static void run(struct world *w, const struct sfi_expand_ask *a) {
@@ -213,7 +214,7 @@ static void test_uneven_domains(void **state) {
     struct sfi_expand_ask a = ask(w, SF_COLL_REDUCE_SCATTER, SF_COLL_RING, 256 << 20, 4, 4);
     run(w, &a);
     sf_time_ps even = w->end[0];
-    a.query.span = (struct sf_span){14, 4, 2, SF_ROUTE_LEAF, 0, false};
+    a.query.span = (struct sf_span){.members = 14, .domains = 4, .min_per_domain = 2, .kind = SF_ROUTE_LEAF};
     run(w, &a);
     struct sf_coll_choice c;
     assert_true(sf_coll_price(w->coll, &a.query, a.algorithm, a.protocol, &c));
@@ -242,7 +243,8 @@ static void test_slow_rail(void **state) {
 
 static void test_grades(void **state) {
     struct world *w = *state;
-    struct sf_span inside = {4, 1, 4, SF_ROUTE_DOMAIN, 0, false}, across = {8, 2, 4, SF_ROUTE_LEAF, 0, false};
+    struct sf_span inside = {.members = 4, .domains = 1, .min_per_domain = 4, .kind = SF_ROUTE_DOMAIN},
+                   across = {.members = 8, .domains = 2, .min_per_domain = 4, .kind = SF_ROUTE_LEAF};
     assert_int_equal(sf_coll_grade(w->coll, SF_COLL_ALL_REDUCE, &inside), SF_GRADE_MEASURED);
     assert_int_equal(sf_coll_grade(w->coll, SF_COLL_ALL_REDUCE, &across), SF_GRADE_MEASURED);
     struct sf_err err = {0};

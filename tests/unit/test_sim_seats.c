@@ -168,6 +168,19 @@ static void test_smaller_racks_take_smaller_blocks(void **state) {
     toy_close(&t);
 }
 
+/* One microbatch of 10 us forward and 20 us backward on every stage, with so many ranks to a domain. */
+static struct pipe pipe_of(uint32_t tp, uint32_t dp, uint32_t pp, uint32_t per_domain) {
+    return (struct pipe){.tp = tp,
+                         .ep = 1,
+                         .dp = dp,
+                         .pp = pp,
+                         .microbatches = 1,
+                         .per_domain = per_domain,
+                         .domain_gpus = per_domain,
+                         .f_ns = {10000, 10000},
+                         .b_ns = {20000, 20000}};
+}
+
 static struct sf_sim_result step_on(struct pipe p, const struct racks *racks, uint32_t n, const char *overlay) {
     struct toy t = {0};
     struct sf_sim_result folded, r;
@@ -188,17 +201,9 @@ static struct sf_sim_result step_on(struct pipe p, const struct racks *racks, ui
 static void test_stages_on_two_kinds(void **state) {
     (void)state;
     const struct racks mixed[] = {{"toy", "card", 1, 1}, {"old", "tape", 1, 1}};
-    const struct pipe p = {.tp = 1,
-                           .ep = 1,
-                           .dp = 1,
-                           .pp = 2,
-                           .microbatches = 1,
-                           .per_domain = 1,
-                           .domain_gpus = 1,
-                           .gpipe = true,
-                           .act_bytes = 500,
-                           .f_ns = {10000, 10000},
-                           .b_ns = {20000, 20000}};
+    struct pipe p = pipe_of(1, 1, 2, 1);
+    p.gpipe = true;
+    p.act_bytes = 500;
     struct toy t = {0};
     struct sf_route r;
     open_racks(&t, 1, mixed, 2, NULL);
@@ -214,17 +219,9 @@ static void test_stages_on_racks_of_two_sizes(void **state) {
     (void)state;
     const struct racks alike[] = {{"toy", "card", 1, 4}, {"toy", "card", 2, 2}};
     const struct racks mixed[] = {{"toy", "card", 1, 4}, {"old", "tape", 2, 2}};
-    struct pipe p = {.tp = 1,
-                     .ep = 1,
-                     .dp = 4,
-                     .pp = 2,
-                     .microbatches = 1,
-                     .per_domain = 4,
-                     .domain_gpus = 4,
-                     .gpipe = true,
-                     .act_bytes = 500,
-                     .f_ns = {10000, 10000},
-                     .b_ns = {20000, 20000}};
+    struct pipe p = pipe_of(1, 4, 2, 4);
+    p.gpipe = true;
+    p.act_bytes = 500;
     struct toy t = {0};
     struct sf_route r;
     open_racks(&t, 4, alike, 2, NULL);
@@ -287,17 +284,10 @@ static void test_replicas_of_two_kinds_wait_for_the_slower(void **state) {
     (void)state;
     const struct racks fast[] = {{"toy", "card", 2, 2}}, slow[] = {{"old", "tape", 2, 2}};
     const struct racks mixed[] = {{"toy", "card", 1, 2}, {"old", "tape", 1, 2}};
-    const struct pipe p = {.tp = 2,
-                           .ep = 1,
-                           .dp = 2,
-                           .pp = 1,
-                           .microbatches = 2,
-                           .per_domain = 2,
-                           .domain_gpus = 2,
-                           .act_bytes = 500,
-                           .grad_bytes = 4000,
-                           .f_ns = {10000},
-                           .b_ns = {20000}};
+    struct pipe p = pipe_of(2, 2, 1, 2);
+    p.microbatches = 2;
+    p.act_bytes = 500;
+    p.grad_bytes = 4000;
     sf_time_ps all_slow = step_on(p, slow, 1, NULL).step_time, all_fast = step_on(p, fast, 1, NULL).step_time;
     sf_time_ps both = step_on(p, mixed, 2, NULL).step_time;
     assert_int_equal(both, all_slow);
@@ -309,16 +299,8 @@ static void test_names_do_not_make_a_kind(void **state) {
     (void)state;
     const struct racks named[] = {{"toy", "card", 1, 2}, {"toy", "other/card.yaml", 1, 2}};
     const struct racks slow[] = {{"toy", "tape", 2, 2}}, again[] = {{"toy", "card", 1, 2}, {"toy", "card", 1, 2}};
-    const struct pipe p = {.tp = 1,
-                           .ep = 1,
-                           .dp = 4,
-                           .pp = 1,
-                           .microbatches = 1,
-                           .per_domain = 2,
-                           .domain_gpus = 2,
-                           .grad_bytes = 4000,
-                           .f_ns = {10000},
-                           .b_ns = {20000}};
+    struct pipe p = pipe_of(1, 4, 1, 2);
+    p.grad_bytes = 4000;
     uint8_t kind_of_stock[SF_KINDS_MAX];
     struct toy t = {0};
     open_racks(&t, 2, named, 2, NULL);
@@ -336,34 +318,19 @@ static void test_names_do_not_make_a_kind(void **state) {
 static void test_a_team_of_two_kinds_keeps_step(void **state) {
     (void)state;
     const struct racks slow[] = {{"old", "tape", 2, 1}}, mixed[] = {{"toy", "card", 1, 1}, {"old", "tape", 1, 1}};
-    const struct pipe p = {.tp = 2,
-                           .ep = 1,
-                           .dp = 1,
-                           .pp = 1,
-                           .microbatches = 2,
-                           .per_domain = 1,
-                           .domain_gpus = 1,
-                           .act_bytes = 500,
-                           .tp_bytes = 4000,
-                           .f_ns = {10000},
-                           .b_ns = {20000}};
+    struct pipe p = pipe_of(2, 1, 1, 1);
+    p.microbatches = 2;
+    p.act_bytes = 500;
+    p.tp_bytes = 4000;
     assert_int_equal(step_on(p, mixed, 2, NULL).step_time, step_on(p, slow, 1, NULL).step_time);
 }
 
 static void test_a_hurt_nic_slows_its_group(void **state) {
     (void)state;
     const struct racks fast[] = {{"toy", "card", 4, 1}};
-    const struct pipe p = {.tp = 1,
-                           .ep = 1,
-                           .dp = 2,
-                           .pp = 2,
-                           .microbatches = 1,
-                           .per_domain = 1,
-                           .domain_gpus = 1,
-                           .act_bytes = 500,
-                           .grad_bytes = 4000,
-                           .f_ns = {10000, 10000},
-                           .b_ns = {20000, 20000}};
+    struct pipe p = pipe_of(1, 2, 2, 1);
+    p.act_bytes = 500;
+    p.grad_bytes = 4000;
     sf_time_ps well = step_on(p, fast, 1, NULL).step_time;
     sf_time_ps hurt = step_on(p, fast, 1, "degraded: [{ nics: [\"0\"], rate: 0.5 }]\n").step_time;
     struct pipe one = p; /* replica of two GPUs: half of the cluster idles */
@@ -381,17 +348,9 @@ static void test_hurt_nvlink_is_shared(void **state) {
     (void)state;
     const struct racks fast[] = {{"toy", "card", 2, 4}};
     const char *half = "degraded: [{ links: [\"nvlink-up 0\"], rate: 0.5 }]\n";
-    struct pipe p = {.tp = 2,
-                     .ep = 1,
-                     .dp = 2,
-                     .pp = 1,
-                     .microbatches = 1,
-                     .per_domain = 4,
-                     .domain_gpus = 4,
-                     .act_bytes = 500000,
-                     .ring = 1,
-                     .f_ns = {10000},
-                     .b_ns = {20000}};
+    struct pipe p = pipe_of(2, 2, 1, 4);
+    p.act_bytes = 500000;
+    p.ring = 1;
     sf_time_ps one_well = step_on(p, fast, 1, NULL).step_time, one_hurt = step_on(p, fast, 1, half).step_time;
     p.cross = 1;
     sf_time_ps two_well = step_on(p, fast, 1, NULL).step_time, two_hurt = step_on(p, fast, 1, half).step_time;
@@ -403,16 +362,8 @@ static void test_hurt_nvlink_is_shared(void **state) {
 static void test_ranks_that_cannot_meet_are_named(void **state) {
     (void)state;
     const struct racks fast[] = {{"toy", "card", 2, 1}};
-    struct pipe p = {.tp = 1,
-                     .ep = 1,
-                     .dp = 1,
-                     .pp = 2,
-                     .microbatches = 1,
-                     .per_domain = 1,
-                     .domain_gpus = 1,
-                     .act_bytes = 500,
-                     .f_ns = {10000, 10000},
-                     .b_ns = {20000, 20000}};
+    struct pipe p = pipe_of(1, 1, 2, 1);
+    p.act_bytes = 500;
     struct toy t = {0};
     struct sf_err err = {0};
     struct sf_sim_result r;

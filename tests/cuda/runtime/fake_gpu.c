@@ -382,6 +382,13 @@ static int new_comm(void **out, struct sf_err *err) {
     return sf_fail(err, SF_E_INTERNAL, "fake GPU: too many communicators");
 }
 
+static int fake_comm_picks(void *self, const struct sf_coll_picks *picks, struct sf_err *err) {
+    (void)self;
+    (void)picks;
+    (void)err;
+    return SF_OK;
+}
+
 static int fake_comm_world(void *self, const unsigned char (*ids)[SFI_NCCL_ID_BYTES], uint32_t ids_n, uint32_t ranks,
                            uint32_t rank, void **out, struct sf_err *err) {
     (void)self;
@@ -498,6 +505,7 @@ static const struct sfi_gpu_api functions = {
     .op_begin = fake_op_begin,
     .op_end = fake_op_end,
     .watch = fake_watch,
+    .comm_picks = fake_comm_picks,
     .comm_id = fake_comm_id,
     .comm_world = fake_comm_world,
     .comm_split = fake_comm_split,

@@ -25,8 +25,8 @@ if module.exists():
     bad += [f"the CUDA module needs {library}" for library in needed(module) if re.match(r"lib(gsl|mpi|dnnl)", library)]
     names = subprocess.run(["nm", "-D", "--defined-only", module], capture_output=True, text=True, check=True).stdout
     shown = {line.split()[-1] for line in names.splitlines()}
-    if shown != {"sfi_gpu_module"}:
-        bad.append(f"the CUDA module shows {sorted(shown)}, expected sfi_gpu_module alone")
+    if shown != {"sfi_gpu_module", "ncclTunerPlugin_v4"}:
+        bad.append(f"the CUDA module shows {sorted(shown)}, expected sfi_gpu_module and ncclTunerPlugin_v4 alone")
 
 if not pathlib.Path("/dev/nvidia0").exists():
     with tempfile.TemporaryDirectory() as folder:

@@ -58,6 +58,9 @@ static void check(int i, float from) {
 }
 
 static int open_all(void **state) {
+    static const struct sf_coll_picks none;
+    struct sf_coll_picks picks = none;
+    picks.of[SF_COLL_ALL_REDUCE] = SF_COLL_PICK(SF_COLL_RING, SF_COLL_SIMPLE);
     unsigned char id[1][SFI_NCCL_ID_BYTES];
     void *memory;
     (void)state;
@@ -65,8 +68,10 @@ static int open_all(void **state) {
     OK(a->stream_create(a->self, "compute", &on.stream, &err));
     OK(a->alloc(a->self, 0, 3 * BYTES, &memory, &err));
     on.memory = memory;
+    OK(a->comm_picks(a->self, &none, &err));
     OK(a->comm_id(a->self, id[0], &err));
     OK(a->comm_world(a->self, (const unsigned char(*)[SFI_NCCL_ID_BYTES])id, 1, 1, 0, &on.world, &err));
+    OK(a->comm_picks(a->self, &picks, &err)); /* and the split fails where NCCL does not ask for them */
     OK(a->comm_split(a->self, on.world, 0, 0, "part", &on.part, &err));
     OK(a->comm_register(a->self, on.part, on.memory, 3 * BYTES, &on.handle, &err));
     return 0;
