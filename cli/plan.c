@@ -51,6 +51,8 @@ struct found {
     struct sf_search_stats stats;
     struct cli_explained why;     /* where asked for */
     struct sf_plan_result *fewer; /* on fewer GPUs, and worth more; NULL: none seen */
+    uint32_t stage_tp;            /* of the stages between the ends, where that is quicker; else 0 */
+    double stage_tp_s;
 };
 
 static uint64_t peak_of(const struct sf_plan_result *r) {
@@ -147,19 +149,21 @@ static json_t *found_json(const struct cli_target *t, const struct found *f) {
                                                 (json_int_t)n->simulated, "step_time_s", step));
     }
     json_t *fewer = f->fewer != NULL ? result_json(f->fewer) : json_null();
-    return json_pack("{s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:b, "
-                     "s:I, s:I, s:I}",
-                     "searched_gpus", counts, "on_fewer_gpus", fewer, "times", cli_times_word(t->cost), "scenario",
-                     cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
-                     cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)),
-                     "plans", plans, "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded,
-                     "evaluated", (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated,
-                     "placements", (json_int_t)f->stats.placements, "too_large", (json_int_t)f->stats.too_large,
-                     "bound_s", f->stats.bound_s, "first_plan_s", f->stats.first_plan_s, "bounding_time_s",
-                     f->stats.bounding_time_s, "search_time_s", f->stats.search_time_s, "stopped", f->stats.stopped,
-                     "gpus", (json_int_t)sf_plan_gpus(&f->results[0].plan), "gpus_asked",
-                     (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
-                     (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
+    json_t *stages =
+        f->stage_tp > 0 ? json_pack("{s:i, s:f}", "tp", (int)f->stage_tp, "step_time_s", f->stage_tp_s) : json_null();
+    return json_pack(
+        "{s:o, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:b, "
+        "s:I, s:I, s:I}",
+        "searched_gpus", counts, "on_fewer_gpus", fewer, "on_stage_tp", stages, "times", cli_times_word(t->cost),
+        "scenario", cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
+        cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)), "plans", plans,
+        "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded, "evaluated",
+        (json_int_t)f->stats.evaluated, "simulated", (json_int_t)f->stats.simulated, "placements",
+        (json_int_t)f->stats.placements, "too_large", (json_int_t)f->stats.too_large, "bound_s", f->stats.bound_s,
+        "first_plan_s", f->stats.first_plan_s, "bounding_time_s", f->stats.bounding_time_s, "search_time_s",
+        f->stats.search_time_s, "stopped", f->stats.stopped, "gpus", (json_int_t)sf_plan_gpus(&f->results[0].plan),
+        "gpus_asked", (json_int_t)t->scenario.job.gpus_asked, "gpus_in_use",
+        (json_int_t)sf_topo_gpus_in_use(t->scenario.topo));
 }
 
 static const char *const column_of[] = {"", "p95", "tokens/day", "per Mtoken"};
@@ -339,6 +343,15 @@ static void print_search(const struct sf_search_stats *s, int objective, struct 
                   objective == SF_OBJECTIVE_TIME ? "" : ", with all that is lost beside steps");
 }
 
+static void print_stage_tp(const struct found *f, struct sf_buf *out) {
+    double best = sf_ps_to_s(f->results[0].sim.step_time);
+    if (f->stage_tp > 0) {
+        sf_buf_printf(out,
+                      "tp %u on all stages but the first and the last takes %s, %+.1f %%: add stage_tp to the plan\n",
+                      f->stage_tp, cli_seconds(f->stage_tp_s), 100 * (f->stage_tp_s / best - 1));
+    }
+}
+
 static void print_fewer(const struct found *f, struct sf_buf *out) {
     if (f->fewer == NULL) {
         return;
@@ -387,6 +400,7 @@ static void print_found(const struct cli_target *t, const struct found *f, const
     }
     print_upkeep(s, f, a->objective, out);
     print_search(&f->stats, a->objective, out);
+    print_stage_tp(f, out);
     print_fewer(f, out);
     print_numbers(&f->stats, out);
     if (cli_times_text(t->cost) != NULL) {
@@ -474,6 +488,9 @@ static int search_and_print(struct cli *cli, struct cli_target *t, const struct 
                                               .auto_budget = a->budget};
     t->scenario.job.fewer |= a->fewer;
     SF_TRY(cli_search(cli, &t->scenario, t->cost, &options, f->results, &f->n, &f->stats));
+    if (!a->quick && !f->stats.stopped && a->objective == SF_OBJECTIVE_TIME) {
+        SF_TRY(sf_search_stages(&t->scenario, t->cost, &f->results[0], &f->stage_tp, &f->stage_tp_s, &cli->err));
+    }
     if (!a->quick && !f->stats.stopped && !t->scenario.job.fewer) {
         SF_TRY(look_at_fewer(cli, t, &options, f));
     }

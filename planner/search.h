@@ -94,6 +94,12 @@ int sf_search_fewer(const struct sf_scenario *s, const struct sf_cost *cost, con
  * microbatches as stages. Returns how many, at most `most`; none where memory is short, for it is advice. */
 uint32_t sf_search_counts(const struct sf_scenario *s, uint32_t most, uint32_t *out);
 
+/* Whether `best` would do better with a smaller tp on all stages but the first and the last (stage_tp of a plan): its
+ * halves, quarters and so on, as far as the microbatch can be shared, simulated. *tp is 0 where none is quicker, else
+ * that degree, with *step_s. */
+int sf_search_stages(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan_result *best,
+                     uint32_t *tp, double *step_s, struct sf_err *err);
+
 void sf_plan_results_clear(struct sf_plan_result *results, uint32_t results_n);
 
 /* Simulate one given plan and fill everything but `lost`. */

@@ -11,6 +11,7 @@
  * Two states with the same passes done differ in times alone. If in one of them no device is free later, no input
  * arrives later and no device began earlier, whatever the other can still do, it can do as well: what was looked at to
  * the end makes such others superfluous. Where every W of a device costs the same, any of them stands for all. */
+#include <math.h>
 #include <string.h>
 
 #include "core/arena.h"
@@ -39,9 +40,10 @@ struct seen {
 struct exact {
     const struct sfi_synth *s;
     struct state n;
-    sf_time_ps *f_end, *b_end; /* [stage][microbatch] */
-    bool any_w[MAX_STAGES];    /* of devices: one W is as good as another */
-    sf_time_ps span;           /* to beat */
+    sf_time_ps *f_end, *b_end;                       /* [stage][microbatch] */
+    bool any_w[MAX_STAGES];                          /* of devices: one W is as good as another */
+    sf_time_ps rest[MAX_STAGES], late_w[MAX_STAGES]; /* of devices: most work after the last F, W after the last B */
+    sf_time_ps span;                                 /* to beat */
     sf_time_ps bound;
     uint64_t nodes, nodes_max;
     struct sf_pass order[SFI_EXACT_PASSES], *best;
@@ -116,14 +118,66 @@ static sf_time_ps chain_end(const struct exact *x, uint32_t stage) {
     return at + ahead + s->b[stage] + s->w[stage];
 }
 
+static sf_time_ps left_w(const struct exact *x, uint32_t e) {
+    const struct sfi_synth *s = x->s;
+    sf_time_ps left = 0;
+    for (uint32_t j = 0; j < s->chunks; j++) {
+        uint32_t stage = s->held[e * s->chunks + j];
+        left += s->w[stage] * (s->microbatches - x->n.done[SF_PASS_W][stage]);
+    }
+    return left;
+}
+
+/* Memory limits what device e leaves for after its last F, which has to go to the last stage yet, and the W it leaves
+ * for after its last B, which has to go to the first stage. Less the way to them of a microbatch that nothing delays.
+ */
+static sf_time_ps last_f_delay(const struct exact *x, uint32_t e) {
+    const struct sfi_synth *s = x->s;
+    uint32_t high = s->held[e * s->chunks + s->chunks - 1];
+    if (x->n.done[SF_PASS_F][high] == s->microbatches) {
+        return 0;
+    }
+    return x->n.free[e] + x->n.left[e] - x->rest[e] - s->f_at[high] - s->f[high];
+}
+
+static sf_time_ps last_b_delay(const struct exact *x, uint32_t e) {
+    const struct sfi_synth *s = x->s;
+    uint32_t low = s->held[e * s->chunks];
+    sf_time_ps w = left_w(x, e);
+    if (x->n.done[SF_PASS_B][low] == s->microbatches) {
+        return 0;
+    }
+    return x->n.free[e] + x->n.left[e] - (w < x->late_w[e] ? w : x->late_w[e]) - s->b_at[low] - s->b[low];
+}
+
+/* Earliest end of device d, for what the others have to do before. */
+static sf_time_ps end_by_others(const struct exact *x, uint32_t d, const sf_time_ps *by_f, const sf_time_ps *by_b) {
+    const struct sfi_synth *s = x->s;
+    uint32_t low = s->held[d * s->chunks];
+    sf_time_ps delay = 0;
+    if (x->n.done[SF_PASS_B][low] == s->microbatches) {
+        return 0;
+    }
+    for (uint32_t e = 0; e < s->devices; e++) {
+        delay = by_f[e] > delay ? by_f[e] : delay;
+        delay = s->held[e * s->chunks] >= low && by_b[e] > delay ? by_b[e] : delay;
+    }
+    return delay + s->b_at[low] + s->b[low] + s->w[low];
+}
+
 /* No completion has a span below this. */
 static sf_time_ps outlook(const struct exact *x) {
     const struct sfi_synth *s = x->s;
-    sf_time_ps most = 0;
+    sf_time_ps most = 0, by_f[MAX_STAGES], by_b[MAX_STAGES];
+    for (uint32_t e = 0; e < s->devices; e++) {
+        by_f[e] = last_f_delay(x, e);
+        by_b[e] = last_b_delay(x, e);
+    }
     for (uint32_t d = 0; d < s->devices; d++) {
         if (x->n.first[d] != SFI_NEVER) {
             sf_time_ps by_work = x->n.free[d] + x->n.left[d], by_chain = chain_end(x, s->held[d * s->chunks]);
-            sf_time_ps end = by_work > by_chain ? by_work : by_chain;
+            sf_time_ps end = by_work > by_chain ? by_work : by_chain, others = end_by_others(x, d, by_f, by_b);
+            end = others > end ? others : end;
             most = end - x->n.first[d] > most ? end - x->n.first[d] : most;
         }
     }
@@ -359,6 +413,27 @@ static bool same_w(const struct sfi_synth *s, uint32_t d) {
     return true;
 }
 
+/* The most work of passes that fit into memory, by the densest of them. */
+static void set_limits(struct exact *x, uint32_t d) {
+    const struct sfi_synth *s = x->s;
+    double w_dense = 0, dense = 0, limit = s->limit * (1 + ROUNDING);
+    for (uint32_t j = 0; j < s->chunks; j++) {
+        uint32_t i = s->held[d * s->chunks + j];
+        double w = s->w[i] == 0 ? 0 : s->mem_w[i] > 0 ? (double)s->w[i] / s->mem_w[i] : INFINITY;
+        double all = s->b[i] + s->w[i] == 0 ? 0
+                     : s->mem_f[i] > 0      ? (double)(s->b[i] + s->w[i]) / s->mem_f[i]
+                                            : INFINITY;
+        w_dense = w > w_dense ? w : w_dense;
+        dense = all > dense ? all : dense;
+    }
+    dense = w_dense > dense ? w_dense : dense;
+    double most = (double)x->n.left[d];
+    x->rest[d] =
+        limit * dense * (1 + ROUNDING) < most ? (sf_time_ps)(limit * dense * (1 + ROUNDING)) + 1 : x->n.left[d];
+    x->late_w[d] =
+        limit * w_dense * (1 + ROUNDING) < most ? (sf_time_ps)(limit * w_dense * (1 + ROUNDING)) + 1 : x->n.left[d];
+}
+
 static void begin(struct exact *x) {
     const struct sfi_synth *s = x->s;
     for (uint32_t i = 0; i < s->stages; i++) {
@@ -367,6 +442,7 @@ static void begin(struct exact *x) {
     for (uint32_t d = 0; d < s->devices; d++) {
         x->n.first[d] = SFI_NEVER;
         x->any_w[d] = same_w(s, d);
+        set_limits(x, d);
     }
 }
 
