@@ -161,6 +161,20 @@ void sfi_synth_families(const struct sf_synth_problem *problem, const struct sf_
 
 bool sfi_search_over(struct sfi_search_run *r); /* out of budget, or stopped */
 
+/* A tree of least keys: the leaves lie behind the nodes, 1 is the root. */
+static inline void sfi_least_set(sf_time_ps *tree, uint32_t leaves, uint32_t leaf, sf_time_ps key) {
+    uint32_t i = leaves + leaf;
+    tree[i] = key;
+    while (i > 1) {
+        i /= 2;
+        sf_time_ps least = tree[2 * i] <= tree[2 * i + 1] ? tree[2 * i] : tree[2 * i + 1];
+        if (tree[i] == least) {
+            return;
+        }
+        tree[i] = least;
+    }
+}
+
 /* Tries look at the fill, some of the steady state and the drain; more microbatches only add steady state. */
 uint32_t sfi_try_microbatches(const struct sfi_synth *s);
 

@@ -87,17 +87,7 @@ void sfi_placer_free(struct sfi_placer *p) {
 }
 
 static void set_wake(struct sfi_placer *p, uint32_t device, sf_time_ps t) {
-    sf_time_ps *w = p->wake;
-    uint32_t i = p->leaves + device;
-    w[i] = t;
-    while (i > 1) {
-        i /= 2;
-        sf_time_ps least = w[2 * i] <= w[2 * i + 1] ? w[2 * i] : w[2 * i + 1];
-        if (w[i] == least) {
-            return;
-        }
-        w[i] = least;
-    }
+    sfi_least_set(p->wake, p->leaves, device, t);
 }
 
 static void wake_by(struct sfi_placer *p, uint32_t device, sf_time_ps t) {

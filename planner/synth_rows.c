@@ -74,17 +74,7 @@ void sfi_rows_free(struct sfi_rows *r) {
 /* ---- the next pass ----------------------------------------------------------------------------------------------- */
 
 static void set_leaf(struct sfi_rows *r, uint32_t class, sf_time_ps key) {
-    sf_time_ps *t = r->tree;
-    uint32_t i = r->leaves + class;
-    t[i] = key;
-    while (i > 1) {
-        i /= 2;
-        sf_time_ps least = t[2 * i] <= t[2 * i + 1] ? t[2 * i] : t[2 * i + 1];
-        if (t[i] == least) {
-            return;
-        }
-        t[i] = least;
-    }
+    sfi_least_set(r->tree, r->leaves, class, key);
 }
 
 static uint32_t first_leaf(const struct sfi_rows *r) {

@@ -141,6 +141,19 @@ static double exchange_s(const struct ring *r, double bytes, bool leaves) {
     return fmax(out_s, in_s) + fmax(r->up_latency, r->out_latency);
 }
 
+int sfi_collective_call(int op_kind) {
+    switch (op_kind) {
+    case SF_OP_ALL_REDUCE:
+        return SF_CALL_ALL_REDUCE;
+    case SF_OP_REDUCE_SCATTER:
+        return SF_CALL_REDUCE_SCATTER;
+    case SF_OP_ALL_GATHER:
+        return SF_CALL_ALL_GATHER;
+    default:
+        return -1;
+    }
+}
+
 enum sf_coll_op sfi_coll_op(int kind) {
     switch (kind) {
     case SF_CALL_ALL_REDUCE:

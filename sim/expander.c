@@ -128,17 +128,11 @@ void sfi_expansion_arrive(const struct sfi_worker *w, const struct sfi_group *g,
     g->expansion->arrive[member_of(w, g->expansion, instance)] = begin;
 }
 
-static enum sf_coll_op op_of(int kind) {
-    return kind == SF_OP_ALL_REDUCE       ? SF_COLL_ALL_REDUCE
-           : kind == SF_OP_REDUCE_SCATTER ? SF_COLL_REDUCE_SCATTER
-                                          : SF_COLL_ALL_GATHER;
-}
-
 /* By what the members' slowest kind of GPU would choose. */
 static struct sfi_expand_ask ask_of(const struct sfi_expansion_group *x, const struct sf_op *op) {
     struct sfi_expand_ask ask = {.domain = x->domain, .arrive = x->arrive, .up = x->up, .out = x->out};
     double most = -1.0;
-    ask.query = (struct sf_coll_query){op_of(op->kind), op->bytes, x->span};
+    ask.query = (struct sf_coll_query){sfi_coll_op(sfi_collective_call(op->kind)), op->bytes, x->span};
     for (uint32_t i = 0; i < sf_cost_kinds(x->all->cost); i++) {
         const struct sf_coll *coll = sf_cost_of(x->all->cost, i)->coll;
         struct sf_coll_choice chosen;

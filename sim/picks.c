@@ -108,26 +108,13 @@ static void add(struct counts *c, uint32_t comm, int call_kind, uint64_t bytes, 
     s->call_kind = call_kind;
 }
 
-static int call_of(int op_kind) {
-    switch (op_kind) {
-    case SF_OP_ALL_REDUCE:
-        return SF_CALL_ALL_REDUCE;
-    case SF_OP_REDUCE_SCATTER:
-        return SF_CALL_REDUCE_SCATTER;
-    case SF_OP_ALL_GATHER:
-        return SF_CALL_ALL_GATHER;
-    default:
-        return -1;
-    }
-}
-
 static void count_calls(const struct sf_prog *prog, struct counts *c) {
     for (uint32_t k = 0; k < prog->classes_n; k++) {
         const struct sf_class *cls = &prog->classes[k];
         for (uint32_t i = 0; i < cls->ops_n; i++) {
             const struct sf_op *op = &cls->ops[i];
-            if (call_of(op->kind) >= 0) {
-                add(c, op->comm, call_of(op->kind), op->bytes, 1);
+            if (sfi_collective_call(op->kind) >= 0) {
+                add(c, op->comm, sfi_collective_call(op->kind), op->bytes, 1);
             }
             const struct sf_recipe *r = op->recipe != SF_NONE ? &prog->recipes[op->recipe] : NULL;
             for (uint32_t n = 0; r != NULL && n < r->calls_n; n++) {
