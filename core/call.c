@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "core/collective.h"
+
 struct kind_text {
     const char *name, *dims, *operands;
 };
@@ -105,9 +107,23 @@ int sf_call_operands_n(int kind) {
     return is_kind(kind) ? words(kinds[kind].operands) : 0;
 }
 
+int sf_call_collective(int kind) {
+    switch (kind) {
+    case SF_CALL_ALL_REDUCE:
+        return SF_COLL_ALL_REDUCE;
+    case SF_CALL_ALL_GATHER:
+        return SF_COLL_ALL_GATHER;
+    case SF_CALL_REDUCE_SCATTER:
+        return SF_COLL_REDUCE_SCATTER;
+    case SF_CALL_ALL_TO_ALL:
+        return SF_COLL_ALL_TO_ALL;
+    default:
+        return -1;
+    }
+}
+
 bool sf_call_is_collective(int kind) {
-    return kind == SF_CALL_ALL_REDUCE || kind == SF_CALL_ALL_GATHER || kind == SF_CALL_REDUCE_SCATTER ||
-           kind == SF_CALL_ALL_TO_ALL;
+    return sf_call_collective(kind) >= 0;
 }
 
 bool sf_call_is_attention_fwd(int kind) {

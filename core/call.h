@@ -169,6 +169,7 @@ int sf_call_parse(const char *name); /* -1 when unknown */
 int sf_call_dims_n(int kind);        /* how many dims and operands the kind names */
 int sf_call_operands_n(int kind);
 bool sf_call_is_collective(int kind);
+int sf_call_collective(int kind);        /* enum sf_coll_op; -1: it is none */
 bool sf_call_is_attention(int kind);     /* of whole sequences or of a slice */
 bool sf_call_is_attention_fwd(int kind); /* its forward */
 /* Whether any kernel could make sense of the dims: none negative, nothing to divide by that is 0, rows that stay inside

@@ -39,6 +39,19 @@ enum sf_op_group sf_op_group(int kind) {
     return (enum sf_op_group)op_groups[kind];
 }
 
+int sf_op_call(int kind) {
+    switch (kind) {
+    case SF_OP_ALL_REDUCE:
+        return SF_CALL_ALL_REDUCE;
+    case SF_OP_REDUCE_SCATTER:
+        return SF_CALL_REDUCE_SCATTER;
+    case SF_OP_ALL_GATHER:
+        return SF_CALL_ALL_GATHER;
+    default:
+        return -1;
+    }
+}
+
 const char *sf_buf_kind_name(int kind) {
     return kind >= 0 && kind < SF_BUF_KINDS ? buf_names[kind] : "?";
 }

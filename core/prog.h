@@ -247,6 +247,7 @@ static inline uint32_t sf_prog_slices(const struct sf_prog_job *job) {
     return job->slices > 1 ? job->slices : 1;
 }
 enum sf_op_group sf_op_group(int kind);
+int sf_op_call(int kind); /* of a collective the call that does the same inside a recipe; else -1 */
 const char *sf_buf_kind_name(int kind);
 /* "F c0 m3", "send m3 +1 pp.fwd" - short label of an op for traces and messages; returns `buf`. */
 char *sf_op_label(const struct sf_prog *prog, uint32_t class_i, uint32_t op, char *buf, size_t size);

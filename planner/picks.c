@@ -94,27 +94,18 @@ static int find_comm(const struct sf_prog *prog, const char *name, uint32_t *out
 }
 
 static bool does(const struct sf_prog *prog, uint32_t comm, int op) {
-    static const int op_kinds[SF_COLL_OPS_N] = {[SF_COLL_ALL_REDUCE] = SF_OP_ALL_REDUCE,
-                                                [SF_COLL_ALL_GATHER] = SF_OP_ALL_GATHER,
-                                                [SF_COLL_REDUCE_SCATTER] = SF_OP_REDUCE_SCATTER,
-                                                [SF_COLL_ALL_TO_ALL] = -1,
-                                                [SF_COLL_BROADCAST] = -1};
-    static const int call_kinds[SF_COLL_OPS_N] = {[SF_COLL_ALL_REDUCE] = SF_CALL_ALL_REDUCE,
-                                                  [SF_COLL_ALL_GATHER] = SF_CALL_ALL_GATHER,
-                                                  [SF_COLL_REDUCE_SCATTER] = SF_CALL_REDUCE_SCATTER,
-                                                  [SF_COLL_ALL_TO_ALL] = SF_CALL_ALL_TO_ALL,
-                                                  [SF_COLL_BROADCAST] = -1};
     for (uint32_t r = 0; r < prog->recipes_n; r++) {
         for (uint32_t i = 0; i < prog->recipes[r].calls_n; i++) {
             const struct sf_call *call = &prog->recipes[r].calls[i];
-            if (call->kind == call_kinds[op] && call->comm == comm) {
+            if (sf_call_collective(call->kind) == op && call->comm == comm) {
                 return true;
             }
         }
     }
     for (uint32_t c = 0; c < prog->classes_n; c++) {
         for (uint32_t i = 0; i < prog->classes[c].ops_n; i++) {
-            if (prog->classes[c].ops[i].kind == op_kinds[op] && prog->classes[c].ops[i].comm == comm) {
+            const struct sf_op *o = &prog->classes[c].ops[i];
+            if (o->comm == comm && sf_call_collective(sf_op_call(o->kind)) == op) {
                 return true;
             }
         }

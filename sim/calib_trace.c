@@ -32,9 +32,7 @@ static int add_op(struct sf_calib_data *d, const struct sf_prog *prog, const str
     }
     if (moves && sf_op_group(op->kind) == SF_OP_IS_COLL && sf_prog_comm_size(prog, op->comm) > 1) {
         p.ranks = sf_prog_comm_size(prog, op->comm);
-        p.op = op->kind == SF_OP_ALL_REDUCE       ? SF_CALL_ALL_REDUCE
-               : op->kind == SF_OP_REDUCE_SCATTER ? SF_CALL_REDUCE_SCATTER
-                                                  : SF_CALL_ALL_GATHER;
+        p.op = (uint16_t)sf_op_call(op->kind);
         return sf_calib_add_point(d, &p, err);
     }
     d->source[d->sources_n - 1].left_out++;

@@ -91,9 +91,6 @@ int sfi_points_load(struct sf_cost *c, const struct sf_node *list, struct sf_err
 static inline bool sfi_is_hurt(const struct sf_topo_counts *n) {
     return n->dead_nics + n->dead_switches + n->dead_cables + n->degraded_links > 0;
 }
-/* Of a collective of enum sf_call_kind. */
-enum sf_coll_op sfi_coll_op(int kind);
-int sfi_collective_call(int op_kind); /* the call that an op between recipes is priced as; -1: it is no collective */
 /* sf_coll_create for the GPUs of one stock. */
 int sfi_coll_create_of(const struct sf_topo *topo, const struct sf_stock *stock, const struct sf_io *io,
                        struct sf_coll **out, struct sf_err *err);

@@ -141,35 +141,9 @@ static double exchange_s(const struct ring *r, double bytes, bool leaves) {
     return fmax(out_s, in_s) + fmax(r->up_latency, r->out_latency);
 }
 
-int sfi_collective_call(int op_kind) {
-    switch (op_kind) {
-    case SF_OP_ALL_REDUCE:
-        return SF_CALL_ALL_REDUCE;
-    case SF_OP_REDUCE_SCATTER:
-        return SF_CALL_REDUCE_SCATTER;
-    case SF_OP_ALL_GATHER:
-        return SF_CALL_ALL_GATHER;
-    default:
-        return -1;
-    }
-}
-
-enum sf_coll_op sfi_coll_op(int kind) {
-    switch (kind) {
-    case SF_CALL_ALL_REDUCE:
-        return SF_COLL_ALL_REDUCE;
-    case SF_CALL_REDUCE_SCATTER:
-        return SF_COLL_REDUCE_SCATTER;
-    case SF_CALL_ALL_TO_ALL:
-        return SF_COLL_ALL_TO_ALL;
-    default:
-        return SF_COLL_ALL_GATHER;
-    }
-}
-
 static sf_time_ps collective_of_kind(const struct sf_cost *c, int kind, uint64_t bytes, const struct sf_span *span) {
     if (c->coll && !c->collectives_measured) {
-        const struct sf_coll_query q = {sfi_coll_op(kind), bytes, *span};
+        const struct sf_coll_query q = {(enum sf_coll_op)sf_call_collective(kind), bytes, *span};
         struct sf_coll_choice chosen;
         sf_coll_choose(c->coll, &q, &chosen);
         return sf_s_to_ps(chosen.time_s);

@@ -132,7 +132,7 @@ void sfi_expansion_arrive(const struct sfi_worker *w, const struct sfi_group *g,
 static struct sfi_expand_ask ask_of(const struct sfi_expansion_group *x, const struct sf_op *op) {
     struct sfi_expand_ask ask = {.domain = x->domain, .arrive = x->arrive, .up = x->up, .out = x->out};
     double most = -1.0;
-    ask.query = (struct sf_coll_query){sfi_coll_op(sfi_collective_call(op->kind)), op->bytes, x->span};
+    ask.query = (struct sf_coll_query){(enum sf_coll_op)sf_call_collective(sf_op_call(op->kind)), op->bytes, x->span};
     for (uint32_t i = 0; i < sf_cost_kinds(x->all->cost); i++) {
         const struct sf_coll *coll = sf_cost_of(x->all->cost, i)->coll;
         struct sf_coll_choice chosen;

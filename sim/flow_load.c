@@ -192,7 +192,7 @@ uint32_t sfi_load_collective(struct sfi_loader *l, int call_kind, uint64_t bytes
     struct sfi_load load = {0};
     bool switches_add = false;
     if (l->competes) {
-        const struct sf_coll_query q = {sfi_coll_op(call_kind), bytes, *span};
+        const struct sf_coll_query q = {(enum sf_coll_op)sf_call_collective(call_kind), bytes, *span};
         const struct sfi_ask ask = sfi_ask_of(l->cost->coll, &q);
         struct sf_coll_choice chosen;
         sf_coll_choose(l->cost->coll, &q, &chosen);

@@ -94,7 +94,7 @@ struct counts {
 };
 
 static void add(struct counts *c, uint32_t comm, int call_kind, uint64_t bytes, double count) {
-    struct sizes *s = &c->of[comm][sfi_coll_op(call_kind)];
+    struct sizes *s = &c->of[comm][sf_call_collective(call_kind)];
     uint32_t i = 0;
     while (i < s->n && s->bytes[i] != bytes) {
         i++;
@@ -113,8 +113,8 @@ static void count_calls(const struct sf_prog *prog, struct counts *c) {
         const struct sf_class *cls = &prog->classes[k];
         for (uint32_t i = 0; i < cls->ops_n; i++) {
             const struct sf_op *op = &cls->ops[i];
-            if (sfi_collective_call(op->kind) >= 0) {
-                add(c, op->comm, sfi_collective_call(op->kind), op->bytes, 1);
+            if (sf_op_call(op->kind) >= 0) {
+                add(c, op->comm, sf_op_call(op->kind), op->bytes, 1);
             }
             const struct sf_recipe *r = op->recipe != SF_NONE ? &prog->recipes[op->recipe] : NULL;
             for (uint32_t n = 0; r != NULL && n < r->calls_n; n++) {

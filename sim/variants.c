@@ -391,7 +391,7 @@ static int meet_partner(struct maker *k, struct sfi_variant *v, uint32_t op, str
 /* A gathering of updated weights counts as far as the next step's forward cannot hide it. */
 static sf_time_ps collective_time(const struct sf_cost *cost, const struct sf_op *op, const struct sf_span *span,
                                   double rate) {
-    sf_time_ps t = sfi_price_collective(cost, sfi_collective_call(op->kind), op->bytes, span, rate);
+    sf_time_ps t = sfi_price_collective(cost, sf_op_call(op->kind), op->bytes, span, rate);
     return op->kind == SF_OP_ALL_GATHER ? sf_s_to_ps(sf_ps_to_s(t) * sf_cost_gather_share(cost)) : t;
 }
 
@@ -433,7 +433,7 @@ static int price_collective(struct maker *k, struct sfi_variant *v, const struct
     struct part *p = &k->parts[id];
     if (k->part_ids.n > before) {
         p->time = at_least_one(collective_time(k->cost, op, s, rate));
-        p->load = sfi_load_collective(&k->loader, sfi_collective_call(op->kind), op->bytes, s, p->time, capacity);
+        p->load = sfi_load_collective(&k->loader, sf_op_call(op->kind), op->bytes, s, p->time, capacity);
     }
     f->time = p->time;
     f->load = p->load;
