@@ -125,6 +125,25 @@ static void hash_follows_what_plans_depend_on(void **state) {
     sf_scenario_clear(&s);
 }
 
+static void numbers_of_gpus(void **state) {
+    static const struct {
+        const char *line;
+        uint32_t gpus;
+        bool fewer;
+    } cases[] = {{"", 8, false}, {"  gpus: 6\n", 6, false}, {"  gpus: { most: 6 }\n", 6, true}};
+    static struct sf_scenario s;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[512];
+        snprintf(text, sizeof text, HEAD JOB "%s", cases[i].line);
+        load_well(text, NULL, &s);
+        assert_int_equal(s.job.gpus, cases[i].gpus);
+        assert_int_equal(s.job.gpus_asked, cases[i].gpus);
+        assert_int_equal(s.job.fewer, cases[i].fewer);
+        sf_scenario_clear(&s);
+    }
+}
+
 static void refuses(void **state) {
     static const struct {
         const char *text, *says;
@@ -133,6 +152,11 @@ static void refuses(void **state) {
         {HEAD JOB "  sequence: 8\n", "sequence", 8},
         {HEAD JOB "  gpus: 9\n", "9", 8},
         {HEAD JOB "  gpus: 0\n", "0", 8},
+        {HEAD JOB "  gpus: { most: 9 }\n", "9", 8},
+        {HEAD JOB "  gpus: { most: 0 }\n", "0", 8},
+        {HEAD JOB "  gpus: { least: 2 }\n", "least", 8},
+        {HEAD JOB "  gpus: {}\n", "most", 8},
+        {HEAD JOB "  gpus: [4]\n", "number", 8},
         {HEAD JOB "  steps: none\n", "none", 8},
         {HEAD JOB "  optimizer: { kind: sgd }\n", "sgd", 8},
         {HEAD JOB "  optimizer: { kind: adamw, momentum: 1 }\n", "momentum", 8},
@@ -219,6 +243,7 @@ int main(void) {
         cmocka_unit_test(every_key),
         cmocka_unit_test(defaults_and_override),
         cmocka_unit_test(hash_follows_what_plans_depend_on),
+        cmocka_unit_test(numbers_of_gpus),
         cmocka_unit_test(refuses),
         cmocka_unit_test(canonical_needs_f32),
         cmocka_unit_test(missing_files),

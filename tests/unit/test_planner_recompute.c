@@ -239,36 +239,48 @@ static double searched(const struct sf_scenario *s, const struct sf_cost *cost, 
     return found_s;
 }
 
-/* A device with from all to hardly anything of the memory that a plan without recomputation takes: the best of all
- * choices is found; `in_part` counts those that recompute some layers, `gains` those that one kind for all is behind.
- */
-static void shrink(const struct sf_cost *cost, int schedule, uint32_t *in_part, uint32_t *gains) {
-    struct sf_scenario whole = pinned(cluster, schedule);
+/* Devices with less and less of the memory that a plan without recomputation takes. */
+struct shrinking {
+    struct sf_topo *topo;
+    const struct sf_cost *cost;
+    double from, to; /* of that memory */
+    struct sf_pin kinds;
+    /* Every choice, or only those that mix nothing. */
+    struct tried (*choices)(const struct sf_scenario *s, const struct sf_cost *cost, int schedule, bool plain);
+    double behind; /* a choice that mixes nothing counts as behind from this much on */
+    uint32_t in_part, gains;
+};
+
+static void check_best(const struct sf_scenario *s, struct shrinking *k, int schedule, double part) {
+    struct tried all = k->choices(s, k->cost, schedule, false), plain = k->choices(s, k->cost, schedule, true);
+    struct sf_plan found = {.pp = 0};
+    double bound_s = 0, found_s = searched(s, k->cost, &found, &bound_s), most = all.best_s * (1 + 1e-9);
+    print_message("%s, memory %.2f: %u of %u fit; best %.6f s, %u and %u again, %u away; mixing nothing %.6f s%s\n",
+                  sf_schedule_name(schedule), part, all.fit, all.all, all.best_s, all.plan.recompute_layers[0],
+                  all.plan.recompute_layers[1], all.plan.offload, plain.best_s, found.partly ? ", in part" : "");
+    if (isfinite(all.best_s) && (found_s > most || bound_s > most)) {
+        fail_msg("found %.9f, bound %.9f, best %.9f with kinds %d and %d", found_s, bound_s, all.best_s,
+                 all.plan.recompute, all.plan.recompute_rest);
+    }
+    assert_true(isfinite(found_s) == isfinite(all.best_s));
+    k->in_part += found.partly;
+    k->gains += found_s < plain.best_s * (1 - k->behind);
+}
+
+static void shrink(struct shrinking *k, int schedule) {
+    struct sf_scenario whole = pinned(k->topo, schedule);
     struct sf_plan plain = plan_for(&whole, schedule, 0, 0);
     struct sf_prog *prog = compiled(&whole, &plain);
-    double have = (double)sf_topo_device(cluster)->memory_bytes;
+    double have = (double)sf_topo_device(k->topo)->memory_bytes;
     double need = (double)prog->classes[0].arena_bytes + (double)sf_class_scratch_bytes(prog, 0);
     sf_prog_free(prog);
-    for (double part = 1.02; part > 0.56; part -= 0.05) {
+    for (double part = k->from; part > k->to; part -= 0.05) {
         const struct sf_topo_scale less = {1, 1, part * need / have};
         struct sf_topo *small = NULL;
-        assert_int_equal(sf_topo_scaled(cluster, &less, &small, NULL), 0);
+        assert_int_equal(sf_topo_scaled(k->topo, &less, &small, NULL), 0);
         struct sf_scenario s = pinned(small, schedule);
-        struct tried all = try_all(&s, cost, schedule, false), uniform = try_all(&s, cost, schedule, true);
-        struct sf_plan found = {.pp = 0};
-        double bound_s = 0, found_s = searched(&s, cost, &found, &bound_s);
-        if (isfinite(all.best_s) && (found_s > all.best_s * (1 + 1e-9) || bound_s > all.best_s * (1 + 1e-9))) {
-            fail_msg(
-                "%s, memory %.2f: found %.9f, bound %.9f, best %.9f with %u of %u, %u of %u again, kinds %d and %d",
-                sf_schedule_name(schedule), part, found_s, bound_s, all.best_s, all.plan.recompute_layers[0],
-                all.plan.layers[0], all.plan.recompute_layers[1], all.plan.layers[1], all.plan.recompute,
-                all.plan.recompute_rest);
-        }
-        assert_true(isfinite(found_s) == isfinite(all.best_s));
-        *in_part += found.partly;
-        *gains += found_s < uniform.best_s * 0.999;
-        print_message("%s, memory %.2f: %u of %u fit; best %.6f s, by one kind %.6f s%s\n", sf_schedule_name(schedule),
-                      part, all.fit, all.all, all.best_s, uniform.best_s, found.partly ? ", in part" : "");
+        s.pins.recompute = k->kinds;
+        check_best(&s, k, schedule, part);
         sf_topo_scaled_free(small);
     }
 }
@@ -276,18 +288,18 @@ static void shrink(const struct sf_cost *cost, int schedule, uint32_t *in_part, 
 static void test_as_few_as_fit(void **state) {
     static const int schedules[] = {SF_SCHEDULE_1F1B, SF_SCHEDULE_GPIPE, SF_SCHEDULE_DUALPIPE};
     struct sf_cost *cost = NULL;
-    uint32_t in_part = 0, gains = 0;
     (void)state;
     assert_int_equal(sf_cost_create(cluster, &sf_io_posix, NULL, &cost, NULL), 0);
+    struct shrinking k = {.topo = cluster, .cost = cost, .from = 1.02, .to = 0.56, .choices = try_all, .behind = 1e-3};
     for (size_t i = 0; i < sizeof schedules / sizeof schedules[0]; i++) {
-        shrink(cost, schedules[i], &in_part, &gains);
+        shrink(&k, schedules[i]);
     }
-    assert_true(in_part >= 12 && gains >= 10);
+    assert_true(k.in_part >= 12 && k.gains >= 10);
     sf_cost_free(cost);
 }
 
 /* The same with layers on the host besides: every cut, every number there, every number that recompute. */
-static struct tried try_hosts(const struct sf_scenario *s, const struct sf_cost *cost, int schedule, bool both) {
+static struct tried try_hosts(const struct sf_scenario *s, const struct sf_cost *cost, int schedule, bool alone) {
     struct tried t = {.best_s = INFINITY};
     struct sf_scenario copy = *s;
     for (uint32_t first = 1; first < LAYERS; first++) {
@@ -301,7 +313,7 @@ static struct tried try_hosts(const struct sf_scenario *s, const struct sf_cost 
             p.zero = 1;
             p.offload = k / (first + 1) / (second + 1);
             bool some = of_first + of_second > 0, all = of_first == first && of_second == second;
-            if (both || p.offload == 0 || !some || all) {
+            if (!alone || p.offload == 0 || !some || all) {
                 try_one(s, cost, &p, &t);
             }
         }
@@ -309,46 +321,20 @@ static struct tried try_hosts(const struct sf_scenario *s, const struct sf_cost 
     return t;
 }
 
-/* As `shrink`; `gains` counts those that either way alone is behind. */
-static void shrink_beside_hosts(struct sf_topo *hosts, const struct sf_cost *cost, int schedule, uint32_t *gains) {
-    struct sf_scenario whole = pinned(hosts, schedule);
-    struct sf_plan plain = plan_for(&whole, schedule, 0, 0);
-    struct sf_prog *prog = compiled(&whole, &plain);
-    double have = (double)sf_topo_device(hosts)->memory_bytes;
-    double need = (double)prog->classes[0].arena_bytes + (double)sf_class_scratch_bytes(prog, 0);
-    sf_prog_free(prog);
-    for (double part = 0.95; part > 0.5; part -= 0.05) {
-        const struct sf_topo_scale less = {1, 1, part * need / have};
-        struct sf_topo *small = NULL;
-        assert_int_equal(sf_topo_scaled(hosts, &less, &small, NULL), 0);
-        struct sf_scenario s = pinned(small, schedule);
-        s.pins.recompute = (struct sf_pin){.n = 2, .value = {SF_RECOMPUTE_NONE, SF_RECOMPUTE_FULL}};
-        struct tried all = try_hosts(&s, cost, schedule, true), one = try_hosts(&s, cost, schedule, false);
-        struct sf_plan found = {.pp = 0};
-        double bound_s = 0, found_s = searched(&s, cost, &found, &bound_s);
-        print_message("%s, memory %.2f: %u of %u fit; best %.6f s, %u and %u again, %u away; one way alone %.6f s\n",
-                      sf_schedule_name(schedule), part, all.fit, all.all, all.best_s, all.plan.recompute_layers[0],
-                      all.plan.recompute_layers[1], all.plan.offload, one.best_s);
-        assert_true(isfinite(found_s) == isfinite(all.best_s));
-        assert_false(isfinite(found_s) && (found_s > all.best_s * (1 + 1e-9) || bound_s > all.best_s * (1 + 1e-9)));
-        *gains += found_s < one.best_s * 0.9999;
-        sf_topo_scaled_free(small);
-    }
-}
-
 static void test_beside_the_host(void **state) {
     static const struct shape wide = {LAYERS, 4096, 8, 8, 16384, 0, 512, 4096, SF_BF16};
     struct sf_topo *hosts = load_cluster("gb300-nvl72-1rack");
     struct sf_cost *cost = NULL;
-    uint32_t gains = 0;
     (void)state;
     assert_non_null(hosts);
     assert_int_equal(sf_cost_create(hosts, &sf_io_posix, NULL, &cost, NULL), 0);
     shape = &wide;
-    shrink_beside_hosts(hosts, cost, SF_SCHEDULE_GPIPE, &gains);
-    shrink_beside_hosts(hosts, cost, SF_SCHEDULE_1F1B, &gains);
+    struct shrinking k = {.topo = hosts, .cost = cost, .from = 0.95, .to = 0.5, .choices = try_hosts, .behind = 1e-4};
+    k.kinds = (struct sf_pin){.n = 2, .value = {SF_RECOMPUTE_NONE, SF_RECOMPUTE_FULL}};
+    shrink(&k, SF_SCHEDULE_GPIPE);
+    shrink(&k, SF_SCHEDULE_1F1B);
     shape = &small_shape;
-    assert_true(gains >= 3);
+    assert_true(k.gains >= 3);
     sf_cost_free(cost);
     sf_topo_free(hosts);
 }
