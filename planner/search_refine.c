@@ -19,6 +19,7 @@ void sfi_leave_out(struct sfi_search *s, double bound_s) {
     s->open_s = fmin(s->open_s, bound_s);
 }
 
+/* Behind those that a first impression has taken already. */
 static void rank(struct sfi_search *s, const struct sfi_candidate *c) {
     struct sfi_ranked *best = &s->best[sfi_ranking(c)];
     struct sfi_candidate *of = best->of;
@@ -30,7 +31,7 @@ static void rank(struct sfi_search *s, const struct sfi_candidate *c) {
         sfi_leave_out(s, of[best->n - 1].least_s);
     }
     size_t at = best->n < s->best_room ? best->n++ : best->n - 1;
-    for (; at > 0 && sfi_candidate_compare(c, &of[at - 1]) < 0; at--) {
+    for (; at > best->next && sfi_candidate_compare(c, &of[at - 1]) < 0; at--) {
         of[at] = of[at - 1];
     }
     of[at] = *c;

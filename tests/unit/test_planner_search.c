@@ -130,6 +130,37 @@ static void searching_again_gives_the_same(void **state) {
     sf_plan_results_clear(first.results, first.n);
 }
 
+/* Numbers of GPUs in one search are as good as the best of their searches. */
+static void fewer_is_one_more_choice(void **state) {
+    struct world *w = *state;
+    struct sf_search_number numbers[SF_SEARCH_NUMBERS];
+    struct sf_err err;
+    sf_time_ps alone = INT64_MAX;
+    uint32_t best = 0, n;
+    w->s.job.gpus = w->s.job.gpus_asked = 8;
+    w->s.job.fewer = true;
+    search_well(w, 200);
+    check_results(w);
+    n = w->stats.numbers_n;
+    memcpy(numbers, w->stats.numbers, sizeof numbers);
+    sf_time_ps together = w->results[0].sim.step_time;
+    uint32_t used = sf_plan_gpus(&w->results[0].plan);
+    double bound_s = w->stats.bound_s;
+    assert_true(n > 1 && numbers[0].gpus == 8);
+    w->s.job.fewer = false;
+    for (uint32_t i = 0; i < n; i++) {
+        w->s.job.gpus = numbers[i].gpus;
+        assert_true(numbers[i].gpus >= 6 && numbers[i].gpus <= 8);
+        if (search(w, 200, &err) == 0 && w->results[0].sim.step_time < alone) {
+            alone = w->results[0].sim.step_time;
+            best = w->s.job.gpus;
+        }
+    }
+    assert_int_equal(together, alone);
+    assert_int_equal(used, best);
+    assert_true(bound_s <= sf_ps_to_s(alone) * (1 + 1e-9));
+}
+
 static void pins_bind(void **state) {
     struct world *w = *state;
     w->s.pins.schedule = (struct sf_pin){.n = 1, .value = {SF_SCHEDULE_1F1B}};
@@ -307,6 +338,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         WITH(tiny, tiny_llama_is_planned),
         WITH(tiny, searching_again_gives_the_same),
+        WITH(tiny, fewer_is_one_more_choice),
         WITH(tiny, pins_bind),
         WITH(tiny, impossible_pins_are_explained),
         WITH(tiny, pins_at_fault_are_named),
