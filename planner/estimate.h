@@ -32,8 +32,9 @@ struct sfi_base {
     double optimizer_bytes; /* per weight that a rank updates */
     struct sfi_line adamw;  /* per weight */
     double dispatch_s;
-    bool tuned;            /* plans may pick what collectives run on: prices take the quickest */
-    struct sfi_memo *memo; /* the caller's; NULL: every table is made afresh */
+    bool tuned;              /* plans may pick what collectives run on: prices take the quickest */
+    struct sfi_memo *memo;   /* the caller's; NULL: every table is made afresh */
+    struct sfi_calls *calls; /* the caller's; NULL: calls are priced anew for all degrees */
 };
 void sfi_base_init(const struct sf_scenario *s, const struct sf_cost *cost, struct sfi_base *out);
 
@@ -45,6 +46,12 @@ void sfi_memo_free(struct sfi_memo *memo);
 int sfi_memo_table(struct sfi_memo *memo, const struct sf_plan *plan, const struct sf_pass_weights *weights,
                    struct sf_pipe **out);
 int sfi_memo_generate(void *memo, const struct sf_pipe_spec *spec, struct sf_pipe **out, struct sf_err *err);
+
+/* Calls of miniatures that were priced before, for one thread and degrees with the same tp, cp and ep. NULL when out of
+ * memory, which is slower and no more. */
+struct sfi_calls;
+struct sfi_calls *sfi_calls_create(void);
+void sfi_calls_free(struct sfi_calls *calls); /* NULL is legal */
 
 /* The degrees that change what one rank does with a microbatch. */
 struct sfi_degrees {

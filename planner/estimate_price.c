@@ -120,18 +120,29 @@ struct spans {
 };
 
 /* Calls that were priced before: the layers of all miniatures make the same ones. */
-#define MOST_CALLS 128 /* a power of two */
+#define MOST_CALLS 2048 /* a power of two */
 struct known_call {
-    struct sf_call call; /* without operands, in whose place a collective has its communicator's name */
+    struct sf_call call; /* without operands, in whose place a collective has what says where it runs */
     double worst_s, least_s;
 };
+struct sfi_calls {
+    struct known_call of[MOST_CALLS];
+};
+
+struct sfi_calls *sfi_calls_create(void) {
+    return sf_calloc(1, sizeof(struct sfi_calls));
+}
+
+void sfi_calls_free(struct sfi_calls *calls) {
+    sf_free(calls);
+}
 
 struct pricing {
     const struct sfi_base *base;
-    struct known_call known[MOST_CALLS];
+    struct sfi_calls *known;
     const struct sf_prog *prog;
     struct sfi_seated *seated; /* its rank 0 */
-    uint32_t ep_comm, cp_comm;
+    uint32_t ep_comm, cp_comm, experts_beside;
     struct spans ep, cp;
 };
 
@@ -168,18 +179,29 @@ static double least_of(const struct pricing *p, const struct sf_call *call) {
     return least;
 }
 
-static const struct known_call *price_call(struct pricing *p, const struct sf_call *call) {
+/* Seats follow from tp, cp and ep, which all calls here share, and from how experts lie beside tp. */
+struct where {
+    char comm[SF_NAME];
+    uint64_t experts_beside;
+};
+
+static struct known_call price_call(struct pricing *p, const struct sf_call *call) {
     struct sf_call key = *call;
     memset(key.operand, 0, sizeof key.operand);
     if (sf_call_is_collective(call->kind)) {
-        static_assert(sizeof key.operand >= SF_NAME, "room for a name");
-        memcpy(key.operand, p->prog->comms[call->comm].name, SF_NAME);
+        struct where where = {.experts_beside = p->experts_beside};
+        static_assert(sizeof key.operand >= sizeof where, "room for it");
+        memcpy(where.comm, p->prog->comms[call->comm].name, SF_NAME);
+        memcpy(key.operand, &where, sizeof where);
     }
-    struct known_call *k = &p->known[sf_hash_bytes(&key, sizeof key).lo % MOST_CALLS];
-    if (memcmp(&k->call, &key, sizeof key) != 0) {
+    struct known_call fresh, *k = &fresh;
+    if (p->known != NULL) {
+        k = &p->known->of[sf_hash_bytes(&key, sizeof key).lo % MOST_CALLS];
+    }
+    if (p->known == NULL || memcmp(&k->call, &key, sizeof key) != 0) {
         *k = (struct known_call){key, worst_of(p, call), least_of(p, call)};
     }
-    return k;
+    return *k;
 }
 
 /* ---- miniatures -------------------------------------------------------------------------------------------------- */
@@ -198,16 +220,17 @@ static void add_recipe(struct pricing *p, uint32_t recipe, struct sums *time, st
     struct beside beside = {0, 0};
     for (uint32_t i = 0; i < r->calls_n; i++) {
         const struct sf_call *call = &r->calls[i];
-        const struct known_call *known = price_call(p, call);
-        double s = known->worst_s, at_least = known->least_s;
+        const struct known_call known = price_call(p, call);
+        double s = known.worst_s, at_least = known.least_s;
         if (call->flags & SF_CALL_BESIDE_FLAG) {
             run_beside(&beside, s);
             continue;
         }
         time->all += s + end_beside(&beside, is_attention(call) ? s : 0);
         least->all += at_least;
-        time->embedding += is_embedding(r, i) ? s : 0;
-        least->embedding += is_embedding(r, i) ? at_least : 0;
+        bool embedding = is_embedding(r, i);
+        time->embedding += embedding ? s : 0;
+        least->embedding += embedding ? at_least : 0;
     }
     time->all += end_beside(&beside, 0);
 }
@@ -476,7 +499,7 @@ static int price_both(const struct sfi_base *base, const struct sfi_degrees *d, 
 int sfi_price_init(const struct sfi_base *base, const struct sfi_degrees *d, struct sfi_price *out,
                    struct sf_err *err) {
     const struct sf_model *m = &base->scenario->model;
-    struct pricing p = {.base = base};
+    struct pricing p = {.base = base, .known = base->calls, .experts_beside = experts_beside(d)};
     if (d->partly) {
         return price_both(base, d, out, err);
     }

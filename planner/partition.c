@@ -1,5 +1,7 @@
 /* Layers are equal, only the ends differ, so handing out one layer at a time to whoever is least loaded is optimal:
  * no split has a smaller largest load, because the last layer given to the fullest stage could go nowhere cheaper. */
+#include <math.h>
+
 #include "planner/estimate.h"
 
 /* Ties go to later stages: they hold fewer microbatches in flight. */
@@ -50,18 +52,46 @@ void sfi_plan_layers(struct sf_plan *plan, uint32_t layers, double layer, double
                   plan->layers);
 }
 
-void sfi_partition(uint32_t layers, uint32_t pp, uint32_t vpp, double layer, double first, double last, uint32_t *out) {
-    double load[SF_MAX_STAGES];
-    uint32_t count[SF_MAX_STAGES];
-    for (uint32_t stage = 0; stage < pp; stage++) {
-        load[stage] = vpp * layer + ends(stage == 0, first, stage == pp - 1, last);
-        count[stage] = vpp;
+/* The stages between the first and the last are alike: they get layers in turns. */
+struct turns {
+    double load;
+    uint32_t count, stages, left; /* of the stages, those that have not had this turn */
+};
+
+static void take_turn(struct turns *t, double layer) {
+    t->left--;
+    if (t->left == 0) {
+        t->left = t->stages;
+        t->load += layer;
+        t->count++;
     }
+}
+
+static void share_out(uint32_t layers, uint32_t pp, uint32_t vpp, double layer, double first, double last,
+                      uint32_t *count) {
+    struct turns between = {vpp * layer, vpp, pp > 2 ? pp - 2 : 0, pp > 2 ? pp - 2 : 0};
+    double load[2] = {vpp * layer + ends(true, first, pp == 1, last), vpp * layer + last};
+    count[0] = count[pp - 1] = vpp;
     for (uint32_t left = layers - pp * vpp; left > 0; left--) {
-        uint32_t stage = least_loaded(load, pp);
-        load[stage] += layer;
-        count[stage]++;
+        double middle = between.stages > 0 ? between.load : INFINITY, behind = pp > 1 ? load[1] : INFINITY;
+        if (behind <= middle && behind <= load[0]) {
+            load[1] += layer;
+            count[pp - 1]++;
+        } else if (middle <= load[0]) {
+            take_turn(&between, layer);
+        } else {
+            load[0] += layer;
+            count[0]++;
+        }
     }
+    for (uint32_t stage = 1; stage + 1 < pp; stage++) {
+        count[stage] = between.count + (stage > between.left ? 1 : 0);
+    }
+}
+
+void sfi_partition(uint32_t layers, uint32_t pp, uint32_t vpp, double layer, double first, double last, uint32_t *out) {
+    uint32_t count[SF_MAX_STAGES];
+    share_out(layers, pp, vpp, layer, first, last, count);
     for (uint32_t stage = 0; stage < pp; stage++) {
         spread_over_chunks(stage, count[stage], pp, vpp, layer, first, last, out);
     }

@@ -81,36 +81,52 @@ static struct least least_part(const struct sfi_pass_time *times, int which, boo
                     part(times, SFI_TIMED_W, which), split);
 }
 
-static double whole_layers(double time, double each) {
-    return floor(time / each + 1e-9);
+/* In the units of a rank's layers, so that times need not be divided by what layers take again and again. */
+struct per_layer {
+    double work, passes, with_tail, beside, bucket; /* layers a second */
+};
+
+static struct per_layer per_layer_of(const struct pipe *p) {
+    double in = p->layer.f + p->layer.b, work = p->m * (in + p->layer.w);
+    return (struct per_layer){.work = 1 / work,
+                              .passes = 1 / (p->split ? p->m * in : work),
+                              .with_tail = 1 / p->with_tail,
+                              .beside = p->beside > 0 ? 1 / p->beside : INFINITY,
+                              .bucket = p->buckets.s_per_unit > 0 ? 1 / p->buckets.s_per_unit : INFINITY};
 }
 
-/* Layers for which the k-th rank has room in T seconds when it has the head too, or not. */
-static double room(const struct pipe *p, uint32_t k, double t, bool head) {
-    double before = k / p->ways, ends = before > 0 ? 1 : 0, in = p->layer.f + p->layer.b,
-           work = p->m * (in + p->layer.w);
-    double fb = head ? p->last.f + p->last.b : 0, w = head ? p->last.w : 0;
-    double start = before * p->fill.f + ends * p->fill_first.f;
-    double after = before * p->fill.b + ends * p->fill_first.b;
-    double left = t - start - p->m * (fb + w);
-    double n = whole_layers(left - p->tail_of_one, work);
-    n = lesser(n, whole_layers(t - start, p->with_tail));
-    n = lesser(n, p->split ? whole_layers(t - start - after - p->m * fb, p->m * in) : whole_layers(left - after, work));
-    n = p->beside > 0 ? lesser(n, whole_layers(t, p->beside)) : n;
-    return p->buckets.s_per_unit > 0 ? lesser(n, whole_layers(t - p->buckets.fixed_s, p->buckets.s_per_unit)) : n;
+/* Layers for which a rank behind `before` others has room in T seconds, with a head of that much work or none. */
+static inline double room(const struct pipe *p, const struct per_layer *per, double before, double t, double most,
+                          struct least head) {
+    double ends = before > 0 ? 1 : 0, left = t - before * p->fill.f - ends * p->fill_first.f;
+    double behind = left - before * p->fill.b - ends * p->fill_first.b;
+    double passes = p->m * (head.f + head.b), work = passes + p->m * head.w;
+    double n = lesser((left - work - p->tail_of_one) * per->work, left * per->with_tail);
+    n = lesser(n, (behind - (p->split ? passes : work)) * per->passes);
+    return floor(lesser(n, most) + 1e-9);
 }
 
-static bool possible(const struct pipe *p, uint32_t layers, double t) {
-    double sum = 0, head = -INFINITY;
-    for (uint32_t k = 0; k < p->ranks; k++) {
-        double n = room(p, k, t, false), with_head = room(p, k, t, true);
-        if (n < 1) {
-            return false;
-        }
-        sum += n;
-        head = with_head >= 1 ? larger(head, with_head - n) : head;
+/* Ranks further back have no more room than those before them, and none has more with the head than without it. */
+static bool possible(const struct pipe *p, const struct per_layer *per, uint32_t layers, double t) {
+    const struct least none = {0, 0, 0};
+    double need = (double)layers * p->ways, sum = 0;
+    double most = p->beside > 0 ? t * per->beside : INFINITY;
+    most = p->buckets.s_per_unit > 0 ? lesser(most, (t - p->buckets.fixed_s) * per->bucket) : most;
+    uint32_t last = (p->ranks - 1) / p->ways;
+    if (room(p, per, 0, t, most, none) * p->ranks < need || !(room(p, per, last, t, most, none) >= 1)) {
+        return false;
     }
-    return sum + head >= (double)layers * p->ways;
+    for (uint32_t before = 0; before < last; before++) {
+        sum += room(p, per, before, t, most, none) * p->ways;
+    }
+    sum += room(p, per, last, t, most, none) * (p->ranks - last * p->ways);
+    for (uint32_t before = 0; before <= last && sum >= need; before++) {
+        double n = room(p, per, before, t, most, p->last);
+        if (n >= 1 && sum + n - room(p, per, before, t, most, none) >= need) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Work a and collectives t of each layer, in chunks that are done one after the other: everything up to a chunk is
@@ -193,19 +209,20 @@ double sfi_bound_within_s(const struct sfi_bounded *b, const struct sfi_freedom 
                      .split = split};
     p.last = b->split_head ? (struct least){0, 0, 0} : p.last; /* parts of it are known to take no time at all */
     add_collectives(b, freedom, &p);
+    const struct per_layer per = per_layer_of(&p);
     double others = larger(memory_bound_s(b, &p), work_bound_s(b, &p, split) * (1 - 1e-9));
-    if (others >= most_s || (isfinite(most_s) && !possible(&p, b->layers, most_s))) {
+    if (others >= most_s || (isfinite(most_s) && !possible(&p, &per, b->layers, most_s))) {
         return most_s;
     }
     double low = 0, layer = p.layer.f + p.layer.b + p.layer.w + p.tail_of_one + p.with_tail + p.beside;
     double high = (layer * b->layers + p.last.f + p.last.b + p.last.w + p.first.f + p.first.b) * (p.m * p.ways + 1.0) +
                   p.buckets.fixed_s;
-    if (!(p.layer.f + p.layer.b > 0) || !possible(&p, b->layers, high)) {
+    if (!(p.layer.f + p.layer.b > 0) || !possible(&p, &per, b->layers, high)) {
         return 0;
     }
     for (int i = 0; i < 30; i++) {
         double middle = low + (high - low) / 2;
-        *(possible(&p, b->layers, middle) ? &high : &low) = middle;
+        *(possible(&p, &per, b->layers, middle) ? &high : &low) = middle;
     }
     return larger(low, others);
 }

@@ -501,7 +501,11 @@ static int visit_corner(struct sfi_search *s, size_t i, void *items, struct sf_e
                                .ep = at->ep,
                                .canonical = scenario->job.canonical,
                                .offload = scenario->pins.offload};
-    return sfi_stopped(s) ? 0 : visit_etp(s, err);
+    s->base.calls = sfi_calls_create();
+    int rc = sfi_stopped(s) ? 0 : visit_etp(s, err);
+    sfi_calls_free(s->base.calls);
+    s->base.calls = NULL;
+    return rc;
 }
 
 static void add_corners(struct sfi_search *s, uint32_t tp, uint32_t cp, struct corner *out, size_t *n) {

@@ -58,7 +58,7 @@ static uint64_t key_of(const struct sfi_prices *p, uint32_t recipe, const struct
 
 static enum sf_grade collective_grade(const struct sf_cost *cost, int kind, const struct sf_span *span) {
     if (cost->coll && !cost->collectives_measured) {
-        return sf_coll_grade(cost->coll, sf_call_collective(kind), span);
+        return sf_coll_grade(cost->coll, (enum sf_coll_op)sf_call_collective(kind), span);
     }
     const struct sf_topo *topo = cost->topo;
     const struct sf_link_class *l = span->domains > 1 ? sf_topo_scale_out(topo) : sf_topo_scale_up(topo);
