@@ -51,8 +51,7 @@ struct found {
     struct sf_search_stats stats;
     struct cli_explained why;     /* where asked for */
     struct sf_plan_result *fewer; /* on fewer GPUs, and worth more; NULL: none seen */
-    uint32_t stage_tp;            /* of the stages between the ends, where that is quicker; else 0 */
-    double stage_tp_s;
+    struct sf_stage_advice stages;
 };
 
 static uint64_t peak_of(const struct sf_plan_result *r) {
@@ -149,12 +148,15 @@ static json_t *found_json(const struct cli_target *t, const struct found *f) {
                                                 (json_int_t)n->simulated, "step_time_s", step));
     }
     json_t *fewer = f->fewer != NULL ? result_json(f->fewer) : json_null();
-    json_t *stages =
-        f->stage_tp > 0 ? json_pack("{s:i, s:f}", "tp", (int)f->stage_tp, "step_time_s", f->stage_tp_s) : json_null();
+    const struct sf_stage_advice *a = &f->stages;
+    json_t *stages = a->tp + a->ep == 0 ? json_null()
+                                        : json_pack("{s:i, s:i, s:i, s:f}", a->tp > 0 ? "tp" : "ep",
+                                                    (int)(a->tp + a->ep), "first_rank", (int)a->first, "last_rank",
+                                                    (int)a->end - 1, "step_time_s", a->step_s);
     return json_pack(
         "{s:o, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:b, "
         "s:I, s:I, s:I}",
-        "searched_gpus", counts, "on_fewer_gpus", fewer, "on_stage_tp", stages, "times", cli_times_word(t->cost),
+        "searched_gpus", counts, "on_fewer_gpus", fewer, "on_single_stages", stages, "times", cli_times_word(t->cost),
         "scenario", cli_json_text(t->scenario.name), "objective", sf_objective_name(f->objective), "topo",
         cli_json_hash(sf_topo_hash(t->scenario.topo)), "cost", cli_json_hash(sf_cost_hash(t->cost)), "plans", plans,
         "points", (json_int_t)f->stats.points, "bounded", (json_int_t)f->stats.bounded, "evaluated",
@@ -343,12 +345,13 @@ static void print_search(const struct sf_search_stats *s, int objective, struct 
                   objective == SF_OBJECTIVE_TIME ? "" : ", with all that is lost beside steps");
 }
 
-static void print_stage_tp(const struct found *f, struct sf_buf *out) {
-    double best = sf_ps_to_s(f->results[0].sim.step_time);
-    if (f->stage_tp > 0) {
-        sf_buf_printf(out,
-                      "tp %u on all stages but the first and the last takes %s, %+.1f %%: add stage_tp to the plan\n",
-                      f->stage_tp, cli_seconds(f->stage_tp_s), 100 * (f->stage_tp_s / best - 1));
+static void print_stage_advice(const struct found *f, struct sf_buf *out) {
+    const struct sf_stage_advice *a = &f->stages;
+    const char *degree = a->tp > 0 ? "tp" : "ep";
+    if (a->tp + a->ep > 0) {
+        sf_buf_printf(out, "%s %u on ranks %u to %u of the pipeline takes %s, %+.1f %%: add stage_%s to the plan\n",
+                      degree, a->tp + a->ep, a->first, a->end - 1, cli_seconds(a->step_s),
+                      100 * (a->step_s / sf_ps_to_s(f->results[0].sim.step_time) - 1), degree);
     }
 }
 
@@ -400,7 +403,7 @@ static void print_found(const struct cli_target *t, const struct found *f, const
     }
     print_upkeep(s, f, a->objective, out);
     print_search(&f->stats, a->objective, out);
-    print_stage_tp(f, out);
+    print_stage_advice(f, out);
     print_fewer(f, out);
     print_numbers(&f->stats, out);
     if (cli_times_text(t->cost) != NULL) {
@@ -489,7 +492,7 @@ static int search_and_print(struct cli *cli, struct cli_target *t, const struct 
     t->scenario.job.fewer |= a->fewer;
     SF_TRY(cli_search(cli, &t->scenario, t->cost, &options, f->results, &f->n, &f->stats));
     if (!a->quick && !f->stats.stopped && a->objective == SF_OBJECTIVE_TIME) {
-        SF_TRY(sf_search_stages(&t->scenario, t->cost, &f->results[0], &f->stage_tp, &f->stage_tp_s, &cli->err));
+        SF_TRY(sf_search_stages(&t->scenario, t->cost, &f->results[0], &f->stages, &cli->err));
     }
     if (!a->quick && !f->stats.stopped && !t->scenario.job.fewer) {
         SF_TRY(look_at_fewer(cli, t, &options, f));

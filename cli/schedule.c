@@ -77,7 +77,7 @@ static int set_costs(const struct schedule_args *a, struct cli_schedule *out, st
         return sf_pipe_costs_create(out->pipe, &a->spec, &out->costs, err);
     }
     int rc = sf_pipe_layout_parse(a->layout, &layout, err);
-    bool split = strcmp(a->kind, SPLIT_HEAD) == 0;
+    bool split = out->pipe->parts > 0;
     rc = rc != 0 ? rc
          : split ? sf_pipe_split_head_costs(&layout, out->pipe, &a->spec, a->loss_layers, &out->costs, err)
                  : sf_pipe_layout_costs(&layout, out->pipe, &a->spec, a->loss_layers, &out->costs, err);

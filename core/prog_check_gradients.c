@@ -283,15 +283,20 @@ static uint32_t axes_inside(const struct sf_prog *prog, const struct sf_class *c
     return axes;
 }
 
-/* The axes "dp" and "shard" of the mesh hold replicas, and an outer one of tensor parallelism, "tp.N", does for stages
- * whose passes have no collectives over it: what the optimizer reads was reduced over each that has several ranks. */
+/* An outer axis of tensor or expert parallelism. */
+static bool is_outer(const struct sf_axis *axis) {
+    return strncmp(axis->name, "tp.", 3) == 0 || strncmp(axis->name, "ep.", 3) == 0;
+}
+
+/* The axes "dp" and "shard" of the mesh hold replicas, and outer ones, "tp.N" and "ep.N", do for stages whose passes
+ * have no collectives over them: what the optimizer reads was reduced over each that has several ranks. */
 static bool has_replicas(const struct sf_prog *prog, const struct sf_class *c, uint32_t *axes) {
     uint32_t parts = 0;
     *axes = 0;
     for (uint32_t a = 0; a < prog->axes_n; a++) {
         bool holds = strcmp(prog->axes[a].name, "dp") == 0 || strcmp(prog->axes[a].name, "shard") == 0;
         *axes |= holds && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
-        parts |= strncmp(prog->axes[a].name, "tp.", 3) == 0 && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
+        parts |= is_outer(&prog->axes[a]) && prog->axes[a].size > 1 ? UINT32_C(1) << a : 0;
     }
     *axes |= parts != 0 ? parts & ~axes_inside(prog, c) : 0;
     return *axes != 0;

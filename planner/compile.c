@@ -128,12 +128,30 @@ static uint32_t comm(struct sf_build *b, const char *name, uint32_t axes, uint32
     return members > 1 ? sf_build_comm(b, name, axes) : SF_NONE;
 }
 
+/* Axes of one degree, of which stages of smaller ones use the inner parts; `before` is what other axes make of it. */
+static uint32_t build_chain(struct sfi_compile *c, const char *name, uint32_t before) {
+    uint32_t axes = 0;
+    for (uint32_t i = 0; i < c->degrees_n; i++) {
+        char text[SF_NAME];
+        snprintf(text, sizeof text, i == 0 ? "%s" : "%s.%u", name, c->degrees[i]);
+        axes |= 1u << sf_build_axis(c->b, text, c->degrees[i] / before);
+        c->axes_of[i] = axes;
+        before = c->degrees[i];
+    }
+    return axes;
+}
+
+static uint32_t build_tp(struct sfi_compile *c) {
+    return c->by_ep ? 1u << sf_build_axis(c->b, "tp", c->plan->tp) : build_chain(c, "tp", 1);
+}
+
 /* Ranks that share sequences or experts are next to each other, so that the smaller groups are parts of the larger: two
  * axes, or one where nobody shares sequences. Returns the axes of ep. */
-static uint32_t build_shares(struct sf_build *b, const struct sf_plan *p, uint32_t *cp) {
-    uint32_t share = sf_plan_cp(p), experts = sf_plan_ep_beside_tp(p);
+static uint32_t build_shares(struct sfi_compile *c, uint32_t *cp) {
+    struct sf_build *b = c->b;
+    uint32_t share = sf_plan_cp(c->plan), experts = sf_plan_ep_beside_tp(c->plan);
     if (share == 1) {
-        return 1u << sf_build_axis(b, "ep", experts);
+        return c->by_ep ? build_chain(c, "ep", c->plan->ep / experts) : 1u << sf_build_axis(b, "ep", experts);
     }
     if (experts >= share) {
         *cp = 1u << sf_build_axis(b, "cp", share);
@@ -176,30 +194,19 @@ static uint32_t build_stages(struct sfi_compile *c, int order) {
     return c->plan->order == order ? 1u << sf_build_axis(c->b, "pp", c->plan->pp) : 0;
 }
 
-/* Stages of smaller degrees use its inner axes. */
-static uint32_t build_tp(struct sfi_compile *c) {
-    uint32_t axes = 0, before = 1;
-    c->degrees_n = sfi_stage_degrees(c->plan, c->degrees);
-    for (uint32_t i = 0; i < c->degrees_n; i++) {
-        char name[SF_NAME];
-        snprintf(name, sizeof name, i == 0 ? "tp" : "tp.%u", c->degrees[i]);
-        axes |= 1u << sf_build_axis(c->b, name, c->degrees[i] / before);
-        c->tp_axes[i] = axes;
-        before = c->degrees[i];
-    }
-    return axes;
-}
-
 static void build_mesh(struct sfi_compile *c) {
     const struct sf_plan *p = c->plan;
-    static const char *const streams[] = {
-        [SFI_COMPUTE] = "compute",   [SFI_LOAD] = "load",         [SFI_FWD_RECV] = "fwd.recv",
-        [SFI_FWD_SEND] = "fwd.send", [SFI_BWD_RECV] = "bwd.recv", [SFI_BWD_SEND] = "bwd.send",
-        [SFI_GRAD] = "grad",         [SFI_OFFLOAD] = "offload",
+    const char *const streams[] = {
+        [SFI_COMPUTE] = "compute",   [SFI_LOAD] = "load",
+        [SFI_FWD_RECV] = "fwd.recv", [SFI_FWD_SEND] = "fwd.send",
+        [SFI_BWD_RECV] = "bwd.recv", [SFI_BWD_SEND] = "bwd.send",
+        [SFI_GRAD] = "grad",         [SFI_OFFLOAD] = p->split_head ? "head" : "offload",
     };
+    c->by_ep = sfi_stages_differ_in_ep(p);
+    c->degrees_n = sfi_stage_degrees(p, c->degrees);
     uint32_t tp = build_tp(c);
     uint32_t pp = build_stages(c, SF_ORDER_PP_FIRST);
-    uint32_t cp = 0, ep = build_shares(c->b, p, &cp), both = ep | cp;
+    uint32_t cp = 0, ep = build_shares(c, &cp), both = ep | cp;
     c->comms.dp_n = p->dp * sf_plan_cp(p);
     uint32_t experts = sf_plan_ep_beside_tp(p);
     c->comms.edp_n = c->comms.dp_n / experts;
@@ -211,6 +218,7 @@ static void build_mesh(struct sfi_compile *c) {
     c->comms.outer = SF_NONE;
     c->comms.tp = comm(c->b, "tp", tp, p->tp);
     c->comms.vocab = p->split_head ? comm(c->b, "pp.vocab", pp | tp, p->pp * p->tp) : SF_NONE;
+    c->comms.parts = p->split_head ? comm(c->b, "pp.head", pp, p->pp) : SF_NONE;
     c->comms.ep = comm(c->b, "ep", sf_plan_etp(p) < p->tp ? ep | tp : ep, p->ep);
     c->comms.cp = comm(c->b, "cp", cp, sf_plan_cp(p));
     c->comms.dp = comm(c->b, "dp", both | replicas, c->comms.dp_n);
@@ -225,7 +233,7 @@ static void build_mesh(struct sfi_compile *c) {
     c->comms.norm = sfi_squares_bytes(c) > 0 ? comm(c->b, "norm", shares ? both | (shard ? shard : dp) | pp : pp,
                                                     p->pp * (shares ? c->comms.share_n[SFI_DENSE] : 1))
                                              : SF_NONE;
-    size_t streams_n = sizeof streams / sizeof *streams - (p->offload == 0); /* it is the last */
+    size_t streams_n = sizeof streams / sizeof *streams - (p->offload == 0 && !p->split_head); /* it is the last */
     for (size_t i = 0; i < streams_n; i++) {
         sf_build_stream(c->b, streams[i]);
     }
@@ -239,28 +247,54 @@ struct sfi_seen {
     struct sfi_compile c;
 };
 
-static uint32_t degree_comm(const struct sfi_compile *c, const char *name, uint32_t axes, uint32_t members) {
+static uint32_t degree_comm(const struct sfi_compile *c, const char *name, uint32_t degree, uint32_t axes,
+                            uint32_t members) {
     char text[2 * SF_NAME];
-    snprintf(text, sizeof text, "%s.%u", name, c->plan->tp);
+    snprintf(text, sizeof text, "%s.%u", name, degree);
     return comm(c->b, text, axes, members);
 }
 
-static void see(const struct sfi_compile *c, uint32_t i, struct sfi_seen *out) {
-    uint32_t tp = c->degrees[i], parts = c->plan->tp / tp, outer = c->tp_axes[c->degrees_n - 1] & ~c->tp_axes[i];
-    uint32_t dp = c->comms.dp == SF_NONE ? 0 : sf_build_prog(c->b)->comms[c->comms.dp].axes;
+static uint32_t axes_of_comm(const struct sfi_compile *c, uint32_t comm) {
+    return comm == SF_NONE ? 0 : sf_build_prog(c->b)->comms[comm].axes;
+}
+
+static void see_tp(const struct sfi_compile *c, uint32_t tp, uint32_t inner, uint32_t outer, struct sfi_seen *out) {
     struct sfi_comms *k = &out->c.comms;
+    uint32_t parts = c->plan->tp / tp;
+    k->dp_n *= parts;
+    k->tp = degree_comm(c, "tp", tp, inner, tp);
+    k->dp = degree_comm(c, "dp", tp, outer | axes_of_comm(c, c->comms.dp), k->dp_n);
+    bool adds = out->plan.zero > 0 && sfi_squares_bytes(c) > 0;
+    k->outer = adds ? degree_comm(c, "outer", tp, outer, parts) : SF_NONE;
+    k->share[SFI_DENSE] = k->dp;
+    k->share_n[SFI_DENSE] = k->dp_n;
+    bool cut = c->s->model.experts > 0 && sf_plan_etp(c->plan) == c->plan->tp;
+    if (cut) { /* whole experts are among the same ranks in every stage */
+        k->edp_n *= parts;
+        k->edp = degree_comm(c, "edp", tp, outer | axes_of_comm(c, c->comms.edp), k->edp_n);
+        k->share[SFI_EXPERT] = k->edp;
+        k->share_n[SFI_EXPERT] = k->edp_n;
+    }
+}
+
+static void see_ep(const struct sfi_compile *c, uint32_t ep, uint32_t inner, uint32_t outer, struct sfi_seen *out) {
+    struct sfi_comms *k = &out->c.comms;
+    bool whole = sf_plan_etp(c->plan) < c->plan->tp; /* among the ranks of tp, too */
+    k->edp_n = k->dp_n / sf_plan_ep_beside_tp(&out->plan);
+    k->ep = degree_comm(c, "ep", ep, inner | (whole ? axes_of_comm(c, c->comms.tp) : 0), ep);
+    k->edp = degree_comm(c, "edp", ep, outer | axes_of_comm(c, c->comms.edp), k->edp_n);
+    k->share[SFI_EXPERT] = k->edp;
+    k->share_n[SFI_EXPERT] = k->edp_n;
+}
+
+static void see(const struct sfi_compile *c, uint32_t i, struct sfi_seen *out) {
+    uint32_t degree = c->degrees[i], inner = c->axes_of[i], outer = c->axes_of[c->degrees_n - 1] & ~inner;
     out->c = *c;
-    sfi_stage_plan(c->plan, tp, &out->plan);
+    sfi_stage_plan(c->plan, degree, &out->plan);
     out->c.plan = &out->plan;
     make_all_shapes(&out->c);
     note_split(&out->c);
-    k->dp_n *= parts;
-    k->tp = degree_comm(&out->c, "tp", c->tp_axes[i], tp);
-    k->dp = degree_comm(&out->c, "dp", outer | dp, k->dp_n);
-    bool adds = out->plan.zero > 0 && sfi_squares_bytes(c) > 0;
-    k->outer = adds ? degree_comm(&out->c, "outer", outer, parts) : SF_NONE;
-    k->share[SFI_DENSE] = k->dp;
-    k->share_n[SFI_DENSE] = k->dp_n;
+    (c->by_ep ? see_ep : see_tp)(c, degree, inner, outer, out);
 }
 
 static int see_degrees(struct sfi_compile *c, struct sf_err *err) {
@@ -282,7 +316,7 @@ static int see_degrees(struct sfi_compile *c, struct sf_err *err) {
 /* As a rank of the pipeline sees it. */
 static struct sfi_compile *seen_by(struct sfi_compile *c, uint32_t rank) {
     for (uint32_t i = 0; i + 1 < c->degrees_n; i++) {
-        if (c->plan->stage_tp[rank] == c->degrees[i]) {
+        if (sfi_stage_degree(c->plan, rank) == c->degrees[i]) {
             return &c->seen[i].c;
         }
     }
@@ -354,7 +388,7 @@ static bool same_kinds(const struct sf_model *m, const struct sfi_vstage *a, con
 static const struct sfi_vstage *find_equal(const struct sfi_compile *c, const struct sfi_vstage *vs) {
     for (uint32_t i = 0; i < vs->index; i++) {
         const struct sfi_vstage *o = &c->vs[i];
-        if (o->owns_params && o->tp == vs->tp && o->layers == vs->layers && o->again == vs->again &&
+        if (o->owns_params && o->tp == vs->tp && o->ep == vs->ep && o->layers == vs->layers && o->again == vs->again &&
             o->is_first == vs->is_first && o->is_last == vs->is_last && o->ends == vs->ends && o->head == vs->head &&
             same_kinds(&c->s->model, o, vs)) {
             return o;
@@ -419,6 +453,7 @@ static int build_vstages(struct sfi_compile *c, struct sf_err *err) {
         layer += vs->layers;
         struct sfi_compile *seen = seen_by(c, c->table.pipe->device_of[i]);
         vs->tp = seen->plan->tp;
+        vs->ep = seen->plan->ep;
         SF_TRY(build_vstage(seen, vs, err));
     }
     return 0;

@@ -46,9 +46,10 @@
  * has bits of its own, the same in every layout.
  *
  * Split heads. The head's parts, by vocabulary, are chunks of their own, virtual stages behind the layers: the first
- * part is on the last rank, the last on the first. Forward hands the layers' output on and makes logits and their
- * statistics, which an all-gather on the grad stream brings together over "pp.vocab" (pp and tp); backward makes a
- * part's gradients and adds to the gradient that passes by. The last part keeps the loss (compile_vocab.c).
+ * part is on the last rank, the last on the first. Forward makes a part's logits and their statistics, which an
+ * all-gather brings together over "pp.vocab" (pp and tp); backward makes its gradients. An all-reduce over "pp.head"
+ * takes the layers' output to all parts, another one the sum of its gradients back, both on the stream "head"
+ * (compile_parts.c). The last part keeps the loss (compile_vocab.c).
  *
  * Shares. Zero 2 and 3 cut every stage into units of as few layers as all stages allow, and chunks are units. A unit's
  * gradients are scattered after every microbatch, and later shares are added to "grad.share". With zero 3 its weights

@@ -278,7 +278,7 @@ static uint32_t emit_inner_sums(struct sfi_stage *st, uint32_t after) {
         call_all_reduce(st, experts, EXPERTS, PARTS);
     }
     if (parts != SF_NONE) {
-        call_all_reduce(st, parts, PARTS, SECTIONS);
+        call_all_reduce(st, parts, routed ? EXPERTS : PARTS, SECTIONS);
     }
     op.recipe = sf_build_recipe_end(c->b);
     return sf_build_op(c->b, &op, &arg, 1, &after, 1);

@@ -76,6 +76,7 @@ enum sfi_space { SFI_DENSE, SFI_EXPERT, SFI_SPACES };
 struct sfi_comms {
     uint32_t outer; /* sub-replicas of a stage whose tp is a part of the plan's (stage_degrees.h); else SF_NONE */
     uint32_t tp, vocab, cp, ep, dp, edp, fwd, bwd, swap, norm;
+    uint32_t parts; /* ranks that have the same rows of a split head's parts */
     uint32_t dp_n, edp_n;
     /* Of dp and edp, the ranks that share weights, gradients or optimizer; and those that have the same share. */
     uint32_t share[SFI_SPACES], share_n[SFI_SPACES], across;
@@ -89,7 +90,8 @@ enum sfi_stream {
     SFI_BWD_RECV,
     SFI_BWD_SEND,
     SFI_GRAD,
-    SFI_OFFLOAD, /* to the host; what comes from there is on SFI_LOAD */
+    SFI_OFFLOAD,            /* to the host; what comes from there is on SFI_LOAD */
+    SFI_HEAD = SFI_OFFLOAD, /* between parts of a split head, which know no offload */
 };
 
 /* From which stage of ZeRO on gradients and weights are shared too; the optimizer's state is from 1 on. */
@@ -170,9 +172,9 @@ struct sfi_recipes {
 
 struct sfi_vstage {
     uint32_t index, layers, first_layer;
-    uint32_t tp;    /* of its rank of the pipeline */
-    uint32_t mtp;   /* layers that predict further, behind the others */
-    uint32_t again; /* its first layers that `recompute` of the plan is for */
+    uint32_t tp, ep; /* of its rank of the pipeline */
+    uint32_t mtp;    /* layers that predict further, behind the others */
+    uint32_t again;  /* its first layers that `recompute` of the plan is for */
     bool is_first, is_last;
     bool ends; /* has the final norm */
     bool head; /* makes logits: all, or of a part of the vocabulary */
@@ -195,7 +197,7 @@ enum sfi_pass { SFI_PASS_F, SFI_PASS_B, SFI_PASS_W, SFI_PASSES }; /* a whole bac
 
 struct sfi_table {
     struct sf_pipe *pipe;
-    sf_time_ps **end;           /* [devices][passes] in a replay by FLOPs */
+    sf_time_ps **start, **end;  /* [devices][passes] in a replay by FLOPs */
     uint32_t *step[SFI_PASSES]; /* [stages * microbatches * slices] place of a pass in its row */
     uint32_t chunks_n;          /* per rank */
     uint32_t *chunk_of;         /* [stages] which chunk of its rank a stage is */
@@ -221,9 +223,11 @@ struct sfi_compile {
     struct sfi_vstage *vs; /* [vs_n] */
     uint32_t vs_n;
     uint32_t units; /* that a stage of the plan is cut into: vs_n = pp * vpp * units */
-    /* Degrees of tp in ascending order, the plan's last, and the axes of the mesh that each is made of. The compilation
-     * as stages of the smaller ones see it has a plan, shapes and communicators of its own, all else in common. */
-    uint32_t degrees_n, degrees[SFI_MOST_DEGREES + 1], tp_axes[SFI_MOST_DEGREES];
+    /* Degrees of tp, or of ep, in ascending order, the plan's last, and the axes of the mesh that each is made of. The
+     * compilation as stages of the smaller ones see it has a plan, shapes and communicators of its own, all else in
+     * common. */
+    bool by_ep;
+    uint32_t degrees_n, degrees[SFI_MOST_DEGREES + 1], axes_of[SFI_MOST_DEGREES];
     struct sfi_seen *seen; /* [degrees_n - 1] */
     struct sfi_table table;
 };
@@ -408,8 +412,8 @@ void sfi_mtp_head(const struct sfi_recipe *r, struct sfi_head *out); /* of r->de
 uint64_t sfi_mtp_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs, uint64_t behind);
 /* What the last stage keeps of a microbatch beside its layers. */
 uint64_t sfi_end_bytes(const struct sf_scenario *s, const struct sf_plan *plan);
-/* A part of the head (compile_vocab.c): logits and their statistics; from those of all parts to the gradients. What it
- * gets it hands on, and what comes back it adds to. */
+/* A part of the head (compile_vocab.c): logits and their statistics; from those of all parts to the gradients. It
+ * leaves its input zero. */
 void sfi_part_forward(struct sfi_recipe *r);
 void sfi_part_backward(struct sfi_recipe *r, sf_ref g);
 static inline bool sfi_is_part(const struct sfi_compile *c, const struct sfi_vstage *vs) {
@@ -424,16 +428,13 @@ static inline uint64_t sfi_input_bytes(const struct sfi_compile *c, const struct
     return sfi_is_part(c, vs) ? sfi_mul(sfi_depths(c, vs), c->shape.row_bytes) : c->shape.row_bytes;
 }
 static inline uint64_t sfi_output_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs) {
-    bool to_part = c->shape.vocab_part > 0 && (vs->ends || vs->head);
-    return to_part ? sfi_mul(sfi_depths(c, vs), c->shape.row_bytes) : c->shape.row_bytes;
+    return c->shape.vocab_part > 0 && vs->ends ? sfi_mul(sfi_depths(c, vs), c->shape.row_bytes) : c->shape.row_bytes;
 }
 uint64_t sfi_parts_bytes(const struct sfi_compile *c, const struct sfi_vstage *vs);
 /* The virtual stage that has the copy of the first one's table. */
 static inline const struct sfi_vstage *sfi_copying(const struct sfi_compile *c) {
     return &c->vs[c->plan->split_head ? c->plan->pp - 1 : c->vs_n - 1];
 }
-/* After the forward that made them: statistics of all parts, for the backward. */
-void sfi_emit_stats(struct sfi_stage *st, uint32_t step);
 void sfi_head_backward(struct sfi_recipe *r, sf_ref g);
 /* dy x w rstd dx dw of a norm; `kept` is where halves of a backward leave dw for each other. */
 void sfi_norm_backward(struct sfi_recipe *r, bool add_dx, const sf_ref operand[6], sf_ref kept);
@@ -553,6 +554,27 @@ struct sfi_arrival {
     uint32_t step;
 };
 
+/* What all parts of a split head take part in (compile_parts.c), once for each microbatch. */
+enum sfi_exchange_kind {
+    SFI_OUTPUTS, /* from the last layer to all parts */
+    SFI_STATS,   /* of every part's logits, to all */
+    SFI_RETURNS, /* gradients of the outputs, added up */
+};
+
+struct sfi_exchange {
+    sf_time_ps at; /* when the replay has all that goes in */
+    uint32_t microbatch;
+    enum sfi_exchange_kind kind;
+};
+
+struct sfi_exchanges {
+    struct sfi_exchange *all; /* [n] in the order in which every rank has them */
+    uint32_t n, done;
+    uint32_t part;                    /* the stage of the table that is this rank's part */
+    uint32_t *returns, *last_returns; /* [returns_n] gradients on their way, in turns, and ops that last read them */
+    uint32_t returns_n;
+};
+
 /* Towards which neighbour a transfer goes. Everything between two ranks of one kind (activations or gradients) is on
  * one stream, and every stream carries its transfers in the order in which the replay makes them. So if all wait for
  * each other, the one that was made first can still go: no deadlock, even when transfers block. */
@@ -591,14 +613,15 @@ struct sfi_stage {
     uint32_t stage; /* rank of the pipeline */
     const struct sf_pass *steps;
     uint32_t steps_n, chunks_n, units_n;
-    uint32_t *step_op;    /* [steps_n] the compute op of a step */
-    uint32_t *stats;      /* [steps_n] the op that gathers statistics for a backward of a part of the head */
+    uint32_t *step_op; /* [steps_n] the compute op of a step */
+    uint32_t *stats;   /* [steps_n] the op that gathers statistics for a backward of a part of the head */
+    struct sfi_exchanges exchanges;
     uint32_t *arrival[2]; /* [steps_n] ops that deliver its inputs: transfer or tokens; targets */
     struct sfi_arrival *arrivals;
     uint32_t arrivals_n, arrived;
     struct sfi_chunk *chunks; /* [chunks_n] */
     struct sfi_pool x, stash, held, head, tokens, landing, keys, key_sums;
-    struct sfi_pool part_x; /* inputs of parts of a head where they are larger than those of layers */
+    struct sfi_pool part_x; /* inputs of parts of a head: zero until all ranks add to them what one of them has */
     struct sfi_pool away;   /* on the host, see compile_offload.c */
     uint32_t *copied;       /* [steps_n] the op that frees what an offloaded forward left; SF_NONE */
     uint32_t *fetched;      /* [steps_n] the op that brings back what a backward needs; SF_NONE */
@@ -612,7 +635,8 @@ struct sfi_stage {
     uint32_t targeted, targeted_early; /* how often the slots were used, for compute and for loads ahead */
 };
 
-/* Neighbours in data order inside the same copy of the model; SF_NONE at the ends. */
+/* Neighbours in data order inside the same copy of the model; SF_NONE at the ends. Before each part of a split head is
+ * the last stage of layers, and behind that the part on its own rank. */
 uint32_t sfi_stage_before(const struct sfi_compile *c, uint32_t stage);
 uint32_t sfi_stage_behind(const struct sfi_compile *c, uint32_t stage);
 
@@ -627,8 +651,7 @@ static inline uint32_t sfi_unit_back(const struct sfi_stage *st, uint32_t unit) 
     return st->units_n + unit;
 }
 static inline const struct sfi_pool *sfi_inputs(const struct sfi_stage *st, uint32_t stage) {
-    const struct sfi_vstage *vs = &st->c->vs[stage % st->c->vs_n];
-    return sfi_input_bytes(st->c, vs) > st->c->shape.row_bytes ? &st->part_x : &st->x;
+    return sfi_is_part(st->c, &st->c->vs[stage % st->c->vs_n]) ? &st->part_x : &st->x;
 }
 static inline uint32_t sfi_pool_buffer(const struct sfi_pool *pool, uint32_t unit) {
     return pool->bufs[pool->slot[unit]];
@@ -691,6 +714,16 @@ uint32_t sfi_reduce_replicated(struct sfi_stage *st, uint32_t chunk, uint32_t gr
 uint32_t sfi_sum_recipe(const struct sfi_stage *st, uint64_t n, bool copy_back);
 /* Reduction of a chunk's gradients over ranks; nothing yet where copies of the model must be added first. */
 void sfi_emit_reductions(struct sfi_stage *st, uint32_t chunk, uint32_t last_op);
+/* Nothing unless the head is split. */
+int sfi_exchanges_init(struct sfi_stage *st, struct sf_err *err);
+void sfi_exchanges_clear(struct sfi_exchanges *x); /* legal on a zeroed one */
+void sfi_exchanges_buffers(struct sfi_stage *st);
+/* Before step j, or after all steps: those that the replay has before that step begins. */
+void sfi_emit_exchanges(struct sfi_stage *st, uint32_t step);
+/* Statistics of one set of logits; the op that gathers them. */
+uint32_t sfi_gather_stats(const struct sfi_stage *st, const struct sf_pass *forward, uint32_t depth, uint32_t after);
+/* Where the backward of a part leaves its share, unless it is on the rank that needs the sum; *freed as ever. */
+uint32_t sfi_return_buffer(const struct sfi_stage *st, uint32_t microbatch, uint32_t *freed);
 /* After everything. */
 void sfi_emit_update(struct sfi_stage *st);
 static inline uint64_t sfi_moment_bytes(const struct sfi_compile *c) {

@@ -137,6 +137,15 @@ static void bind_shared(struct sfi_stage *st, const struct sf_pass *step, const 
     bind_pooled(args, f->sums, &st->key_sums, unit, vs->sums_bytes, first ? SF_WRITE : SF_READ_WRITE);
 }
 
+/* A part of a split head writes over its input when it is done with it. */
+static enum sf_access input_access(const struct sfi_stage *st, const struct sf_pass *step) {
+    const struct sfi_vstage *vs = sfi_chunk_of(st, step)->vs;
+    if (step->kind != SF_PASS_F) {
+        return sfi_is_part(st->c, vs) ? SF_READ_WRITE : SF_READ;
+    }
+    return vs->is_first ? SF_WRITE : SF_READ;
+}
+
 /* What all passes bind alike; `stash` and `head` say what the pass does to activations. */
 static void bind_common(struct sfi_stage *st, const struct sf_pass *step, const struct sfi_formals *f,
                         struct sf_arg *args, enum sf_access stash, enum sf_access head) {
@@ -144,7 +153,6 @@ static void bind_common(struct sfi_stage *st, const struct sf_pass *step, const 
     const struct sfi_vstage *vs = chunk->vs;
     uint32_t unit = own_unit(st, step);
     enum sf_access held = step->kind == SF_PASS_B ? SF_READ_WRITE : SF_READ;
-    enum sf_access x = step->kind == SF_PASS_F && vs->is_first ? SF_WRITE : SF_READ;
     bool was_away = step->kind != SF_PASS_F && sfi_is_away(st, step->stage, step->microbatch, step->slice);
     uint32_t back = was_away ? sfi_unit_back(st, unit) : unit;
     uint32_t param[SFI_SPACES] = {chunk->param[SFI_DENSE], chunk->param[SFI_EXPERT]};
@@ -157,7 +165,7 @@ static void bind_common(struct sfi_stage *st, const struct sf_pass *step, const 
     bind_pooled(args, f->head, &st->head, unit, vs->head_bytes, head);
     bind_shared(st, step, f, args);
     bind_pooled(args, f->tokens, &st->tokens, unit, st->c->shape.tokens * 4, SF_READ);
-    bind_pooled(args, f->x, sfi_inputs(st, step->stage), back, sfi_input_bytes(st->c, vs), x);
+    bind_pooled(args, f->x, sfi_inputs(st, step->stage), back, sfi_input_bytes(st->c, vs), input_access(st, step));
 }
 
 /* Where a step's result goes: straight to where the next stage on this rank reads it, or to the slot of a transfer;
@@ -170,6 +178,9 @@ static uint32_t result_buffer(struct sfi_stage *st, const struct sf_pass *step, 
         uint32_t unit = sfi_unit_of(st, to, step->microbatch, step->slice);
         *freed = sfi_freed_by(st, pool->after[unit]);
         return sfi_pool_buffer(pool, unit);
+    }
+    if (sfi_is_part(st->c, sfi_chunk_of(st, step)->vs)) {
+        return sfi_return_buffer(st, step->microbatch, freed);
     }
     enum sfi_side side = sfi_route_of(t, step->stage, to).side;
     uint32_t slot = st->sent[side] % SFI_SLOTS;
@@ -207,7 +218,7 @@ static uint32_t emit_compute(struct sfi_stage *st, uint32_t j, struct sf_op *op,
 static void emit_send(struct sfi_stage *st, const struct sf_pass *step, uint32_t after) {
     const struct sfi_table *t = &st->c->table;
     uint32_t to = target_of(st, step);
-    if (to == SF_NONE || t->pipe->device_of[to] == st->stage) {
+    if (to == SF_NONE || t->pipe->device_of[to] == st->stage || sfi_is_part(st->c, sfi_chunk_of(st, step)->vs)) {
         return;
     }
     enum sfi_side side = sfi_route_of(t, step->stage, to).side;
@@ -239,11 +250,10 @@ static void emit_forward(struct sfi_stage *st, uint32_t j) {
     op.recipe = recipes_of(st, step)->fwd;
     bind_common(st, step, &vs->fwd, args, SF_WRITE, SF_WRITE);
     bind_loss(st, step, &vs->fwd, args);
-    if (!vs->is_last) {
+    if (vs->fwd.y != SF_NONE) {
         bind(args, vs->fwd.y, result_buffer(st, step, &freed), sfi_output_bytes(st->c, vs), SF_WRITE);
     }
     uint32_t done = emit_compute(st, j, &op, args, vs->fwd.n, freed);
-    sfi_emit_stats(st, j);
     sfi_emit_offload(st, j);
     emit_send(st, step, done);
 }
@@ -299,6 +309,7 @@ static void emit_weights(struct sfi_stage *st, uint32_t j) {
 }
 
 void sfi_emit_step(struct sfi_stage *st, uint32_t j) {
+    sfi_emit_exchanges(st, j);
     if (j == 0) {
         emit_loads(st, 0);
         sfi_emit_gathers(st, 0);

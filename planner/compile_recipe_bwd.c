@@ -264,7 +264,7 @@ static void backward_formals(const struct sfi_compile *c, struct sfi_vstage *vs)
     f.sums = sfi_formal(&f, vs->sums_bytes > 0);
     f.head = sfi_formal(&f, vs->ends || vs->head);
     f.x = sfi_formal(&f, true);
-    f.y = sfi_formal(&f, !vs->is_last);
+    f.y = sfi_formal(&f, !vs->is_last && !sfi_is_part(c, vs));
     f.dx = sfi_formal(&f, !vs->is_first);
     f.tokens = sfi_formal(&f, vs->is_first);
     f.targets = sfi_formal(&f, makes_logits(c, vs) || sfi_is_part(c, vs) || vs->mtp > 0);
@@ -283,7 +283,7 @@ static void half_formals(const struct sfi_compile *c, struct sfi_vstage *vs) {
     in.held = sfi_formal(&in, vs->held_bytes > 0);
     in.head = sfi_formal(&in, vs->ends || vs->head);
     in.x = sfi_formal(&in, true);
-    in.y = sfi_formal(&in, !vs->is_last);
+    in.y = sfi_formal(&in, !vs->is_last && !sfi_is_part(c, vs));
     in.dx = sfi_formal(&in, !vs->is_first);
     in.tokens = SF_NONE;
     in.targets = sfi_formal(&in, makes_logits(c, vs));

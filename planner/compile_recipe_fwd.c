@@ -78,7 +78,7 @@ static void forward_formals(const struct sfi_compile *c, struct sfi_vstage *vs) 
     f.keys = sfi_formal(&f, vs->keys_bytes > 0);
     f.head = sfi_formal(&f, vs->ends || vs->head);
     f.x = sfi_formal(&f, true);
-    f.y = sfi_formal(&f, !vs->is_last);
+    f.y = sfi_formal(&f, !vs->is_last && !sfi_is_part(c, vs));
     f.tokens = sfi_formal(&f, vs->is_first);
     f.targets = sfi_formal(&f, (vs->head && c->shape.loss_rows == 0) || vs->mtp > 0);
     f.loss = sfi_formal(&f, vs->head && !sfi_is_part(c, vs) && c->shape.loss_rows == 0);
@@ -122,7 +122,7 @@ static struct sfi_norm norm_behind(struct sfi_recipe *r, uint32_t layer) {
 
 static void layers_forward(struct sfi_recipe *r) {
     const struct sfi_norm first = norm_behind(r, 0);
-    if (r->vs->layers == 0 && (r->vs->ends || !r->vs->is_last)) {
+    if (r->vs->layers == 0 && (r->vs->ends || r->f.y != SF_NONE)) {
         const uint64_t n[3] = {sfi_input_bytes(r->c, r->vs) / r->shape->elem};
         sfi_call_simple(r, SF_CALL_COPY, n, (const sf_ref[]){SF_REF(r->f.x, 0), forward_output(r, 0)}, 2);
     }

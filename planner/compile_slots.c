@@ -7,11 +7,15 @@
 #include "planner/compile_internal.h"
 
 uint32_t sfi_stage_before(const struct sfi_compile *c, uint32_t stage) {
+    if (c->plan->split_head && stage >= c->plan->pp) {
+        return c->plan->pp - 1;
+    }
     return stage % c->vs_n == 0 ? SF_NONE : stage - 1;
 }
 
 uint32_t sfi_stage_behind(const struct sfi_compile *c, uint32_t stage) {
-    return (stage + 1) % c->vs_n == 0 ? SF_NONE : stage + 1;
+    bool part = c->plan->split_head && stage >= c->plan->pp;
+    return part || (stage + 1) % c->vs_n == 0 ? SF_NONE : stage + 1;
 }
 
 /* One unit and where its passes are in this rank's row. */

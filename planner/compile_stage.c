@@ -15,11 +15,16 @@ static uint32_t buffer(const struct sfi_stage *st, const char *name, uint32_t in
     return sf_build_buffer(st->c->b, text, kind, bytes, persistent);
 }
 
+static void some_buffers(const struct sfi_stage *st, struct sfi_pool *pool, const char *name, enum sf_buf_kind kind,
+                         uint64_t bytes, bool persistent) {
+    for (uint32_t i = 0; i < pool->slots_n; i++) {
+        pool->bufs[i] = buffer(st, name, i, kind, bytes, persistent);
+    }
+}
+
 static void pool_buffers(const struct sfi_stage *st, struct sfi_pool *pool, const char *name, enum sf_buf_kind kind,
                          uint64_t bytes) {
-    for (uint32_t i = 0; i < pool->slots_n; i++) {
-        pool->bufs[i] = buffer(st, name, i, kind, bytes, false);
-    }
+    some_buffers(st, pool, name, kind, bytes, false);
 }
 
 static void canonical_buffers(struct sfi_stage *st, struct sfi_chunk *chunk, uint32_t index) {
@@ -116,7 +121,7 @@ static void out_buffers(struct sfi_stage *st) {
         const struct sfi_vstage *vs = st->chunks[i].vs;
         uint32_t stage = st->chunks[i].stage;
         const uint32_t to[] = {sfi_stage_behind(st->c, stage), sfi_stage_before(st->c, stage)};
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 2 && !sfi_is_part(st->c, vs); k++) {
             if (to[k] != SF_NONE && t->pipe->device_of[to[k]] != st->stage) {
                 uint64_t *room = &bytes[sfi_route_of(t, stage, to[k]).side];
                 *room = most(*room, k == 0 ? sfi_output_bytes(st->c, vs) : sfi_input_bytes(st->c, vs));
@@ -155,7 +160,7 @@ static void activation_buffers(struct sfi_stage *st) {
     pool_buffers(st, &st->key_sums, "keys.grad", SF_BUF_ACTIVATION, sums);
     pool_buffers(st, &st->x, "x", SF_BUF_ACTIVATION, s->row_bytes);
     pool_buffers(st, &st->tokens, "tokens", SF_BUF_TOKENS, s->tokens * 4);
-    pool_buffers(st, &st->part_x, "part.x", SF_BUF_ACTIVATION, part);
+    some_buffers(st, &st->part_x, "part.x", SF_BUF_ACTIVATION, part, true); /* zero from the start */
     pool_buffers(st, &st->landing, "bwd.in", SF_BUF_COMM, landing);
     pool_buffers(st, &st->away, "away", SF_BUF_HOST, away);
     for (uint32_t i = 0; i < SFI_SLOTS && makes_logits(st); i++) {
@@ -178,6 +183,7 @@ static void stage_buffers(struct sfi_stage *st) {
     }
     activation_buffers(st);
     out_buffers(st);
+    sfi_exchanges_buffers(st);
 }
 
 /* ---- arrivals ---------------------------------------------------------------------------------------------------- */
@@ -208,6 +214,9 @@ static void list_arrivals(struct sfi_stage *st) {
     for (uint32_t j = 0; j < st->steps_n; j++) {
         const struct sf_pass *step = &st->steps[j];
         uint32_t before = sfi_stage_before(st->c, step->stage), behind = sfi_stage_behind(st->c, step->stage);
+        if (sfi_is_part(st->c, sfi_chunk_of(st, step)->vs)) {
+            continue; /* theirs come by collectives */
+        }
         if (step->kind == SF_PASS_F && before != SF_NONE) {
             add_arrival(st, SFI_PASS_F, before, j);
         } else if ((step->kind == SF_PASS_B || step->kind == SF_PASS_BW) && behind != SF_NONE) {
@@ -252,6 +261,7 @@ static int allocate(struct sfi_stage *st, struct sf_err *err) {
     for (uint32_t i = 0; i < st->chunks_n; i++) {
         SF_TRY(prepare_chunk(st, i, err));
     }
+    SF_TRY(sfi_exchanges_init(st, err));
     return sfi_shards_init(st, err);
 }
 
@@ -262,6 +272,7 @@ static void clear(struct sfi_stage *st) {
     }
     sfi_pools_clear(st);
     sfi_shards_clear(&st->shards);
+    sfi_exchanges_clear(&st->exchanges);
     sf_free(st->chunks);
     sf_free(st->arrivals);
     sf_free(st->copied);
@@ -283,6 +294,7 @@ static int compile_class(struct sfi_stage *st, struct sf_err *err) {
     for (uint32_t j = 0; j < st->steps_n; j++) {
         sfi_emit_step(st, j);
     }
+    sfi_emit_exchanges(st, st->steps_n);
     sfi_emit_update(st);
     sf_build_class_end(st->c->b);
     return 0;

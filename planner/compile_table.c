@@ -125,12 +125,13 @@ static int index_passes(struct sfi_table *t, struct sf_err *err) {
 static int replay(struct sfi_table *t, const struct sf_pass_weights *weights, struct sf_err *err) {
     struct sf_pipe_costs costs;
     struct sf_pipe_timing timing;
+    t->start = sf_pipe_times_create(t->pipe);
     t->end = sf_pipe_times_create(t->pipe);
-    if (!t->end) {
+    if (!t->start || !t->end) {
         return sf_fail_memory(err, "schedule table");
     }
     SF_TRY(sf_schedule_costs(t->pipe, weights, &costs, err));
-    int rc = sf_pipe_replay(t->pipe, &costs, &timing, NULL, t->end, err);
+    int rc = sf_pipe_replay(t->pipe, &costs, &timing, t->start, t->end, err);
     sf_pipe_costs_clear(&costs);
     return rc;
 }
@@ -176,6 +177,7 @@ void sfi_table_clear(struct sfi_table *t) {
     }
     sf_free(t->stage_at);
     sf_free(t->chunk_of);
+    sf_pipe_times_free(t->start);
     sf_pipe_times_free(t->end);
     sf_pipe_free(t->pipe);
 }

@@ -147,8 +147,15 @@ static void find_peaks(const struct sf_pipe *t, const double *kept, double *peak
     }
 }
 
-static int replay(const struct sf_pipe *t, const struct costs *c, double transfer_s, sf_time_ps **end, double *out) {
-    const struct sf_pipe_costs costs = {.f = c->of[F], .b = c->of[B], .w = c->of[W], .comm = ps_of(transfer_s)};
+/* From one stage to the next, and from the last layer to all parts of the head or back. */
+struct transfers {
+    double next_s, parts_s;
+};
+
+static int replay(const struct sf_pipe *t, const struct costs *c, struct transfers each, sf_time_ps **end,
+                  double *out) {
+    const struct sf_pipe_costs costs = {
+        .f = c->of[F], .b = c->of[B], .w = c->of[W], .comm = ps_of(each.next_s), .comm_parts = ps_of(each.parts_s)};
     struct sf_pipe_timing timing;
     int rc = sf_pipe_replay(t, &costs, &timing, NULL, end, NULL);
     *out = rc == 0 ? sf_ps_to_s(timing.makespan) : 0;
@@ -169,9 +176,9 @@ static void find_done(const struct sf_pipe *t, sf_time_ps *const *end, double *d
     }
 }
 
-static int replay_least(const struct sf_pipe *t, const struct costs *c, double transfer_s, struct sfi_replayed *out) {
+static int replay_least(const struct sf_pipe *t, const struct costs *c, double next_s, struct sfi_replayed *out) {
     sf_time_ps **end = sf_pipe_times_create(t);
-    int rc = end == NULL ? SF_E_INTERNAL : replay(t, c, transfer_s, end, &out->least_s);
+    int rc = end == NULL ? SF_E_INTERNAL : replay(t, c, (struct transfers){next_s, 0}, end, &out->least_s);
     if (rc == 0) {
         find_done(t, end, out->done_s);
     }
@@ -192,9 +199,23 @@ static int make_table(const struct sfi_base *base, const struct sf_plan *plan, s
     return rc;
 }
 
+static double parts_s(const struct sfi_base *base, const struct sfi_layout *l, const struct sfi_price *price,
+                      const struct sf_plan *plan) {
+    uint32_t stage = l->tp * l->sharers;
+    const struct sfi_groups g = {.members = plan->pp,
+                                 .stride = stage,
+                                 .repeat = 1,
+                                 .groups = stage < l->ranks_per_domain ? stage : l->ranks_per_domain};
+    const struct sf_model *m = &base->scenario->model;
+    struct sf_span span;
+    sfi_span(base->scenario->topo, l->ranks_per_domain, &g, &span);
+    return sfi_collective_s(base->cost, base->tuned, SF_CALL_ALL_REDUCE, (uint64_t)(price->p2p_bytes * (1.0 + m->mtp)),
+                            &span);
+}
+
 static int replay_both(const struct sfi_base *base, const struct sfi_layout *layout, const struct sfi_price *price,
                        const struct sf_plan *plan, const struct sf_pipe *t, struct sfi_replayed *out) {
-    double transfer_s = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes;
+    struct transfers each = {.next_s = layout->p2p.fixed_s + layout->p2p.s_per_unit * price->p2p_bytes};
     struct costs c = {.kept = NULL};
     int rc = kinds_of(t).split && !price->halves ? SF_E_NOPLAN : allocate(&c, t->stages);
     if (rc == 0) {
@@ -203,7 +224,8 @@ static int replay_both(const struct sfi_base *base, const struct sfi_layout *lay
     }
     if (rc == 0) {
         fill(base, price->time, plan, t, base->dispatch_s, &c);
-        rc = replay(t, &c, transfer_s, NULL, &out->compute_s);
+        each.parts_s = plan->split_head ? parts_s(base, layout, price, plan) : 0;
+        rc = replay(t, &c, each, NULL, &out->compute_s);
     }
     if (rc == 0) {
         fill_kept(base, price, plan, t, &c);

@@ -48,7 +48,14 @@ struct view {
     sf_time_ps turned_at; /* earliest end of the last stage's F */
 };
 
+static bool is_part(const struct view *v, uint32_t stage) {
+    return stage >= v->p->stages - v->p->parts;
+}
+
 static sf_time_ps hop(const struct view *v, uint32_t stage) {
+    if (is_part(v, stage + 1)) {
+        return v->c->comm_parts;
+    }
     return v->p->device_of[stage] == v->p->device_of[stage + 1] ? 0 : v->c->comm;
 }
 
@@ -130,12 +137,38 @@ static sf_time_ps fitting_rest(const struct view *v, const struct device *dev) {
     return most;
 }
 
-/* One chain of stages, first .. last, of a device; false when it holds none. */
+/* From the last stage back to the device's lowest. */
+static void look_back(struct view *v, uint32_t d, uint32_t last, struct device *dev) {
+    const struct sf_pipe_costs *c = v->c;
+    sf_time_ps at = 0, parts = 0; /* parts: the longest of those side by side */
+    for (uint32_t s = last;; s--) {
+        dev->high_b_at = s == dev->high ? at : dev->high_b_at;
+        if (v->p->device_of[s] == d && c->mem_f != NULL) {
+            dev->held += c->mem_f[s] * (double)(v->turned_at + at + c->b[s]) + c->mem_w[s] * (double)c->w[s];
+        }
+        if (s == dev->low) {
+            break;
+        }
+        parts = is_part(v, s) && c->b[s] > parts ? c->b[s] : parts;
+        if (!is_part(v, s)) {
+            at += c->b[s] + hop(v, s - 1);
+        } else if (!is_part(v, s - 1)) {
+            at = parts + hop(v, s - 1);
+        }
+    }
+    dev->low_end = at + c->b[dev->low];
+    dev->last_w = c->w[dev->low];
+}
+
+/* One chain of stages, first .. last, of a device; false when it holds none. Where parts are side by side behind it, no
+ * B begins before all of them had F, so that is where the way back begins; and one that had the last F has no way on.
+ */
 static bool look_at(struct view *v, uint32_t d, uint32_t first, uint32_t last, struct device *dev) {
     const struct sf_pipe_costs *c = v->c;
     bool found = false;
     sf_time_ps at = 0;
     *dev = (struct device){.low = 0};
+    v->turned_at = 0;
     for (uint32_t s = first; s <= last; s++) {
         if (v->p->device_of[s] == d) {
             add_stage(v, s, dev);
@@ -146,22 +179,13 @@ static bool look_at(struct view *v, uint32_t d, uint32_t first, uint32_t last, s
             dev->high_f_end = at + c->f[s];
             found = true;
         }
-        at += c->f[s] + (s < last ? hop(v, s) : 0);
+        v->turned_at = at + c->f[s] > v->turned_at ? at + c->f[s] : v->turned_at;
+        at += is_part(v, s) || s == last ? 0 : c->f[s] + hop(v, s);
     }
-    v->turned_at = at;
-    at = 0;
-    for (uint32_t s = last; found; s--) {
-        dev->high_b_at = s == dev->high ? at : dev->high_b_at;
-        if (v->p->device_of[s] == d && c->mem_f != NULL) {
-            dev->held += c->mem_f[s] * (double)(v->turned_at + at + c->b[s]) + c->mem_w[s] * (double)c->w[s];
-        }
-        if (s == dev->low) {
-            break;
-        }
-        at += c->b[s] + hop(v, s - 1);
+    if (found) {
+        dev->high_f_end = is_part(v, dev->high) ? v->turned_at : dev->high_f_end;
+        look_back(v, d, last, dev);
     }
-    dev->low_end = at + c->b[dev->low];
-    dev->last_w = c->w[dev->low];
     return found;
 }
 
@@ -217,7 +241,7 @@ static void offer_pairs(const struct view *v, const struct device *all, uint32_t
 static void bound_chain(struct view *v, struct best *best) {
     struct device all[SF_PIPE_MAX_DEVICES];
     for (uint32_t d = 0; d < v->p->devices; d++) {
-        if (!look_at(v, d, 0, v->p->stages - 1, &all[d])) {
+        if (!look_at(v, d, 0, v->p->stages - 1, &all[d]) || is_part(v, all[d].low)) {
             return;
         }
         offer(best, work_of(&all[d]) + start_idle(v, &all[d]), SF_BOUND_START, d, d);

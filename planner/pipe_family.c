@@ -206,6 +206,7 @@ int sf_pipe_costs_create(const struct sf_pipe *p, const struct sf_pipe_spec *spe
                                   .b = times + n,
                                   .w = times + 2 * (size_t)n,
                                   .comm = spec->comm,
+                                  .comm_parts = spec->comm,
                                   .mem_f = memory,
                                   .mem_b = memory + n,
                                   .mem_w = memory + 2 * (size_t)n,

@@ -1,108 +1,56 @@
-/* Heads that are split by vocabulary over a pipeline. Built pass by pass in time: what can start first goes next, and
- * of those that can, parts of the head before layers and backward before forward. A microbatch passes through the parts
- * of all devices and back, and at each waits for the pass that runs there, so as many more are under way as there are
- * devices: with two more than 1F1B, 8 devices with a head of two layers each stand idle for 56 % of the time, with ten
- * more for 21 %. */
-#include "core/arena.h"
+/* Heads that are split by vocabulary over a pipeline. In the steady state of 1F1B every device takes turns: a forward
+ * of one microbatch, a backward of another. Once in a turn, at its next boundary between the two, every device has a
+ * backward of its part of the head for one microbatch and a forward for the next one. A microbatch waits a turn for the
+ * one and a turn for the other, so two more are under way than in 1F1B; with that no device waits for any other once
+ * the pipeline is full. arXiv 2411.05288 puts passes of a vocabulary into the period of a schedule in the same way.
+ *
+ * Times are those of a pipeline whose backwards take two forwards and whose parts of the head take nothing; they only
+ * tell where in a row the parts go. Since all passes have their inputs in those times, the order fits any others. */
 #include "planner/pipe_internal.h"
 
-enum { LAYERS_F = 8, LAYERS_BW = 16, HEAD_F = 2, HEAD_BW = 4, KINDS = 4, NEVER = -1 };
-
-struct builder {
-    struct sf_pipe *pipe;
-    sf_time_ps *end[2]; /* [F, BW][stages * microbatches]; NEVER before */
-    uint32_t *next[2];  /* [F, BW][stages] microbatches placed */
-    sf_time_ps *free;   /* [devices] */
+enum {
+    FORWARD = 1,
+    BACKWARD = 2,
+    TURN = FORWARD + BACKWARD,
+    MORE = 2 /* microbatches, than in 1F1B */
 };
 
-struct candidate {
-    uint32_t stage;
-    bool backward;
-    sf_time_ps start;
-};
-
-static sf_time_ps end_of(const struct builder *b, bool backward, uint32_t stage, uint32_t microbatch) {
-    return b->end[backward][(size_t)stage * b->pipe->microbatches + microbatch];
+/* When parts are due in a turn, ahead of its begin. They may come a backward later and are to be over when the last
+ * stage begins its own, a forward into the turn. Of two devices both are there in time without. */
+static int64_t parts_ahead(const struct sf_pipe *p) {
+    return p->devices > 2 ? BACKWARD - FORWARD : 0;
 }
 
-static sf_time_ps later(sf_time_ps a, sf_time_ps b) {
-    return a == NEVER || b == NEVER ? NEVER : a > b ? a : b;
-}
-
-/* When the next pass of a stage can start; NEVER: not yet known, or there is none. */
-static sf_time_ps start_of(const struct builder *b, bool backward, uint32_t stage) {
-    const struct sf_pipe *p = b->pipe;
-    uint32_t d = p->device_of[stage], m = b->next[backward][stage], room = 2 * p->devices - stage + 2;
-    bool full = !backward && stage < p->devices && m - b->next[1][stage] >= room;
-    if (m == p->microbatches || full) {
-        return NEVER;
+/* Of a turn: the backward of its microbatch, the forward of the next one. */
+static void put_parts(struct sf_pipe *p, uint32_t d, int64_t turn) {
+    uint32_t part = 2 * p->devices - 1 - d;
+    if (turn >= 0) {
+        sf_pipe_push(p, d, SF_PASS_BW, part, (uint32_t)turn, 0);
     }
-    if (!backward) {
-        return stage == 0 ? b->free[d] : later(b->free[d], end_of(b, false, stage - 1, m));
+    if (turn + 1 < p->microbatches) {
+        sf_pipe_push(p, d, SF_PASS_F, part, (uint32_t)(turn + 1), 0);
     }
-    sf_time_ps own = later(b->free[d], end_of(b, false, stage, m));
-    return stage + 1 == p->stages ? own : later(own, end_of(b, true, stage + 1, m));
 }
 
-/* In the order of preference. */
-static bool earliest(const struct builder *b, struct candidate *best) {
-    const struct sf_pipe *p = b->pipe;
-    best->start = NEVER;
-    for (uint32_t k = 0; k < KINDS; k++) {
-        for (uint32_t i = 0; i < p->devices; i++) {
-            struct candidate c = {.stage = k < 2 ? p->devices + i : i, .backward = k % 2 == 0};
-            c.start = start_of(b, c.backward, c.stage);
-            if (c.start != NEVER && (best->start == NEVER || c.start < best->start)) {
-                *best = c;
-            }
+/* In turn b the last device has the forward that is MORE ahead of microbatch b, then the backward of b. */
+static void fill_row(struct sf_pipe *p, uint32_t d) {
+    int64_t behind = p->devices - 1 - d, ahead = parts_ahead(p), f = 0, b = 0, turn = -1;
+    while (b < p->microbatches) {
+        int64_t f_at = (f - behind - MORE) * TURN + behind * BACKWARD, b_at = b * TURN + FORWARD + behind * BACKWARD;
+        bool forward = f < p->microbatches && f_at < b_at;
+        for (; turn < p->microbatches && turn * TURN - ahead <= (forward ? f_at : b_at); turn++) {
+            put_parts(p, d, turn);
         }
+        sf_pipe_push(p, d, forward ? SF_PASS_F : SF_PASS_BW, d, (uint32_t)(forward ? f++ : b++), 0);
     }
-    return best->start != NEVER;
-}
-
-static void build(struct builder *b) {
-    static const sf_time_ps length[2][2] = {{LAYERS_F, HEAD_F}, {LAYERS_BW, HEAD_BW}};
-    struct candidate c;
-    while (earliest(b, &c)) {
-        uint32_t d = b->pipe->device_of[c.stage], m = b->next[c.backward][c.stage]++;
-        b->free[d] = c.start + length[c.backward][c.stage >= b->pipe->devices];
-        b->end[c.backward][(size_t)c.stage * b->pipe->microbatches + m] = b->free[d];
-        sf_pipe_push(b->pipe, d, c.backward ? SF_PASS_BW : SF_PASS_F, c.stage, m, 0);
-    }
-}
-
-static int allocate(struct builder *b, struct sf_err *err) {
-    size_t n = (size_t)b->pipe->stages * b->pipe->microbatches;
-    for (int k = 0; k < 2; k++) {
-        b->end[k] = sf_calloc(n, sizeof **b->end);
-        b->next[k] = sf_calloc(b->pipe->stages, sizeof **b->next);
-    }
-    b->free = sf_calloc(b->pipe->devices, sizeof *b->free);
-    if (!b->end[0] || !b->end[1] || !b->next[0] || !b->next[1] || !b->free) {
-        return sf_fail_memory(err, "pipeline");
-    }
-    for (size_t i = 0; i < n; i++) {
-        b->end[0][i] = b->end[1][i] = NEVER;
-    }
-    return 0;
 }
 
 int sf_pipe_split_head(uint32_t devices, uint32_t microbatches, struct sf_pipe **out, struct sf_err *err) {
-    struct builder b = {0};
     SF_TRY(sf_pipe_create(devices, devices <= SF_PIPE_MAX_STAGES / 2 ? 2 * devices : 0, microbatches, 1, out, err));
-    b.pipe = *out;
-    sfi_pipe_place_v(b.pipe);
-    int rc = allocate(&b, err);
-    if (rc == 0) {
-        build(&b);
-    } else {
-        sf_pipe_free(*out);
-        *out = NULL;
+    (*out)->parts = devices;
+    sfi_pipe_place_v(*out);
+    for (uint32_t d = 0; d < devices; d++) {
+        fill_row(*out, d);
     }
-    for (int k = 0; k < 2; k++) {
-        sf_free(b.end[k]);
-        sf_free(b.next[k]);
-    }
-    sf_free(b.free);
-    return rc;
+    return 0;
 }

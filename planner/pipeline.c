@@ -86,6 +86,7 @@ int sf_pipe_copy(const struct sf_pipe *p, struct sf_pipe **out, struct sf_err *e
     SF_TRY(sf_pipe_create(p->devices, p->stages, p->microbatches, p->slices, out, err));
     struct sf_pipe *to = *out;
     to->ways = p->ways;
+    to->parts = p->parts;
     memcpy(to->device_of, p->device_of, p->stages * sizeof *p->device_of);
     for (uint32_t d = 0; d < p->devices; d++) {
         to->passes_n[d] = p->passes_n[d];

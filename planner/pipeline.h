@@ -10,7 +10,12 @@
  * table's order; a pass starts when the device is free and its inputs have arrived; an input made on another device
  * arrives `comm` after its producer ended; sends occupy nobody. Inputs: F needs F of the stage before; B and BW need
  * their own F and B (or BW) of the stage behind; W needs its B. Slices are causal: F runs from slice 0 up, B from the
- * last slice down. */
+ * last slice down.
+ *
+ * The last `parts` stages may lie side by side behind all others: parts of a head that is split by vocabulary. F of
+ * each needs F of the stage before all of them, from which one collective reaches every part `comm_parts` later. B and
+ * BW of each need F of all, B and BW of the stage before them those of all parts, whose sum arrives `comm_parts` later.
+ */
 #ifndef SF_PLANNER_PIPELINE_H
 #define SF_PLANNER_PIPELINE_H
 
@@ -49,6 +54,7 @@ struct sf_pass {
 struct sf_pipe_costs {
     const sf_time_ps *f, *b, *w; /* [stages] */
     sf_time_ps comm;             /* one hop between devices */
+    sf_time_ps comm_parts;       /* from one stage to all parts of a head, and back; on one device too */
     const double *mem_f;         /* [stages] taken by F; NULL: memory is not followed */
     const double *mem_b;         /* [stages] given back by B (BW gives back mem_f whole) */
     const double *mem_w;         /* [stages] given back by W; mem_b + mem_w = mem_f */
@@ -59,6 +65,7 @@ struct sf_pipe_costs {
 struct sf_pipe {
     uint32_t devices, stages, microbatches, slices;
     uint32_t ways;           /* 1, or 2: two chains of stages, half of the microbatches each */
+    uint32_t parts;          /* how many of the last stages are side by side; 0: all stages are a chain */
     uint32_t room;           /* passes that every row can hold */
     uint16_t *device_of;     /* [stages] */
     struct sf_pass **passes; /* [devices] in execution order */
@@ -155,9 +162,8 @@ uint32_t sf_pipe_family_chunks(int family);  /* 0: any number */
  * nothing fits the memory limit. */
 int sf_pipe_generate(const struct sf_pipe_spec *spec, struct sf_pipe **out, struct sf_err *err);
 
-/* 1F1B with the head split over all devices: stages p .. 2p-1 are parts of the head, the first of them on the last
- * device and the last on the first. Activations pass through the parts and come back as the sum of their gradients. Two
- * microbatches more than 1F1B are under way. */
+/* 1F1B with the head split over all devices: stages p .. 2p-1 are parts of the head side by side, the first of them on
+ * the last device and the last on the first. Two microbatches more than 1F1B are under way. */
 int sf_pipe_split_head(uint32_t devices, uint32_t microbatches, struct sf_pipe **out, struct sf_err *err);
 
 /* Costs of a table on equal devices: shares of `spec` per pass; arrays are owned. */
@@ -172,8 +178,9 @@ sf_time_ps sf_pipe_lower_bound(const struct sf_pipe *p, const struct sf_pipe_cos
 /* ---- text -------------------------------------------------------------------------------------------------------- */
 
 /* A row per device, cells "2F5": stage, action, microbatch (slices: "2F5.1"). Actions: F, I (input gradient), W, B
- * (both gradients). Read also accepts empty cells (idle) and pairs "(0F1;1B0)OVERLAP_F_B", which run one after the
- * other. Placement follows from the rows. Located SF_E_INPUT errors; `name` is the file in messages. */
+ * (both gradients). Ahead of the rows, where the last 4 stages are parts of a head: "parts 4". Read also accepts empty
+ * cells (idle) and pairs "(0F1;1B0)OVERLAP_F_B", which run one after the other. Placement follows from the rows.
+ * Located SF_E_INPUT errors; `name` is the file in messages. */
 int sf_pipe_read_csv(const char *text, size_t bytes, const char *name, struct sf_pipe **out, struct sf_err *err);
 void sf_pipe_print_csv(const struct sf_pipe *p, struct sf_buf *out);
 const char *sf_pass_letter(int kind); /* "F" "I" "W" "B" "F" */

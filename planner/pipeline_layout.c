@@ -192,7 +192,7 @@ int sf_pipe_layout_costs(const struct sf_pipe_layout *l, const struct sf_pipe *p
 int sf_pipe_split_head_costs(const struct sf_pipe_layout *l, const struct sf_pipe *p, const struct sf_pipe_spec *spec,
                              double loss_layers, struct sf_pipe_costs *out, struct sf_err *err) {
     double layers = l->layers + l->mtp, all = layers + loss_layers;
-    if (l->stages_n != p->devices || p->stages != 2 * p->devices) {
+    if (l->stages_n != p->devices || p->stages != 2 * p->devices || p->parts != p->devices) {
         return sf_fail(err, SF_E_INPUT, "a split head needs a layout of one stage per device, found %u on %u devices",
                        l->stages_n, p->devices);
     }

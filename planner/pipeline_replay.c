@@ -18,7 +18,8 @@ struct stage {
     uint32_t device;
     uint32_t f_next, b_next;   /* devices that wait for this stage's outputs; SF_PIPE_MAX_DEVICES: none */
     uint32_t first_mb, end_mb; /* microbatches that come through */
-    bool is_first, is_last;    /* of its chain */
+    bool is_first, is_last;    /* of its chain; parts of a head are neither */
+    bool is_part, ends;        /* ends: all parts of a head are behind it */
     bool f_wrap, b_wrap;       /* the neighbour is across a wrap edge that counts for one microbatch in `devices` */
 };
 
@@ -30,13 +31,20 @@ struct device {
     double memory_now, memory_peak;
 };
 
+/* Passes of all parts of a head for one microbatch and slice. */
+struct group {
+    uint32_t left;
+    sf_time_ps end; /* of those that ran */
+};
+
 struct sf_pipe_scratch {
     sf_time_ps *f_end, *b_end; /* [stages][microbatches][slices]; -1 before */
     uint8_t *w_done;
     struct stage *stages;
     struct device *devices;
-    uint32_t *ready; /* stack of devices that may run */
-    size_t nodes_room, stages_room, devices_room;
+    uint32_t *ready;         /* stack of devices that may run */
+    struct group *groups[2]; /* F, B: [microbatches][slices] */
+    size_t nodes_room, stages_room, devices_room, groups_room;
 };
 
 struct replay {
@@ -61,6 +69,7 @@ void sf_pipe_scratch_free(struct sf_pipe_scratch *s) {
         sf_free(s->stages);
         sf_free(s->devices);
         sf_free(s->ready);
+        sf_free(s->groups[0]);
         sf_free(s);
     }
 }
@@ -90,14 +99,21 @@ static int make_room(struct sf_pipe_scratch *s, const struct sf_pipe *p, struct 
         ok = grow(&s->devices, p->devices, sizeof *s->devices) && grow(&s->ready, p->devices, sizeof *s->ready);
         s->devices_room = ok ? p->devices : 0;
     }
+    size_t groups = p->parts > 0 ? (size_t)p->microbatches * p->slices : 0;
+    if (ok && groups > s->groups_room) {
+        ok = grow(&s->groups[0], 2 * groups, sizeof **s->groups);
+        s->groups_room = ok ? groups : 0;
+    }
+    s->groups[1] = ok && groups > 0 ? s->groups[0] + groups : NULL;
     s->b_end = ok ? s->f_end + nodes : NULL;
     return ok ? 0 : sf_fail_memory(err, "pipeline replay");
 }
 
 /* The sum of everything bounds every time of the replay, so that no addition below can overflow. */
 static int check_costs(const struct sf_pipe *p, const struct sf_pipe_costs *c, struct sf_err *err) {
-    sf_time_ps sum = c->comm, passes = (sf_time_ps)p->microbatches * p->slices;
-    bool bad = c->comm < 0 || __builtin_mul_overflow(sum, 2 * (sf_time_ps)p->stages, &sum);
+    sf_time_ps sum, passes = (sf_time_ps)p->microbatches * p->slices;
+    bool bad = c->comm < 0 || c->comm_parts < 0 || __builtin_add_overflow(c->comm, c->comm_parts, &sum) ||
+               __builtin_mul_overflow(sum, 2 * (sf_time_ps)p->stages, &sum);
     for (uint32_t s = 0; s < p->stages && !bad; s++) {
         bad = c->f[s] < 0 || c->b[s] < 0 || c->w[s] < 0 || __builtin_add_overflow(sum, c->f[s], &sum) ||
               __builtin_add_overflow(sum, c->b[s], &sum) || __builtin_add_overflow(sum, c->w[s], &sum);
@@ -130,6 +146,23 @@ static bool is_wrap(const struct sf_pipe *p, uint32_t to) {
     return p->devices > 1 && p->device_of[to] == 0 && p->device_of[to - 1] == p->devices - 1;
 }
 
+/* A stage that parts of a head are behind, and those. Who waits for them is told by their group. */
+static void set_ends(const struct sf_pipe *p, const struct sf_pipe_costs *c, uint32_t s, struct stage *to) {
+    uint32_t first = p->stages - p->parts;
+    to->is_part = p->parts > 0 && s >= first;
+    to->ends = p->parts > 0 && s + 1 == first;
+    if (to->is_part) {
+        to->is_first = to->is_last = false;
+        to->f_next = to->b_next = SF_PIPE_MAX_DEVICES;
+        to->f_lag = c->comm_parts;
+        to->b_lag = 0; /* statistics of rows are next to nothing */
+        to->f_wrap = to->b_wrap = false;
+    } else if (to->ends) {
+        to->b_lag = c->comm_parts;
+        to->b_wrap = false;
+    }
+}
+
 static void set_stage(const struct sf_pipe *p, const struct sf_pipe_costs *c, uint32_t s, struct stage *to) {
     uint32_t chain = p->stages / p->ways, way = s / chain, share = p->microbatches / p->ways;
     *to = (struct stage){
@@ -152,6 +185,7 @@ static void set_stage(const struct sf_pipe *p, const struct sf_pipe_costs *c, ui
         to->b_lag = to->f_next == SF_PIPE_MAX_DEVICES ? 0 : c->comm;
         to->b_wrap = c->wrap_first && is_wrap(p, s + 1);
     }
+    set_ends(p, c, s, to);
     set_memory(c, s, to);
 }
 
@@ -159,6 +193,10 @@ static int check_placement(const struct sf_pipe *p, struct sf_err *err) {
     if (p->ways == 0 || p->ways > 2 || p->stages % p->ways != 0 || p->microbatches % p->ways != 0) {
         return sf_fail(err, SF_E_INPUT, "%u virtual stages and %u microbatches cannot go %u ways", p->stages,
                        p->microbatches, p->ways);
+    }
+    if (p->parts >= p->stages || (p->parts > 0 && p->ways > 1)) {
+        return sf_fail(err, SF_E_INPUT, "%u parts of a head need stages before them and one way, found %u and %u",
+                       p->parts, p->stages - p->parts, p->ways);
     }
     for (uint32_t s = 0; s < p->stages; s++) {
         if (p->device_of[s] >= p->devices) {
@@ -181,11 +219,28 @@ static void reset(const struct replay *r) {
     for (uint32_t s = 0; s < r->p->stages; s++) {
         set_stage(r->p, r->c, s, &r->s->stages[s]);
     }
+    for (size_t i = 0; i < 2 * r->next_stage && r->p->parts > 0; i++) {
+        r->s->groups[0][i] = (struct group){.left = r->p->parts};
+    }
 }
 
 /* A pass that others wait for: F or B of a node. */
 static inline size_t key(size_t node, bool backward) {
     return 2 * node + backward;
+}
+
+/* The last of all parts' passes: their nodes are behind all others. */
+static inline size_t group_key(const struct replay *r, const struct sf_pass *x, bool backward) {
+    return key(r->p->stages * r->next_stage + (size_t)x->microbatch * r->p->slices + x->slice, backward);
+}
+
+static inline sf_time_ps group_end(const struct replay *r, const struct sf_pass *x, bool backward, size_t *missing) {
+    const struct group *g = &r->s->groups[backward][(size_t)x->microbatch * r->p->slices + x->slice];
+    if (g->left > 0) {
+        *missing = group_key(r, x, backward);
+        return -1;
+    }
+    return g->end;
 }
 
 /* When the inputs of a pass are there, or -1 with the pass that has to run first. */
@@ -199,12 +254,13 @@ static inline sf_time_ps f_inputs(const struct replay *r, const struct stage *st
     if (st->is_first || (st->f_wrap && x->microbatch % r->p->devices != 0)) {
         return 0;
     }
-    sf_time_ps arrived = end[node - r->next_stage];
-    if (arrived < 0) {
-        *missing = key(node - r->next_stage, false);
+    size_t before =
+        st->is_part ? node - (x->stage - (r->p->stages - r->p->parts) + 1) * r->next_stage : node - r->next_stage;
+    if (end[before] < 0) {
+        *missing = key(before, false);
         return -1;
     }
-    return arrived + st->f_lag;
+    return end[before] + st->f_lag;
 }
 
 static inline sf_time_ps b_inputs(const struct replay *r, const struct stage *st, const struct sf_pass *x, size_t node,
@@ -220,6 +276,10 @@ static inline sf_time_ps b_inputs(const struct replay *r, const struct stage *st
     }
     if (st->is_last || (st->b_wrap && x->microbatch % r->p->devices != 0)) {
         return s->f_end[node];
+    }
+    if (st->is_part || st->ends) {
+        sf_time_ps all = group_end(r, x, st->ends, missing);
+        return all < 0 ? -1 : all + st->b_lag;
     }
     sf_time_ps arrived = s->b_end[node + r->next_stage];
     if (arrived < 0) {
@@ -260,6 +320,32 @@ static inline void wake(struct replay *r, uint32_t d, size_t done) {
     if (d < SF_PIPE_MAX_DEVICES && r->s->devices[d].waits == done) {
         r->s->devices[d].waits = NOTHING;
         r->s->ready[r->ready_n++] = d;
+    }
+}
+
+static void wake_all(struct replay *r, size_t done) {
+    for (uint32_t d = 0; d < r->p->devices; d++) {
+        wake(r, d, done);
+    }
+}
+
+static void finish_in_group(struct replay *r, const struct sf_pass *x, bool backward, sf_time_ps end) {
+    struct group *g = &r->s->groups[backward][(size_t)x->microbatch * r->p->slices + x->slice];
+    g->end = end > g->end ? end : g->end;
+    g->left -= g->left > 0;
+    if (g->left == 0) {
+        wake_all(r, group_key(r, x, backward));
+    }
+}
+
+/* What only tables with parts of a head have to do after a pass. */
+static void finish_ends(struct replay *r, const struct stage *st, const struct sf_pass *x, size_t node,
+                        sf_time_ps end) {
+    bool forward = x->kind == SF_PASS_F || x->kind == SF_PASS_F_PAIR;
+    if (st->is_part && x->kind != SF_PASS_W) {
+        finish_in_group(r, x, !forward, end);
+    } else if (st->ends && forward) {
+        wake_all(r, key(node, false));
     }
 }
 
@@ -312,6 +398,9 @@ static inline int run_pass(struct replay *r, uint32_t d, sf_time_ps begin, sf_ti
     }
     if (!finish(r, st, x->kind, node_of(r, x), end)) {
         return fail_pass(r, d, "runs twice");
+    }
+    if (st->is_part || st->ends) {
+        finish_ends(r, st, x, node_of(r, x), end);
     }
     dev->at++;
     return 0;
@@ -366,6 +455,11 @@ static int fail_stuck(const struct replay *r, uint32_t d) {
     char what[160];
     size_t waits = r->s->devices[d].waits, node = waits / 2;
     uint32_t stage = (uint32_t)(node / r->next_stage), in_stage = (uint32_t)(node % r->next_stage);
+    if (stage == r->p->stages) {
+        snprintf(what, sizeof what, "waits for the %s of all parts of the head, microbatch %u, slice %u",
+                 waits % 2 == 1 ? "backwards" : "forwards", in_stage / r->p->slices, in_stage % r->p->slices);
+        return fail_pass(r, d, what);
+    }
     snprintf(what, sizeof what, "waits for %s of stage %u, microbatch %u, slice %u on device %u, which never comes",
              waits % 2 == 1 ? "the backward" : "the forward", stage, in_stage / r->p->slices, in_stage % r->p->slices,
              r->p->device_of[stage]);

@@ -17,7 +17,7 @@ struct reader {
         uint32_t device, line, column;
     } * cells;
     size_t cells_n, cells_room;
-    uint32_t devices, stages, microbatches, slices;
+    uint32_t devices, stages, microbatches, slices, parts;
     struct sf_err *err;
 };
 
@@ -162,12 +162,26 @@ static int read_row(struct reader *r) {
     return 0;
 }
 
+/* "parts 4", before all rows. */
+static int read_parts(struct reader *r) {
+    const char *from = r->at;
+    bool good = number(r, SF_PIPE_MAX_STAGES, &r->parts);
+    skip_blanks(r);
+    if (!good || r->parts == 0 || r->cells_n > 0 || !at_line_end(r)) {
+        return fail(r, from,
+                    "expected, before all rows and once, how many of the last stages are parts of a head side by side");
+    }
+    return 0;
+}
+
 static int read_rows(struct reader *r) {
     while (r->at < r->end) {
         r->line++;
         r->line_start = r->at;
         skip_blanks(r);
-        if (!at_line_end(r)) {
+        if (r->parts == 0 && word(r, "parts ")) {
+            SF_TRY(read_parts(r));
+        } else if (!at_line_end(r)) {
             SF_TRY(read_row(r));
         }
         r->at += r->at < r->end;
@@ -218,7 +232,7 @@ static int place(const struct reader *r, struct sf_pipe *p) {
 }
 
 static int assemble(const struct reader *r, struct sf_pipe **out) {
-    uint32_t ways = goes_two_ways(r) ? 2 : 1;
+    uint32_t ways = r->parts == 0 && goes_two_ways(r) ? 2 : 1;
     uint64_t least = (uint64_t)r->stages * r->microbatches / ways; /* cannot overflow: 14 + 24 bits */
     if (least * r->slices > r->cells_n) {
         return sf_fail_at(r->err, SF_E_INPUT, r->name, 1, 1,
@@ -230,7 +244,12 @@ static int assemble(const struct reader *r, struct sf_pipe **out) {
         return sf_err_wrap(r->err, "%s", r->name);
     }
     (*out)->ways = ways;
-    int rc = place(r, *out);
+    (*out)->parts = r->parts;
+    int rc = r->parts < r->stages
+                 ? place(r, *out)
+                 : sf_fail_at(r->err, SF_E_INPUT, r->name, 1, 1,
+                              "expected stages before the %u parts of the head, found %u stages in all", r->parts,
+                              r->stages);
     if (rc != 0) {
         sf_pipe_free(*out);
         *out = NULL;
@@ -257,6 +276,9 @@ static void print_pass(const struct sf_pipe *p, const struct sf_pass *x, struct 
 }
 
 void sf_pipe_print_csv(const struct sf_pipe *p, struct sf_buf *out) {
+    if (p->parts > 0) {
+        sf_buf_printf(out, "parts %u\n", p->parts);
+    }
     for (uint32_t d = 0; d < p->devices; d++) {
         for (uint32_t i = 0; i < p->passes_n[d]; i++) {
             const struct sf_pass *x = &p->passes[d][i];

@@ -107,10 +107,10 @@ static void print_layers(const struct sf_plan *plan, struct sf_buf *out) {
     print_stages(plan, "layers", plan->layers, out);
 }
 
-static void print_stage_tp(const struct sf_plan *plan, struct sf_buf *out) {
-    for (uint32_t i = 0; i < plan->pp && sf_plan_varies(plan); i++) {
-        sf_buf_printf(out, "%s%u%s", i == 0 ? "stage_tp: [" : ", ", plan->stage_tp[i],
-                      i + 1 == plan->pp ? "] # of each rank of the pipeline\n" : "");
+static void print_degrees(const char *key, const struct sf_plan *plan, const uint32_t *of, struct sf_buf *out) {
+    for (uint32_t i = 0; i < plan->pp && of[0] != 0; i++) {
+        sf_buf_printf(out, "%s%s%u", i == 0 ? key : "", i == 0 ? ": [" : ", ", of[i]);
+        sf_buf_printf(out, "%s", i + 1 == plan->pp ? "] # of each rank of the pipeline\n" : "");
     }
 }
 
@@ -147,12 +147,13 @@ int sf_plan_print(const struct sf_plan *plan, struct sf_hash scenario_hash, stru
     sf_buf_printf(out, "\nscenario_hash: \"%s\" # of cluster shape, model and job\n",
                   sf_hash_format(scenario_hash, hash));
     sf_buf_printf(out, "tp: %u # ranks that share each matrix\n", plan->tp);
-    print_stage_tp(plan, out);
+    print_degrees("stage_tp", plan, plan->stage_tp, out);
     if (sf_plan_cp(plan) > 1) {
         sf_buf_printf(out, "cp: %u # ranks that share each sequence\ncp_exchange: %s\n", plan->cp,
                       plan->cp_gather ? "gather" : "ring");
     }
     sf_buf_printf(out, "ep: %u # ranks that share the experts, part of dp\n", plan->ep);
+    print_degrees("stage_ep", plan, plan->stage_ep, out);
     if (sf_plan_etp(plan) != plan->tp) {
         sf_buf_printf(out, "etp: %u # ranks that share each expert's matrices; ep takes in those of tp\n", plan->etp);
     }
@@ -276,21 +277,23 @@ static int read_stages(const struct sf_node *node, const char *key, const struct
     return 0;
 }
 
-static int read_stage_tp(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
-    const struct sf_node *node = sf_map_find(map, "stage_tp");
+/* Of one degree, `most` for the whole pipeline. */
+static int read_degrees(const struct sf_node *map, const char *key, const struct sf_plan *p, uint32_t most,
+                        uint32_t *out, struct sf_err *err) {
+    const struct sf_node *node = sf_map_find(map, key);
     if (node == NULL) {
         return 0;
     }
     if (!sf_node_is_seq(node) || sf_seq_size(node) != p->pp) {
-        return sf_node_fail(node, err, "stage_tp lists one degree per rank of the pipeline: pp %u", p->pp);
+        return sf_node_fail(node, err, "%s lists one degree per rank of the pipeline: pp %u", key, p->pp);
     }
     for (uint32_t i = 0; i < p->pp; i++) {
         int64_t value;
-        SF_TRY(sf_node_i64(sf_seq_at(node, i), 1, p->tp, &value, err));
-        p->stage_tp[i] = (uint32_t)value;
-        if (p->tp % p->stage_tp[i] != 0) {
-            return sf_node_fail(sf_seq_at(node, i), err, "expected a divisor of tp %u, found %u", p->tp,
-                                p->stage_tp[i]);
+        SF_TRY(sf_node_i64(sf_seq_at(node, i), 1, most, &value, err));
+        out[i] = (uint32_t)value;
+        if (most % out[i] != 0) {
+            return sf_node_fail(sf_seq_at(node, i), err, "expected a divisor of %s %u, found %u",
+                                key + strlen("stage_"), most, out[i]);
         }
     }
     return 0;
@@ -438,7 +441,8 @@ static int read_choices(const struct sf_node *map, struct sf_plan *p, struct sf_
     SF_TRY(sf_map_find(map, "etp") == NULL ? 0 : need_u32(map, "etp", 1, 1u << 24, &p->etp, err));
     SF_TRY(need_u32(map, "pp", 1, SF_MAX_STAGES, &p->pp, err));
     SF_TRY(need_u32(map, "vpp", 1, SF_MAX_STAGES, &p->vpp, err));
-    SF_TRY(read_stage_tp(map, p, err));
+    SF_TRY(read_degrees(map, "stage_tp", p, p->tp, p->stage_tp, err));
+    SF_TRY(read_degrees(map, "stage_ep", p, p->ep, p->stage_ep, err));
     SF_TRY(need_u32(map, "micro_batch", 1, 1u << 20, &p->micro_batch, err));
     SF_TRY(need_u32(map, "microbatches", 1, 1u << 20, &p->microbatches, err));
     SF_TRY(sf_map_find(map, "slices") == NULL ? 0 : need_u32(map, "slices", 1, SF_MAX_SLICES - 1, &p->slices, err));
@@ -496,6 +500,7 @@ static int read_plan(const struct sf_node *map, struct sf_plan *out, struct sf_h
                                        "recompute_rest",
                                        "collectives",
                                        "stage_tp",
+                                       "stage_ep",
                                        NULL};
     uint32_t version;
     if (!sf_node_is_map(map)) {

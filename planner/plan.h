@@ -90,10 +90,14 @@ struct sf_plan {
     uint32_t layers[SF_MAX_STAGES]; /* layers of virtual stage s, in data order, s < pp * vpp */
     /* Of the ranks of the pipeline, with tp for the largest: planner/stage_degrees.h. The first is 0: all have tp. */
     uint32_t stage_tp[SF_MAX_STAGES];
+    uint32_t stage_ep[SF_MAX_STAGES]; /* the same of ep */
 };
 
-static inline bool sf_plan_varies(const struct sf_plan *plan) {
+static inline bool sf_plan_varies_tp(const struct sf_plan *plan) {
     return plan->stage_tp[0] != 0;
+}
+static inline bool sf_plan_varies_ep(const struct sf_plan *plan) {
+    return plan->stage_ep[0] != 0;
 }
 
 static inline uint32_t sf_plan_cp(const struct sf_plan *plan) {

@@ -453,7 +453,7 @@ int sf_plan_check(const struct sf_scenario *s, const struct sf_plan *plan, struc
     SF_TRY(check_cp(s, plan, err));
     SF_TRY(check_slices(s, plan, err));
     SF_TRY(check_split_head(s, plan, err));
-    SF_TRY(sfi_stage_degrees_check(s, plan, err));
+    SF_TRY(sfi_stage_degrees_check(plan, err));
     SF_TRY(check_rows(s, plan, err));
     SF_TRY(check_vocabulary(s, plan, err));
     SF_TRY(check_positions(s, plan, err));

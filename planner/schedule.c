@@ -33,6 +33,12 @@ static int check_table(const struct sf_plan *p, struct sf_err *err) {
                        p->schedule_file, t->devices, t->stages / t->devices / t->ways, t->microbatches, p->pp, p->vpp,
                        p->microbatches);
     }
+    if (t->parts > 0) {
+        return sf_fail(err, SF_E_INPUT,
+                       "plan: schedule %s has %u parts of a head side by side, which plans know as schedule 1f1b with "
+                       "split_head true",
+                       p->schedule_file, t->parts);
+    }
     if (p->slices > 0 && p->slices != t->slices) {
         return sf_fail(err, SF_E_INPUT, "plan: schedule %s cuts sequences into %u slices, but the plan has %u",
                        p->schedule_file, t->slices, p->slices);

@@ -94,11 +94,16 @@ int sf_search_fewer(const struct sf_scenario *s, const struct sf_cost *cost, con
  * microbatches as stages. Returns how many, at most `most`; none where memory is short, for it is advice. */
 uint32_t sf_search_counts(const struct sf_scenario *s, uint32_t most, uint32_t *out);
 
-/* Whether `best` would do better with a smaller tp on all stages but the first and the last (stage_tp of a plan): its
- * halves, quarters and so on, as far as the microbatch can be shared, simulated. *tp is 0 where none is quicker, else
- * that degree, with *step_s. */
+/* Whether `best` would do better with a smaller tp on all stages but the first and the last, as far as the microbatch
+ * can be shared, or with a half or a quarter of ep on the last three quarters, half or quarter of them, or on the last
+ * alone (stage_tp and stage_ep of a plan), each simulated. */
+struct sf_stage_advice {
+    uint32_t tp, ep;     /* that degree; both 0: none is quicker by a thousandth */
+    uint32_t first, end; /* ranks of the pipeline that should have it */
+    double step_s;
+};
 int sf_search_stages(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_plan_result *best,
-                     uint32_t *tp, double *step_s, struct sf_err *err);
+                     struct sf_stage_advice *out, struct sf_err *err);
 
 void sf_plan_results_clear(struct sf_plan_result *results, uint32_t results_n);
 

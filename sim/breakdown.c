@@ -3,6 +3,7 @@
 #include "sim/engine.h"
 
 struct walk {
+    const struct sf_prog *prog;
     const struct sfi_variant *v;
     const struct sf_iclass *code;
     const struct sfi_times *times;
@@ -52,13 +53,22 @@ static void add_kernels(struct walk *w, uint32_t op) {
     *kernels_place(w->out, w->code->cls->ops[op].kind) += busy - recompute - tp - ep - host;
 }
 
+/* Outputs and their gradients, of which parts of a split head have one collective each where layers have transfers. */
+static bool between_stages(const struct walk *w, uint32_t op) {
+    const struct sf_class *c = w->code->cls;
+    const struct sf_op *o = &c->ops[op];
+    uint32_t holds = o->arg_n > 0 ? c->bufs[c->args[o->arg_first].buf].kind : SF_BUF_GRAD;
+    return (w->prog->comms[o->comm].axes & w->prog->class_axes) != 0 &&
+           (holds == SF_BUF_ACTIVATION || holds == SF_BUF_COMM);
+}
+
 /* What running an op counts as when it is not a kernel of the compute stream. */
 static sf_time_ps *side_place(const struct walk *w, uint32_t op) {
     switch (sf_op_group(w->code->cls->ops[op].kind)) {
     case SF_OP_IS_P2P:
         return &w->out->p2p;
     case SF_OP_IS_COLL:
-        return &w->out->dp_comm;
+        return between_stages(w, op) ? &w->out->p2p : &w->out->dp_comm;
     case SF_OP_IS_DATA:
         return w->code->cls->ops[op].kind == SF_OP_LOAD ? &w->out->other : &w->out->offload;
     default:
@@ -118,8 +128,13 @@ static uint32_t last_to_end(const struct walk *w) {
 void sfi_breakdown(const struct sfi_run *run, uint32_t instance, const struct sfi_times *times,
                    struct sf_breakdown *out) {
     const struct sfi_variant *v = &run->variants->v[run->table->inst[instance].variant];
-    struct walk w = {
-        .v = v, .code = v->cls->code, .times = times, .dispatch = run->dispatch, .replayed = run->replayed, .out = out};
+    struct walk w = {.prog = run->prog,
+                     .v = v,
+                     .code = v->cls->code,
+                     .times = times,
+                     .dispatch = run->dispatch,
+                     .replayed = run->replayed,
+                     .out = out};
     uint32_t stream = v->cls->compute_stream, n = stream == SF_NONE ? 0 : w.code->stream_n[stream];
     sf_time_ps cursor = 0;
     *out = (struct sf_breakdown){0};

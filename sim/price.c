@@ -32,8 +32,8 @@ struct sfi_prices *sfi_prices_create(const struct sf_prog *prog, const struct sf
         }
     }
     for (uint32_t c = 0; c < prog->comms_n; c++) {
-        p->is_ep[c] = strcmp(prog->comms[c].name, "ep") == 0;
-        p->is_tp[c] = strncmp(prog->comms[c].name, "tp", 2) == 0; /* "tp.2": of stages with two ranks */
+        p->is_ep[c] = strncmp(prog->comms[c].name, "ep", 2) == 0; /* "ep.2": of stages with two ranks; so is tp */
+        p->is_tp[c] = strncmp(prog->comms[c].name, "tp", 2) == 0;
     }
     return p;
 }

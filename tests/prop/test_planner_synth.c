@@ -89,7 +89,8 @@ static void list_rows(const struct problem *x, uint32_t d, struct rows *out, str
 
 static sf_time_ps brute_force(const struct problem *x) {
     static struct rows rows[MAX_STAGES];
-    struct sf_pipe_costs c = {x->f, x->b, x->w, x->p.comm, x->mem_f, x->mem_b, x->mem_w, false};
+    struct sf_pipe_costs c = {
+        .f = x->f, .b = x->b, .w = x->w, .comm = x->p.comm, .mem_f = x->mem_f, .mem_b = x->mem_b, .mem_w = x->mem_w};
     struct sf_pipe_scratch *scratch = sf_pipe_scratch_create();
     struct sf_pipe *pipe;
     struct sf_err err;
@@ -130,7 +131,8 @@ struct tally {
 
 /* What was found is a schedule, keeps the limit and takes as long as the search says. */
 static void check_replay(const struct problem *x, const struct sfi_exact *e) {
-    struct sf_pipe_costs c = {x->f, x->b, x->w, x->p.comm, x->mem_f, x->mem_b, x->mem_w, false};
+    struct sf_pipe_costs c = {
+        .f = x->f, .b = x->b, .w = x->w, .comm = x->p.comm, .mem_f = x->mem_f, .mem_b = x->mem_b, .mem_w = x->mem_w};
     struct sf_pipe_timing t;
     struct sf_pipe *pipe;
     struct sf_err err;
