@@ -1,4 +1,5 @@
-/* Whether a smaller tp between the ends is quicker: what is said is what the plan then takes. */
+/* Tp and ep of single stages: bytes, ranks and memory are those of equal stages with that degree, and what a search
+ * says of a smaller one is what the plan then takes. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,6 +8,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <unistd.h>
 
 #define TEST_CLUSTER "gb300-nvl72-1rack"
 #include "planner/search.h"
@@ -153,7 +155,7 @@ static void test_short_sums_refused(void **state) {
         edp++;
     }
     for (uint32_t i = 0; i < prog->classes[1].ops_n; i++) {
-        struct sf_op *op = &prog->classes[1].ops[i];
+        struct sf_op *op = (struct sf_op *)(uintptr_t)&prog->classes[1].ops[i];
         bool narrow = op->kind == SF_OP_ALL_REDUCE && strcmp(prog->comms[op->comm].name, "edp.2") == 0;
         op->comm = narrow ? edp : op->comm;
         changed += narrow;
@@ -235,6 +237,25 @@ static void refuse(const struct sf_scenario *s, const struct sf_plan *p, const c
     }
 }
 
+static void test_experts_printed(void **state) {
+    (void)state;
+    struct sf_scenario s = shaped_scenario(cluster, &routed_shape);
+    struct sf_plan p = routed_plan(&s, 1, SF_SCHEDULE_1F1B, 1), again;
+    struct sf_buf text = {0};
+    struct sf_hash hash;
+    char path[64];
+    memcpy(p.stage_ep, (const uint32_t[]){4, 2, 1, 4}, 4 * sizeof(uint32_t));
+    snprintf(p.scenario, sizeof p.scenario, "scenario.yaml");
+    snprintf(path, sizeof path, "/tmp/sf_stages_%ld.yaml", (long)getpid());
+    assert_int_equal(sf_plan_print(&p, sf_scenario_hash(&s), &text), 0);
+    assert_int_equal(sf_io_posix.write_all(NULL, path, text.data, text.bytes, NULL), 0);
+    assert_int_equal(sf_plan_load(&sf_io_posix, path, &again, &hash, NULL), 0);
+    assert_memory_equal(again.stage_ep, p.stage_ep, sizeof p.stage_ep);
+    unlink(path);
+    sf_plan_clear(&again);
+    sf_buf_free(&text);
+}
+
 static void test_experts_refused(void **state) {
     (void)state;
     struct sf_scenario s = shaped_scenario(cluster, &routed_shape);
@@ -262,7 +283,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_smaller_between_the_ends), cmocka_unit_test(test_experts_of_a_stage),
         cmocka_unit_test(test_short_sums_refused),       cmocka_unit_test(test_tp_beside_experts),
-        cmocka_unit_test(test_experts_simulated),        cmocka_unit_test(test_experts_refused),
+        cmocka_unit_test(test_experts_simulated),        cmocka_unit_test(test_experts_printed),
+        cmocka_unit_test(test_experts_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
