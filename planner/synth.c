@@ -13,6 +13,11 @@
 /* Of the budget, for policies; the rest is for tables. Few microbatches have less that repeats. */
 #define SEARCH_PERCENT 88
 #define SEARCH_PERCENT_FEW 75
+/* Small problems are begun several times, by other chances each time, and as much again is for searching them to the
+ * end. */
+#define SMALL_STARTS 4
+#define SMALL_BUDGET (2 * SMALL_STARTS * DEFAULT_BUDGET)
+#define FIRST_LOOK 16 /* one part of it, after the first start */
 #define MAX_SHAPES 4096
 #define MAX_CONTENDERS 64
 
@@ -237,23 +242,28 @@ static sf_time_ps span_of(const struct sfi_contender *c) {
     return c->s.period * c->s.microbatches + c->whole.excess;
 }
 
-/* The winner's table: a published one, or placed once more by the winning policy. */
-static int take_table(struct sfi_contender *c, struct sf_synth_result *out, struct sf_err *err) {
+/* The best table of a contender: a published one, or placed once more by its policy. The contender has it no more. */
+static int move_table(struct sfi_contender *c, struct sf_pipe **out, struct sf_err *err) {
     const struct sfi_synth *s = &c->s;
     struct sfi_try t;
+    if (c->given != NULL) {
+        *out = c->given;
+        c->given = NULL;
+        return 0;
+    }
+    SF_TRY(sf_pipe_create(s->devices, s->stages, s->microbatches, 1, out, err));
+    memcpy((*out)->device_of, s->device_of, s->stages * sizeof *s->device_of);
+    sfi_place(c->placer, &c->policy, s->microbatches, SFI_DRAIN, SFI_NEVER / 4, *out, &t);
+    return 0;
+}
+
+static int take_table(struct sfi_contender *c, struct sf_synth_result *out, struct sf_err *err) {
+    const struct sfi_synth *s = &c->s;
     out->chunks = s->chunks;
     out->family = c->given != NULL ? c->family : -1;
     memcpy(out->placement, s->name, sizeof out->placement);
     SF_TRY(copy_costs(s, &out->costs, err));
-    if (c->given != NULL) {
-        out->pipe = c->given;
-        c->given = NULL;
-        return 0;
-    }
-    SF_TRY(sf_pipe_create(s->devices, s->stages, s->microbatches, 1, &out->pipe, err));
-    memcpy(out->pipe->device_of, s->device_of, s->stages * sizeof *s->device_of);
-    sfi_place(c->placer, &c->policy, s->microbatches, SFI_DRAIN, SFI_NEVER / 4, out->pipe, &t);
-    return 0;
+    return move_table(c, &out->pipe, err);
 }
 
 static int finish(struct sfi_contender *c, struct sf_synth_result *out, struct sf_err *err) {
@@ -275,53 +285,155 @@ static int finish(struct sfi_contender *c, struct sf_synth_result *out, struct s
     return 0;
 }
 
-/* Small problems get more, for searching them to the end. */
-static void share_budget(struct sfi_search_run *run) {
+/* ---- starts ------------------------------------------------------------------------------------------------------ */
+
+/* The best table of all starts, between them. */
+struct kept {
+    struct sfi_contender *c;
+    struct sf_pipe *table;
+    int family;
+    struct sfi_try whole;
+};
+
+static sf_time_ps span_of_kept(const struct kept *k) {
+    return k->c->s.period * k->c->s.microbatches + k->whole.excess;
+}
+
+static int keep(struct sfi_contender *winner, struct kept *k, struct sf_err *err) {
+    if (k->c != NULL && span_of(winner) >= span_of_kept(k)) {
+        return 0;
+    }
+    sf_pipe_free(k->table);
+    *k = (struct kept){.c = winner, .family = winner->given != NULL ? winner->family : -1, .whole = winner->whole};
+    return move_table(winner, &k->table, err);
+}
+
+static struct sfi_contender *give_back(struct kept *k) {
+    struct sfi_contender *c = k->c;
+    sf_pipe_free(c->given);
+    c->given = k->table;
+    c->family = k->family;
+    c->whole = k->whole;
+    *k = (struct kept){.c = NULL};
+    return c;
+}
+
+static void begin_again(const struct sf_synth_options *o, uint32_t start, struct sfi_search_run *run) {
+    struct sf_rng seed = sf_rng_seed(o->seed);
     for (uint32_t i = 0; i < run->n; i++) {
-        if (sfi_exact_fits(&run->all[i]->s)) {
-            run->small_budget = run->budget / 2;
-        }
+        struct sfi_contender *c = run->all[i];
+        c->rng = sf_rng_split(&seed, MAX_SHAPES * start + i);
+        c->elites_n = c->known_n = 0;
+        c->whole = (struct sfi_try){.excess = SFI_NEVER, .score = 1e300};
+        sf_pipe_free(c->given);
+        c->given = NULL;
     }
 }
 
-static int run_search(const struct sf_synth_problem *p, const struct sf_synth_options *o, struct sfi_search_run *run,
-                      struct sf_synth_result *out, struct sf_err *err) {
-    SF_TRY(prepare(p, o, run, err));
-    share_budget(run);
-    sfi_synth_families(p, o, run);
-    uint64_t budget = run->budget;
+struct effort {
+    uint32_t starts;
+    uint64_t start, small; /* passes of each, and for searching to the end */
+};
+
+static struct effort effort_of(const struct sf_synth_options *o, const struct sfi_search_run *run) {
+    bool small = false;
+    for (uint32_t i = 0; i < run->n; i++) {
+        small = small || sfi_exact_fits(&run->all[i]->s);
+    }
+    uint64_t budget = o->budget > 0 ? o->budget : small ? SMALL_BUDGET : DEFAULT_BUDGET;
+    uint64_t starts = budget / (2 * DEFAULT_BUDGET);
+    if (!small || starts < 2) {
+        return (struct effort){.starts = 1, .start = budget, .small = budget / 2};
+    }
+    starts = starts < SMALL_STARTS ? starts : SMALL_STARTS;
+    return (struct effort){(uint32_t)starts, DEFAULT_BUDGET, budget - starts * DEFAULT_BUDGET};
+}
+
+/* Policies, then their tables. */
+static int search_once(const struct sf_synth_problem *p, const struct sf_synth_options *o, uint64_t budget,
+                       struct sfi_search_run *run, struct kept *best, struct sf_err *err) {
     uint64_t percent = p->microbatches >= 4 * p->devices ? SEARCH_PERCENT : SEARCH_PERCENT_FEW;
+    run->passes = 0;
     run->budget = o->as_found ? budget : budget / 100 * percent;
     struct sfi_contender *winner = sfi_synth_search(run);
     run->budget = budget;
-    if (winner == NULL && run->stopped) {
+    SF_TRY(winner == NULL || o->as_found ? 0 : sfi_synth_polish(run, &winner, err));
+    return winner == NULL ? 0 : keep(winner, best, err);
+}
+
+static int search_to_the_end(struct sfi_search_run *run, uint64_t budget, struct kept *best, struct sf_err *err) {
+    struct sfi_contender *winner = give_back(best);
+    run->small_budget = budget;
+    SF_TRY(sfi_synth_small(run, &winner, err));
+    return keep(winner, best, err);
+}
+
+static bool is_settled(const struct sfi_search_run *run, const struct kept *best) {
+    bool settled = true;
+    for (uint32_t i = 0; i < run->n; i++) {
+        settled = settled && run->all[i]->bound >= span_of_kept(best);
+    }
+    return settled;
+}
+
+static int search_often(const struct sf_synth_problem *p, const struct sf_synth_options *o, const struct effort *e,
+                        struct sfi_search_run *run, struct kept *best, struct sf_err *err) {
+    uint64_t passes = 0;
+    bool over = false;
+    sfi_synth_families(p, o, run);
+    for (uint32_t i = 0; i < e->starts && !over; i++) {
+        if (i > 0) {
+            begin_again(o, i, run);
+        }
+        SF_TRY(search_once(p, o, e->start, run, best, err));
+        if (i == 0 && e->starts > 1 && best->c != NULL && !run->stopped) {
+            SF_TRY(search_to_the_end(run, e->small / FIRST_LOOK, best, err));
+        }
+        passes += run->passes;
+        over = run->stopped || best->c == NULL || is_settled(run, best);
+    }
+    run->passes = 0;
+    SF_TRY(best->c == NULL || run->stopped ? 0 : search_to_the_end(run, e->small, best, err));
+    run->passes += passes;
+    return 0;
+}
+
+static int no_schedule(const struct sf_synth_problem *p, const struct sfi_search_run *run, struct sf_err *err) {
+    if (run->stopped) {
         return sf_fail(err, SF_E_INTERRUPTED, "the search was stopped before it had found a schedule");
     }
-    if (winner == NULL) {
-        return sf_fail(err, SF_E_NOPLAN,
-                       "no schedule keeps the memory limit of %g in %llu tries; raise the limit or allow more chunks",
-                       p->memory_limit, (unsigned long long)run->evaluated);
+    return sf_fail(err, SF_E_NOPLAN,
+                   "no schedule keeps the memory limit of %g in %llu tries; raise the limit or allow more chunks",
+                   p->memory_limit, (unsigned long long)run->evaluated);
+}
+
+static int run_search(const struct sf_synth_problem *p, const struct sf_synth_options *o, struct sfi_search_run *run,
+                      struct kept *best, struct sf_synth_result *out, struct sf_err *err) {
+    SF_TRY(prepare(p, o, run, err));
+    const struct effort effort = effort_of(o, run);
+    SF_TRY(search_often(p, o, &effort, run, best, err));
+    if (best->c == NULL) {
+        return no_schedule(p, run, err);
     }
-    SF_TRY(o->as_found ? 0 : sfi_synth_polish(run, &winner, err));
-    SF_TRY(run->stopped ? 0 : sfi_synth_small(run, &winner, err));
     out->problem_bound_span = run->rest_bound;
     for (uint32_t i = 0; i < run->n; i++) {
         sf_time_ps bound = run->all[i]->bound;
         out->problem_bound_span = bound < out->problem_bound_span ? bound : out->problem_bound_span;
     }
-    return finish(winner, out, err);
+    return finish(give_back(best), out, err);
 }
 
 int sf_synth(const struct sf_synth_problem *problem, const struct sf_synth_options *options,
              struct sf_synth_result *out, struct sf_err *err) {
     *out = (struct sf_synth_result){.pipe = NULL};
     SF_TRY(check_problem(problem, err));
-    struct sfi_search_run run = {.budget = options->budget > 0 ? options->budget : DEFAULT_BUDGET,
-                                 .limit_s = options->limit_s,
+    struct sfi_search_run run = {.limit_s = options->limit_s,
                                  .gap = options->gap,
                                  .stop = options->stop,
                                  .host_start = sf_clock_host.now(sf_clock_host.self)};
-    int rc = run_search(problem, options, &run, out, err);
+    struct kept best = {.c = NULL};
+    int rc = run_search(problem, options, &run, &best, out, err);
+    sf_pipe_free(best.table);
     out->evaluated = run.evaluated;
     out->passes = run.passes;
     out->stopped = run.stopped;

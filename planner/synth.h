@@ -27,7 +27,8 @@ struct sf_synth_problem {
 struct sf_synth_options {
     uint32_t chunks_min, chunks_max; /* per device, when stages is 0, all of them alike; default: 1 to 4, and with 8 or
                                       * more devices some cuts into five that are not alike */
-    uint64_t budget;                 /* passes placed in all tries together; default 45 million */
+    uint64_t budget; /* passes placed in all tries together; default 45 million, and 360 million for small problems,
+                      * half of it for searching them to the end */
     uint64_t seed;
     bool as_found;  /* all of the budget for the search over policies, none to improve their table pass by pass: spans
                      * are  longer, but not every step, which waits for more than spans */

@@ -10,47 +10,15 @@
  *
  * Two states with the same passes done differ in times alone. If in one of them no device is free later, no input
  * arrives later and no device began earlier, whatever the other can still do, it can do as well: what was looked at to
- * the end makes such others superfluous. Where every W of a device costs the same, any of them stands for all. */
-#include <math.h>
+ * the end makes such others superfluous. Where every W of a device costs the same, any of them stands for all.
+ *
+ * States that cannot lead to a shorter span are left out (synth_exact_bound.c). */
 #include <string.h>
 
 #include "core/arena.h"
-#include "planner/synth_internal.h"
+#include "planner/synth_exact.h"
 
-#define ROUNDING 1e-9
-#define MAX_STAGES 64
-#define SEEN_BUCKETS (1u << 16)
-#define SEEN_WORDS (6u << 20) /* of all states remembered */
-#define SEEN_LOOKS 16         /* states of a bucket that are compared */
-
-struct state {
-    uint32_t done[SFI_SYNTH_KINDS][MAX_STAGES];
-    sf_time_ps first[MAX_STAGES], free[MAX_STAGES], left[MAX_STAGES]; /* of devices; left: work to do */
-    bool waited[MAX_STAGES];                                          /* until `free` */
-    double memory[MAX_STAGES];
-    uint32_t depth;
-};
-
-/* A state looked at to the end: words of its key, then of its times. */
-struct seen {
-    uint32_t next, at; /* next: of the bucket, plus 1 */
-    uint32_t key_n, times_n;
-};
-
-struct exact {
-    const struct sfi_synth *s;
-    struct state n;
-    sf_time_ps *f_end, *b_end;                       /* [stage][microbatch] */
-    bool any_w[MAX_STAGES];                          /* of devices: one W is as good as another */
-    sf_time_ps rest[MAX_STAGES], late_w[MAX_STAGES]; /* of devices: most work after the last F, W after the last B */
-    sf_time_ps span;                                 /* to beat */
-    sf_time_ps bound;
-    uint64_t nodes, nodes_max;
-    struct sf_pass order[SFI_EXACT_PASSES], *best;
-    struct seen *seen;
-    uint32_t *bucket, seen_n, seen_max, words_n, words_max;
-    int64_t *words;
-};
+#define STOP_EVERY 1024
 
 struct next {
     uint32_t stage;
@@ -59,18 +27,14 @@ struct next {
 };
 
 bool sfi_exact_fits(const struct sfi_synth *s) {
-    return s->stages <= MAX_STAGES && s->microbatches < 256 &&
+    return s->stages <= SFI_EXACT_STAGES && s->microbatches < 256 &&
            (uint64_t)3 * s->stages * s->microbatches <= SFI_EXACT_PASSES;
 }
 
-static sf_time_ps cost_of(const struct sfi_synth *s, int kind, uint32_t stage) {
-    return (kind == SF_PASS_F ? s->f : kind == SF_PASS_B ? s->b : s->w)[stage];
-}
-
 /* When the inputs of the next pass of this kind are there; SFI_NEVER when there is none or its input is missing. */
-static sf_time_ps inputs_of(const struct exact *x, uint32_t stage, int kind) {
+static sf_time_ps inputs_of(const struct sfi_exact_run *x, uint32_t stage, int kind) {
     const struct sfi_synth *s = x->s;
-    const struct state *n = &x->n;
+    const struct sfi_exact_state *n = &x->n;
     uint32_t i = n->done[kind][stage], m = s->microbatches;
     if (i == m) {
         return SFI_NEVER;
@@ -95,201 +59,15 @@ static sf_time_ps inputs_of(const struct exact *x, uint32_t stage, int kind) {
                                               : x->b_end[(stage + 1) * m + i] + sfi_hop(s, stage + 1, stage);
 }
 
-/* ---- what is left ------------------------------------------------------------------------------------------------ */
-
-/* Earliest end of the last microbatch's B of `stage` and the W behind it. */
-static sf_time_ps chain_end(const struct exact *x, uint32_t stage) {
-    const struct sfi_synth *s = x->s;
-    uint32_t m = s->microbatches, last = s->stages - 1;
-    for (uint32_t i = 0; i <= last; i++) {
-        if (x->n.done[SF_PASS_B][i] == m) {
-            return i <= stage ? 0
-                              : x->b_end[i * m + m - 1] + sfi_hop(s, i, i - 1) + s->b_at[stage] - s->b_at[i - 1] +
-                                    s->b[stage] + s->w[stage];
-        }
-    }
-    sf_time_ps at = 0;
-    uint32_t from = 0;
-    for (uint32_t i = 0; i <= last && x->n.done[SF_PASS_F][i] == m; i++) {
-        at = x->f_end[i * m + m - 1] + (i < last ? sfi_hop(s, i, i + 1) : 0);
-        from = i + 1;
-    }
-    sf_time_ps ahead = from <= last ? s->b_at[stage] - s->f_at[from] : s->b_at[stage] - s->b_at[last];
-    return at + ahead + s->b[stage] + s->w[stage];
-}
-
-static sf_time_ps left_w(const struct exact *x, uint32_t e) {
-    const struct sfi_synth *s = x->s;
-    sf_time_ps left = 0;
-    for (uint32_t j = 0; j < s->chunks; j++) {
-        uint32_t stage = s->held[e * s->chunks + j];
-        left += s->w[stage] * (s->microbatches - x->n.done[SF_PASS_W][stage]);
-    }
-    return left;
-}
-
-/* Memory limits what device e leaves for after its last F, which has to go to the last stage yet, and the W it leaves
- * for after its last B, which has to go to the first stage. Less the way to them of a microbatch that nothing delays.
- */
-static sf_time_ps last_f_delay(const struct exact *x, uint32_t e) {
-    const struct sfi_synth *s = x->s;
-    uint32_t high = s->held[e * s->chunks + s->chunks - 1];
-    if (x->n.done[SF_PASS_F][high] == s->microbatches) {
-        return 0;
-    }
-    return x->n.free[e] + x->n.left[e] - x->rest[e] - s->f_at[high] - s->f[high];
-}
-
-static sf_time_ps last_b_delay(const struct exact *x, uint32_t e) {
-    const struct sfi_synth *s = x->s;
-    uint32_t low = s->held[e * s->chunks];
-    sf_time_ps w = left_w(x, e);
-    if (x->n.done[SF_PASS_B][low] == s->microbatches) {
-        return 0;
-    }
-    return x->n.free[e] + x->n.left[e] - (w < x->late_w[e] ? w : x->late_w[e]) - s->b_at[low] - s->b[low];
-}
-
-/* Earliest end of device d, for what the others have to do before. */
-static sf_time_ps end_by_others(const struct exact *x, uint32_t d, const sf_time_ps *by_f, const sf_time_ps *by_b) {
-    const struct sfi_synth *s = x->s;
-    uint32_t low = s->held[d * s->chunks];
-    sf_time_ps delay = 0;
-    if (x->n.done[SF_PASS_B][low] == s->microbatches) {
-        return 0;
-    }
-    for (uint32_t e = 0; e < s->devices; e++) {
-        delay = by_f[e] > delay ? by_f[e] : delay;
-        delay = s->held[e * s->chunks] >= low && by_b[e] > delay ? by_b[e] : delay;
-    }
-    return delay + s->b_at[low] + s->b[low] + s->w[low];
-}
-
-/* No completion has a span below this. */
-static sf_time_ps outlook(const struct exact *x) {
-    const struct sfi_synth *s = x->s;
-    sf_time_ps most = 0, by_f[MAX_STAGES], by_b[MAX_STAGES];
-    for (uint32_t e = 0; e < s->devices; e++) {
-        by_f[e] = last_f_delay(x, e);
-        by_b[e] = last_b_delay(x, e);
-    }
-    for (uint32_t d = 0; d < s->devices; d++) {
-        if (x->n.first[d] != SFI_NEVER) {
-            sf_time_ps by_work = x->n.free[d] + x->n.left[d], by_chain = chain_end(x, s->held[d * s->chunks]);
-            sf_time_ps end = by_work > by_chain ? by_work : by_chain, others = end_by_others(x, d, by_f, by_b);
-            end = others > end ? others : end;
-            most = end - x->n.first[d] > most ? end - x->n.first[d] : most;
-        }
-    }
-    return most;
-}
-
-/* ---- states seen ------------------------------------------------------------------------------------------------- */
-
-static uint32_t put_key(const struct exact *x, int64_t *out) {
-    const struct sfi_synth *s = x->s;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->stages; i++) {
-        uint32_t w = x->any_w[s->device_of[i]] ? 0 : x->n.done[SF_PASS_W][i] + 1;
-        out[n++] = (int64_t)(x->n.done[SF_PASS_F][i] | x->n.done[SF_PASS_B][i] << 8 | w << 16);
-    }
-    for (uint32_t d = 0; d < s->devices; d++) {
-        uint32_t w = 0;
-        for (uint32_t j = 0; j < s->chunks; j++) {
-            w += x->n.done[SF_PASS_W][s->held[d * s->chunks + j]];
-        }
-        out[n++] = w;
-    }
-    return n;
-}
-
-static sf_time_ps arrival(const struct exact *x, uint32_t to, sf_time_ps at) {
-    sf_time_ps free = x->n.free[x->s->device_of[to]];
-    return at > free ? at : free;
-}
-
-/* Smaller is better in each of them. */
-static uint32_t put_times(const struct exact *x, int64_t *out) {
-    const struct sfi_synth *s = x->s;
-    uint32_t n = 0, m = s->microbatches;
-    for (uint32_t d = 0; d < s->devices; d++) {
-        out[n++] = x->n.free[d];
-        out[n++] = -x->n.first[d];
-    }
-    for (uint32_t i = 0; i + 1 < s->stages; i++) {
-        for (uint32_t k = x->n.done[SF_PASS_F][i + 1]; k < x->n.done[SF_PASS_F][i]; k++) {
-            out[n++] = arrival(x, i + 1, x->f_end[i * m + k] + sfi_hop(s, i, i + 1));
-        }
-        for (uint32_t k = x->n.done[SF_PASS_B][i]; k < x->n.done[SF_PASS_B][i + 1]; k++) {
-            out[n++] = arrival(x, i, x->b_end[(i + 1) * m + k] + sfi_hop(s, i + 1, i));
-        }
-    }
-    return n;
-}
-
-static uint32_t bucket_of(const int64_t *key, uint32_t n) {
-    uint64_t h = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        h = (h ^ (uint64_t)key[i]) * UINT64_C(0x9e3779b97f4a7c15);
-        h ^= h >> 29;
-    }
-    return (uint32_t)(h % SEEN_BUCKETS);
-}
-
-static bool no_later(const int64_t *a, const int64_t *b, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) {
-        if (a[i] > b[i]) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Put the state behind those remembered; returns its bucket. */
-static uint32_t describe(struct exact *x, struct seen *out) {
-    int64_t *at = x->words + x->words_n;
-    *out = (struct seen){.at = x->words_n};
-    out->key_n = put_key(x, at);
-    out->times_n = put_times(x, at + out->key_n);
-    return bucket_of(at, out->key_n);
-}
-
-static bool is_superfluous(struct exact *x) {
-    struct seen now;
-    uint32_t i = x->bucket[describe(x, &now)];
-    const int64_t *mine = x->words + now.at;
-    for (uint32_t looks = 0; i > 0 && looks < SEEN_LOOKS; i = x->seen[i - 1].next, looks++) {
-        const struct seen *e = &x->seen[i - 1];
-        const int64_t *other = x->words + e->at;
-        if (e->key_n == now.key_n && e->times_n == now.times_n && memcmp(mine, other, now.key_n * sizeof *mine) == 0 &&
-            no_later(other + e->key_n, mine + now.key_n, now.times_n)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void remember(struct exact *x) {
-    struct seen now;
-    if (x->seen_n == x->seen_max || x->words_n > x->words_max) {
-        return;
-    }
-    uint32_t b = describe(x, &now);
-    now.next = x->bucket[b];
-    x->words_n += now.key_n + now.times_n;
-    x->seen[x->seen_n++] = now;
-    x->bucket[b] = x->seen_n;
-}
-
 /* ---- branches ---------------------------------------------------------------------------------------------------- */
 
-static void descend(struct exact *x);
+static void descend(struct sfi_exact_run *x);
 
-static void take(struct exact *x, const struct next *p) {
+static void take(struct sfi_exact_run *x, const struct next *p) {
     const struct sfi_synth *s = x->s;
-    struct state *n = &x->n;
+    struct sfi_exact_state *n = &x->n;
     uint32_t d = s->device_of[p->stage], i = n->done[p->kind][p->stage];
-    sf_time_ps first = n->first[d], free = n->free[d], cost = cost_of(s, p->kind, p->stage);
+    sf_time_ps first = n->first[d], free = n->free[d], cost = sfi_cost_of(s, p->kind, p->stage);
     double memory = n->memory[d];
     bool waited = n->waited[d];
     x->order[n->depth] = (struct sf_pass){.kind = (uint8_t)p->kind, .stage = (uint16_t)p->stage, .microbatch = i};
@@ -316,7 +94,7 @@ static void take(struct exact *x, const struct next *p) {
     n->memory[d] = memory;
 }
 
-static void wait_until(struct exact *x, uint32_t d, sf_time_ps until) {
+static void wait_until(struct sfi_exact_run *x, uint32_t d, sf_time_ps until) {
     sf_time_ps free = x->n.free[d];
     bool waited = x->n.waited[d];
     x->n.free[d] = until;
@@ -327,21 +105,21 @@ static void wait_until(struct exact *x, uint32_t d, sf_time_ps until) {
 }
 
 /* The next pass of this kind and stage, if there is one that may run. */
-static bool look(const struct exact *x, uint32_t stage, int kind, struct next *out) {
+static bool look(const struct sfi_exact_run *x, uint32_t stage, int kind, struct next *out) {
     const struct sfi_synth *s = x->s;
     uint32_t d = s->device_of[stage];
     sf_time_ps inputs = inputs_of(x, stage, kind), free = x->n.free[d];
     if (inputs == SFI_NEVER || (x->n.waited[d] && inputs < free) ||
-        (kind == SF_PASS_F && x->n.memory[d] + s->mem_f[stage] > s->limit * (1 + ROUNDING))) {
+        (kind == SF_PASS_F && x->n.memory[d] + s->mem_f[stage] > s->limit * (1 + SFI_EXACT_ROUNDING))) {
         return false;
     }
     sf_time_ps start = inputs > free ? inputs : free;
-    *out = (struct next){stage, kind, inputs, start, start + cost_of(s, kind, stage)};
+    *out = (struct next){stage, kind, inputs, start, start + sfi_cost_of(s, kind, stage)};
     return true;
 }
 
 /* Whatever ends first; of those that end together one that is not an F. */
-static bool find_first(const struct exact *x, struct next *first) {
+static bool find_first(const struct sfi_exact_run *x, struct next *first) {
     bool found = false;
     *first = (struct next){.end = SFI_NEVER};
     for (uint32_t stage = x->s->stages; stage-- > 0;) {
@@ -358,7 +136,7 @@ static bool find_first(const struct exact *x, struct next *first) {
     return found;
 }
 
-static void branch(struct exact *x, const struct next *first) {
+static void branch(struct sfi_exact_run *x, const struct next *first) {
     static const int kinds[] = {SF_PASS_B, SF_PASS_F, SF_PASS_W};
     const struct sfi_synth *s = x->s;
     uint32_t d = s->device_of[first->stage];
@@ -381,10 +159,13 @@ static void branch(struct exact *x, const struct next *first) {
     }
 }
 
-static void descend(struct exact *x) {
+static void descend(struct sfi_exact_run *x) {
     struct next first;
     x->nodes++;
-    sf_time_ps span = outlook(x);
+    if (x->nodes % STOP_EVERY == 0 && x->run != NULL && sfi_search_stopped(x->run)) {
+        x->nodes_max = x->nodes;
+    }
+    sf_time_ps span = sfi_exact_outlook(x);
     if (span >= x->span || x->nodes >= x->nodes_max || x->span <= x->bound) {
         return;
     }
@@ -393,13 +174,12 @@ static void descend(struct exact *x) {
         memcpy(x->best, x->order, x->n.depth * sizeof *x->best);
         return;
     }
-    if (!find_first(x, &first) || is_superfluous(x)) {
+    if (!sfi_exact_in_time(x) || !find_first(x, &first) || sfi_exact_is_superfluous(x)) {
         return;
     }
     branch(x, &first);
-    remember(x);
+    sfi_exact_remember(x);
 }
-
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static bool same_w(const struct sfi_synth *s, uint32_t d) {
@@ -413,28 +193,7 @@ static bool same_w(const struct sfi_synth *s, uint32_t d) {
     return true;
 }
 
-/* The most work of passes that fit into memory, by the densest of them. */
-static void set_limits(struct exact *x, uint32_t d) {
-    const struct sfi_synth *s = x->s;
-    double w_dense = 0, dense = 0, limit = s->limit * (1 + ROUNDING);
-    for (uint32_t j = 0; j < s->chunks; j++) {
-        uint32_t i = s->held[d * s->chunks + j];
-        double w = s->w[i] == 0 ? 0 : s->mem_w[i] > 0 ? (double)s->w[i] / s->mem_w[i] : INFINITY;
-        double all = s->b[i] + s->w[i] == 0 ? 0
-                     : s->mem_f[i] > 0      ? (double)(s->b[i] + s->w[i]) / s->mem_f[i]
-                                            : INFINITY;
-        w_dense = w > w_dense ? w : w_dense;
-        dense = all > dense ? all : dense;
-    }
-    dense = w_dense > dense ? w_dense : dense;
-    double most = (double)x->n.left[d];
-    x->rest[d] =
-        limit * dense * (1 + ROUNDING) < most ? (sf_time_ps)(limit * dense * (1 + ROUNDING)) + 1 : x->n.left[d];
-    x->late_w[d] =
-        limit * w_dense * (1 + ROUNDING) < most ? (sf_time_ps)(limit * w_dense * (1 + ROUNDING)) + 1 : x->n.left[d];
-}
-
-static void begin(struct exact *x) {
+static void begin(struct sfi_exact_run *x) {
     const struct sfi_synth *s = x->s;
     for (uint32_t i = 0; i < s->stages; i++) {
         x->n.left[s->device_of[i]] += (s->f[i] + s->b[i] + s->w[i]) * s->microbatches;
@@ -442,32 +201,31 @@ static void begin(struct exact *x) {
     for (uint32_t d = 0; d < s->devices; d++) {
         x->n.first[d] = SFI_NEVER;
         x->any_w[d] = same_w(s, d);
-        set_limits(x, d);
+        sfi_exact_set_limits(x, d);
     }
 }
 
-/* No more room than the steps can fill. */
-static int allocate(struct exact *x, struct sf_err *err) {
-    size_t nodes = (size_t)x->s->stages * x->s->microbatches, state = 2 * nodes + 4 * (size_t)MAX_STAGES;
-    x->seen_max = x->nodes_max < SEEN_WORDS / 16 ? (uint32_t)x->nodes_max : SEEN_WORDS / 16;
-    x->words_max = x->nodes_max < SEEN_WORDS / state ? (uint32_t)(x->nodes_max * state) : SEEN_WORDS;
-    x->f_end = sf_calloc(2 * nodes, sizeof *x->f_end);
-    x->seen = sf_calloc(x->seen_max, sizeof *x->seen);
-    x->bucket = sf_calloc(SEEN_BUCKETS, sizeof *x->bucket);
-    x->words = sf_calloc(x->words_max + 2 * state, sizeof *x->words);
-    if (x->f_end == NULL || x->seen == NULL || x->bucket == NULL || x->words == NULL) {
+static int allocate(struct sfi_exact_run *x, struct sf_err *err) {
+    size_t nodes = (size_t)x->s->stages * x->s->microbatches;
+    x->f_end = sf_calloc((2 + 2 * SFI_SYNTH_KINDS) * nodes, sizeof *x->f_end);
+    if (x->f_end == NULL) {
         return sf_fail_memory(err, "schedule search");
     }
     x->b_end = x->f_end + nodes;
-    return 0;
+    for (size_t k = 0; k < SFI_SYNTH_KINDS; k++) {
+        x->head[k] = x->f_end + (2 + k) * nodes;
+        x->dead[k] = x->f_end + (2 + SFI_SYNTH_KINDS + k) * nodes;
+    }
+    return sfi_exact_seen_create(x, err);
 }
 
 int sfi_exact(const struct sfi_synth *s, sf_time_ps bound, struct sfi_exact *io, struct sf_err *err) {
-    struct exact *x = sf_calloc(1, sizeof *x);
+    struct sfi_exact_run *x = sf_calloc(1, sizeof *x);
     if (x == NULL) {
         return sf_fail_memory(err, "schedule search");
     }
-    *x = (struct exact){.s = s, .span = io->span, .bound = bound, .nodes_max = io->steps, .best = io->best};
+    *x = (struct sfi_exact_run){
+        .s = s, .span = io->span, .bound = bound, .nodes_max = io->steps, .best = io->best, .run = io->run};
     int rc = allocate(x, err);
     if (rc == 0) {
         begin(x);
@@ -477,9 +235,7 @@ int sfi_exact(const struct sfi_synth *s, sf_time_ps bound, struct sfi_exact *io,
         io->proven = x->nodes < x->nodes_max;
     }
     sf_free(x->f_end);
-    sf_free(x->seen);
-    sf_free(x->bucket);
-    sf_free(x->words);
+    sfi_exact_seen_free(x);
     sf_free(x);
     return rc;
 }

@@ -111,11 +111,14 @@ struct sf_pipe_costs sfi_synth_costs(const struct sfi_synth *s); /* arrays are t
 
 #define SFI_EXACT_PASSES 1536
 
+struct sfi_search_run;
+
 struct sfi_exact {
     sf_time_ps span;                       /* to beat; then the shortest found */
     uint64_t steps;                        /* at most; then those taken */
     struct sf_pass best[SFI_EXACT_PASSES]; /* every device's passes in order, where one was found */
     bool proven;                           /* nothing shorter than `span` is left */
+    struct sfi_search_run *run;            /* asked now and then whether to stop; may be NULL */
 };
 
 bool sfi_exact_fits(const struct sfi_synth *s);
@@ -159,7 +162,8 @@ struct sfi_search_run {
 void sfi_synth_families(const struct sf_synth_problem *problem, const struct sf_synth_options *options,
                         struct sfi_search_run *run);
 
-bool sfi_search_over(struct sfi_search_run *r); /* out of budget, or stopped */
+bool sfi_search_stopped(struct sfi_search_run *r); /* by limit_s or stop */
+bool sfi_search_over(struct sfi_search_run *r);    /* out of budget, or stopped */
 
 /* A tree of least keys: the leaves lie behind the nodes, 1 is the root. */
 static inline void sfi_least_set(sf_time_ps *tree, uint32_t leaves, uint32_t leaf, sf_time_ps key) {

@@ -5,12 +5,16 @@
 
 #define HOPELESS (SFI_NEVER / 4)
 
-bool sfi_search_over(struct sfi_search_run *r) {
+bool sfi_search_stopped(struct sfi_search_run *r) {
     if (r->limit_s > 0 && sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - r->host_start) > r->limit_s) {
         r->stopped = true;
     }
     r->stopped = r->stopped || (r->stop != NULL && r->stop());
-    return r->stopped || r->passes >= r->budget;
+    return r->stopped;
+}
+
+bool sfi_search_over(struct sfi_search_run *r) {
+    return sfi_search_stopped(r) || r->passes >= r->budget;
 }
 
 uint32_t sfi_try_microbatches(const struct sfi_synth *s) {

@@ -5,7 +5,8 @@
 #include "core/arena.h"
 #include "planner/synth_internal.h"
 
-#define STEP 8 /* a step of the exhaustive search takes as long as placing this many passes */
+#define STEP_SHARE 10 /* a step of the exhaustive search takes as long as placing one in ten of all passes */
+#define FIRST_SHARE 3
 
 static sf_time_ps work(const struct sfi_contender *c) {
     return c->s.period * c->s.microbatches;
@@ -28,11 +29,18 @@ static int keep_table(struct sfi_contender *c, const struct sfi_exact *e, struct
 }
 
 /* Can this placement beat *span? Its schedule and its bound are set by the answer. */
-static int solve(struct sfi_search_run *r, struct sfi_contender *c, uint64_t steps, struct sfi_exact *e,
-                 sf_time_ps *span, struct sf_err *err) {
-    *e = (struct sfi_exact){.span = *span, .steps = steps};
+static uint64_t step_cost(const struct sfi_contender *c) {
+    return 1 + (uint64_t)SFI_SYNTH_KINDS * c->s.stages * c->s.microbatches / STEP_SHARE;
+}
+
+/* Can this placement beat *span? Its schedule and its bound are set by the answer. Takes what it uses from *left. */
+static int solve(struct sfi_search_run *r, struct sfi_contender *c, uint64_t share, struct sfi_exact *e,
+                 sf_time_ps *span, uint64_t *left, struct sf_err *err) {
+    *e = (struct sfi_exact){.span = *span, .steps = share / step_cost(c) + 1, .run = r};
     SF_TRY(sfi_exact(&c->s, c->bound, e, err));
-    r->passes += e->steps * STEP;
+    uint64_t used = e->steps * step_cost(c);
+    r->passes += used;
+    *left -= used < *left ? used : *left;
     if (e->span < *span) {
         SF_TRY(keep_table(c, e, err));
         *span = e->span;
@@ -44,25 +52,43 @@ static int solve(struct sfi_search_run *r, struct sfi_contender *c, uint64_t ste
     return 0;
 }
 
-static uint32_t undecided(const struct sfi_search_run *r, uint32_t from, sf_time_ps span) {
+static bool is_open(const struct sfi_contender *c, sf_time_ps span) {
+    return c->bound < span && sfi_exact_fits(&c->s);
+}
+
+static uint32_t open_from(const struct sfi_search_run *r, uint32_t from, sf_time_ps span) {
     uint32_t n = 0;
     for (uint32_t i = from; i < r->n; i++) {
-        n += r->all[i]->bound < span;
+        n += is_open(r->all[i], span);
     }
     return n;
 }
 
+static void put_in_front(struct sfi_search_run *r, struct sfi_contender *winner) {
+    uint32_t at = 0;
+    while (r->all[at] != winner) {
+        at++;
+    }
+    r->all[at] = r->all[0];
+    r->all[0] = winner;
+}
+
+/* Each gets a part of what is left, the winner at least FIRST_SHARE; what some do not need others get in the second
+ * round. */
 static int solve_all(struct sfi_search_run *r, struct sfi_exact *e, struct sfi_contender **winner, struct sf_err *err) {
-    uint64_t steps = r->small_budget / STEP, used = 0;
+    uint64_t left = r->small_budget;
     sf_time_ps span = work(*winner) + (*winner)->whole.excess;
-    for (uint32_t i = 0; i < r->n && used < steps; i++) { /* the winner is in front */
-        struct sfi_contender *c = r->all[i];
-        sf_time_ps before = span;
-        if (c->bound < span && sfi_exact_fits(&c->s)) {
-            uint64_t mine = i == 0 ? steps / 2 : (steps - used) / undecided(r, i, span) + 1;
-            SF_TRY(solve(r, c, mine, e, &span, err));
-            used += e->steps;
-            *winner = span < before ? c : *winner;
+    for (int round = 0; round < 2 && left > 0 && !r->stopped && open_from(r, 0, span) > 0; round++) {
+        put_in_front(r, *winner);
+        for (uint32_t i = 0; i < r->n && left > 0 && !r->stopped; i++) {
+            struct sfi_contender *c = r->all[i];
+            sf_time_ps before = span;
+            if (is_open(c, span)) {
+                uint32_t n = open_from(r, i, span);
+                uint64_t share = left / (i == 0 && n > FIRST_SHARE ? FIRST_SHARE : n);
+                SF_TRY(solve(r, c, share, e, &span, &left, err));
+                *winner = span < before ? c : *winner;
+            }
         }
     }
     return 0;
