@@ -43,10 +43,9 @@ static void add_range(struct sfi_values *values, const struct sf_pin *pin, uint3
     }
 }
 
-/* Optimizer state is worth replicating only where it is small and its sums must not depend on the layout. */
+/* 0 too: an all-reduce takes less than a reduce-scatter and an all-gather where thousands of ranks share. */
 static void add_zero(struct sfi_values *values, const struct sf_scenario *s) {
-    bool free_choice = s->job.precision == SF_F32 || s->pins.zero.n > 0;
-    add_range(values, &s->pins.zero, free_choice ? 0 : 1, s->job.canonical ? 1 : 3);
+    add_range(values, &s->pins.zero, 0, s->job.canonical ? 1 : 3);
 }
 
 /* Tables of one's own only where they are named. */

@@ -164,7 +164,7 @@ static void try_group(const struct sf_scenario *s, struct sfi_search *search, co
         if (!sfi_cut_layers(search, &at, (enum sfi_cut_rule)rule, &plan)) {
             continue;
         }
-        for (plan.zero = s->job.precision == SF_F32 ? 0 : 1; plan.zero <= 3; plan.zero++) {
+        for (plan.zero = 0; plan.zero <= 3; plan.zero++) {
             try_groups(s, search, at, &plan, t);
         }
     }
@@ -215,7 +215,7 @@ static void search_again(const struct sf_scenario *s, const struct sf_cost *cost
 
 static void finds_the_best_and_proves_it(void **state) {
     const struct world *w = *state;
-    struct sf_rng rng = sf_rng_seed(11);
+    struct sf_rng rng = sf_rng_seed(7);
     uint64_t plans = 0, tight = 0, partly = 0, spaces = 0, variant[VARIANTS] = {0};
     while (plans < CASES) {
         uint32_t which;
