@@ -16,7 +16,7 @@
 #define MOST_TABLES 8 /* synthesised */
 #define MOST_PASSES UINT64_C(25000000)
 #define MOST_PROOF_PASSES UINT64_C(30000000)
-#define MOST_EVENTS UINT64_C(100000000) /* simulated */
+#define MOST_EVENTS UINT64_C(200000000) /* simulated */
 #define MOST_PLACING UINT64_C(20000000) /* events of plans that are simulated on other seats */
 #define QUICK_SIMULATIONS 3
 #define QUICK_EVENTS UINT64_C(1000000)

@@ -171,7 +171,7 @@ static int probe(struct sfi_search *s, uint32_t number, struct sf_plan_result *r
 }
 
 int sfi_probe_numbers(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err) {
-    for (uint32_t i = 0; i < s->numbers_n && s->numbers_n > 1; i++) {
+    for (uint32_t i = 0; i < s->numbers_n && !s->options->quick; i++) {
         double guess = best_guess(s, i);
         SF_TRY(isfinite(guess) ? probe(s, i, results, results_n, err) : 0);
         double found = s->stats->numbers[i].simulated > 0 ? s->stats->numbers[i].worth_s : guess;
