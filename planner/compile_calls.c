@@ -147,8 +147,9 @@ void sfi_call_rope_of(struct sfi_recipe *r, int kind, uint64_t rows, const uint6
 void sfi_call_latent_attention(struct sfi_recipe *r, int kind, const sf_ref *operand, size_t operands_n) {
     const struct sfi_shape *s = r->shape;
     struct sf_call call = blank(r, kind, s->dtype);
+    uint64_t values_row = s->cp > 1 ? s->attn_local : s->kv_up; /* collected ones are packed */
     call.flags |= SF_CALL_APART_FLAG;
-    set_dims(&call, (const uint64_t[]){s->batch, s->seq, s->heads_local, s->v_dim, s->head_dim, s->kv_up}, 6);
+    set_dims(&call, (const uint64_t[]){s->batch, s->seq, s->heads_local, s->v_dim, s->head_dim, values_row}, 6);
     call.imm[1] = 1.0f / (float)s->cp;
     set_operands(&call, operand, operands_n);
     emit(r, &call);

@@ -504,6 +504,10 @@ struct sfi_kv {
 struct sfi_kv sfi_all_keys(struct sfi_recipe *r, sf_ref qkv);
 struct sfi_kv sfi_keys_gradients(struct sfi_recipe *r, sf_ref d_qkv);
 void sfi_return_keys(struct sfi_recipe *r, const struct sfi_kv *d, sf_ref d_qkv);
+/* The same of latent attention, whose keys and values are made apart. */
+struct sfi_kv sfi_all_latent_keys(struct sfi_recipe *r, sf_ref k, sf_ref v);
+struct sfi_kv sfi_latent_keys_gradients(struct sfi_recipe *r, sf_ref dk, sf_ref dv);
+void sfi_return_latent_keys(struct sfi_recipe *r, const struct sfi_kv *d, sf_ref dk, sf_ref dv);
 
 /* ---- classes ----------------------------------------------------------------------------------------------------- */
 

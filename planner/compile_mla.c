@@ -119,8 +119,11 @@ void sfi_latent_forward(struct sfi_recipe *r, const struct sfi_acts *a, const st
     rotate_key(r, SF_CALL_ROPE_FWD, a->latent);
     copy_key(r, rotary_part(s, a->latent), a->kv_latent + s->kv_rank * s->elem);
     sfi_latent_up(r, a, w);
-    const sf_ref all[] = {a->qkv, a->k, values_of(s, a->kv_up), a->o, a->lse};
+    uint64_t mark = r->work.at;
+    struct sfi_kv kv_all = sfi_all_latent_keys(r, a->k, values_of(s, a->kv_up));
+    const sf_ref all[] = {a->qkv, kv_all.k, kv_all.v, a->o, a->lse};
     sfi_call_latent_attention(r, SF_CALL_ATTN_FWD, all, 5);
+    r->work.at = mark;
 }
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
@@ -153,18 +156,12 @@ static void core_backward(struct sfi_recipe *r, const struct sfi_acts *a, sf_ref
                           const struct latent_gradients *d) {
     const struct sfi_shape *s = r->shape;
     uint64_t mark = r->work.at, floats = sfi_mul(sfi_mul(s->tokens, s->heads_local), 4);
-    sf_ref dk = take(r, s->tokens, s->qkv_local);
-    const sf_ref all[] = {a->qkv,
-                          a->k,
-                          values_of(s, a->kv_up),
-                          a->o,
-                          a->lse,
-                          d_o,
-                          d->q,
-                          dk,
-                          values_of(s, d->kv_up),
-                          sfi_take(&r->work, floats)};
+    sf_ref dk = take(r, s->tokens, s->qkv_local), dv = values_of(s, d->kv_up);
+    struct sfi_kv kv = sfi_all_latent_keys(r, a->k, values_of(s, a->kv_up));
+    struct sfi_kv d_kv = sfi_latent_keys_gradients(r, dk, dv);
+    const sf_ref all[] = {a->qkv, kv.k, kv.v, a->o, a->lse, d_o, d->q, d_kv.k, d_kv.v, sfi_take(&r->work, floats)};
     sfi_call_latent_attention(r, SF_CALL_ATTN_BWD, all, 10);
+    sfi_return_latent_keys(r, &d_kv, dk, dv);
     rotate_queries(r, SF_CALL_ROPE_BWD, d->q);
     join_keys(r, dk, d->kv_up);
     r->work.at = mark;

@@ -276,6 +276,43 @@ static void every_layout_compiles(void **state) {
     }
 }
 
+/* Bytes of all ranks of cp in the recipes of one class, and how many calls send them. */
+static uint64_t sent_by_cp(const struct sf_prog *prog, uint32_t *calls) {
+    uint64_t bytes = 0;
+    *calls = 0;
+    for (uint32_t i = 0; i < prog->classes[0].ops_n; i++) {
+        const struct sf_op *op = &prog->classes[0].ops[i];
+        const struct sf_recipe *r = op->recipe != SF_NONE ? &prog->recipes[op->recipe] : NULL;
+        for (uint32_t k = 0; r && k < r->calls_n; k++) {
+            const struct sf_call *c = &r->calls[k];
+            bool cp = c->comm != SF_NONE && strcmp(prog->comms[c->comm].name, "cp") == 0;
+            *calls += cp;
+            bytes += cp ? (uint64_t)c->dims[0] : 0;
+        }
+    }
+    return bytes;
+}
+
+/* Latent attention, too, needs the keys and values of all ranks that share a sequence: forward, backward, and the way
+ * back of their gradients, for every layer and microbatch. */
+static void shared_sequences_send_keys(void **state) {
+    (void)state;
+    for (size_t i = 0; i < VARIANTS; i++) {
+        struct sf_scenario s = scenario_of(&variants[i], 2);
+        struct sf_plan p = plan_of(&s, 1, 1, 1, 1);
+        const struct sf_model *m = &s.model;
+        p.cp = 2;
+        struct sf_prog *prog = compiled(&s, &p);
+        uint32_t calls, passes = m->layers * p.microbatches;
+        uint64_t values = m->kv_rank > 0 ? m->heads * m->v_dim : m->kv_heads * m->head_dim;
+        uint64_t keys = m->kv_rank > 0 ? m->heads * m->head_dim : values;
+        uint64_t bytes = (keys + values) * p.micro_batch * s.job.seq_len_tokens * 2;
+        assert_int_equal(sent_by_cp(prog, &calls), 3 * passes * bytes);
+        assert_int_equal(calls, 3 * passes);
+        sf_prog_free(prog);
+    }
+}
+
 /* Recomputing what latent vectors are enough for takes time and saves memory. */
 static void up_projections_run_again(void **state) {
     struct sf_scenario s = scenario_of(&variants[VARIANTS - 1], 1);
@@ -437,6 +474,7 @@ int main(void) {
         cmocka_unit_test(programs_hold_the_model),
         cmocka_unit_test(programs_do_the_model),
         cmocka_unit_test(every_layout_compiles),
+        cmocka_unit_test(shared_sequences_send_keys),
         cmocka_unit_test(up_projections_run_again),
         cmocka_unit_test(ends_without_layers),
         cmocka_unit_test(layers_have_prices_of_their_own),
