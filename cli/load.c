@@ -1,32 +1,18 @@
 #include "cli/load.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "core/arena.h"
 #include "core/doc.h"
 #include "planner/compile.h"
 
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int signo) {
-    (void)signo;
-    interrupted = 1;
-}
-
 static bool search_stop(void *self) {
     (void)self;
-    return interrupted != 0;
-}
-
-/* Once: a second Ctrl-C ends the process as usual. */
-static struct sigaction listen_for_interrupt(void) {
-    struct sigaction ours = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)}, before;
-    sigaction(SIGINT, &ours, &before);
-    return before;
+    return cli_interrupted();
 }
 
 int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cost *cost,
@@ -37,9 +23,9 @@ int cli_search(struct cli *cli, const struct sf_scenario *s, const struct sf_cos
     options.stop = search_stop;
     options.progress = cli_progress_update;
     options.self = &progress;
-    const struct sigaction before = listen_for_interrupt();
+    const struct cli_listening before = cli_listen();
     int rc = sf_search(s, cost, &options, results, results_n, stats, &cli->err);
-    sigaction(SIGINT, &before, NULL);
+    cli_listen_no_more(&before);
     cli_progress_end(&progress);
     if (rc == 0 && stats->stopped) {
         fprintf(stderr, "staticfire: interrupted, these are the best plans so far\n");
@@ -52,9 +38,9 @@ int cli_search_fewer(struct cli *cli, const struct sf_scenario *s, const struct 
                      struct sf_plan_result *out, bool *found) {
     struct sf_search_options options = *want;
     options.stop = search_stop;
-    const struct sigaction before = listen_for_interrupt();
+    const struct cli_listening before = cli_listen();
     int rc = sf_search_fewer(s, cost, &options, best, out, found, &cli->err);
-    sigaction(SIGINT, &before, NULL);
+    cli_listen_no_more(&before);
     return rc;
 }
 

@@ -11,6 +11,8 @@
 #include "core/arena.h"
 
 #define SEEDS_MAX 1000
+#define REPLAN_TRIES 4
+#define MANY_IDLE 20 /* one in so many GPUs left idle */
 #define THREADS_MAX 1024
 
 struct plan_args {
@@ -324,8 +326,13 @@ static void print_cluster(const struct sf_scenario *s, const struct found *f, st
     if (f->results[0].plan.gpus > 0) {
         sf_buf_printf(out, "#1 uses %s of them: more would be worth less\n", cli_count(f->results[0].plan.gpus));
     } else if (s->job.gpus != s->job.gpus_asked) {
+        uint32_t left = sf_topo_gpus_in_use(s->topo);
         sf_buf_printf(out, "%s of the %s GPUs asked for: %s are left in use\n", cli_count(s->job.gpus),
-                      cli_count(s->job.gpus_asked), cli_count(sf_topo_gpus_in_use(s->topo)));
+                      cli_count(s->job.gpus_asked), cli_count(left));
+        if (s->job.gpus < left - left / MANY_IDLE) {
+            sf_buf_printf(out, "no larger number of replicas with the plan's degrees divides the batch and has a "
+                               "schedule; to search all degrees: staticfire plan SCENARIO --overlay FILE\n");
+        }
     }
     if (sf_kinds_of(s->topo, kind_of_stock) > 1) {
         sf_buf_printf(out, "closed forms take the slowest kind of GPU for all; simulated steps have each as it is\n");
@@ -538,15 +545,29 @@ static int check_objective(struct cli *cli, struct plan_args *a) {
     return 0;
 }
 
-/* A plan is planned again when something is lost. */
-static int replan(struct cli *cli, struct cli_target *t, struct plan_args *a) {
+/* A plan is planned again when something is lost: with fewer and fewer replicas until one has a schedule. */
+static int replan(struct cli *cli, struct cli_target *t, struct plan_args *a, struct found *f) {
+    uint32_t replicas = UINT32_MAX;
+    int rc = SF_E_NOPLAN;
     if (a->overlay == NULL) {
         return sf_fail(&cli->err, SF_E_USAGE,
                        "%s is a plan already; staticfire sim predicts its step, and --overlay says what it has lost",
                        a->scenario);
     }
     a->quick = true;
-    return sf_replan(&t->scenario, &t->plan, &cli->err);
+    for (int tries = 0; rc == SF_E_NOPLAN && tries < REPLAN_TRIES; tries++) {
+        SF_TRY(sf_replan(&t->scenario, &t->plan, &replicas, &cli->err));
+        rc = search_and_print(cli, t, a, f);
+        replicas--;
+    }
+    if (rc == SF_E_NOPLAN) {
+        size_t used = strlen(cli->err.msg);
+        snprintf(cli->err.msg + used, sizeof cli->err.msg - used,
+                 "; nor with the next smaller numbers of replicas; to search all degrees: staticfire plan SCENARIO "
+                 "--overlay %s",
+                 a->overlay);
+    }
+    return rc;
 }
 
 int verb_plan(struct cli *cli, int argc, char **argv) {
@@ -596,11 +617,8 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
                                                 .fewer = true,
                                                 .cost = true},
                              &t);
-    if (rc == 0 && t.has_plan) {
-        rc = replan(cli, &t, &a);
-    }
     if (rc == 0) {
-        rc = search_and_print(cli, &t, &a, &f);
+        rc = t.has_plan ? replan(cli, &t, &a, &f) : search_and_print(cli, &t, &a, &f);
     }
     cli_target_clear(&t);
     sf_plan_results_clear(f.results, f.n);

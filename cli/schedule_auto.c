@@ -1,26 +1,14 @@
 #include "cli/schedule_auto.h"
 
-#include <signal.h>
 #include <stdio.h>
 
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int signo) {
-    (void)signo;
-    interrupted = 1;
-}
-
-static bool stop(void) {
-    return interrupted != 0;
-}
+#include "cli/interrupt.h"
 
 static int search(const struct sf_synth_problem *problem, const struct sf_synth_options *options,
                   struct sf_synth_result *r, struct sf_err *err) {
-    /* Once: a second Ctrl-C ends the process as usual. */
-    struct sigaction ours = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESTART | SA_RESETHAND)}, before;
-    sigaction(SIGINT, &ours, &before);
+    const struct cli_listening before = cli_listen();
     int rc = sf_synth(problem, options, r, err);
-    sigaction(SIGINT, &before, NULL);
+    cli_listen_no_more(&before);
     if (rc == 0 && r->stopped) {
         fprintf(stderr, "staticfire: interrupted, this is the best schedule so far\n");
     }
@@ -53,7 +41,7 @@ int cli_schedule_auto(const struct sf_pipe_spec *spec, uint32_t stages, const st
                                        .mem_b = stages > 0 ? costs->mem_b : &mem_b,
                                        .mem_w = stages > 0 ? costs->mem_w : &mem_w,
                                        .memory_limit = spec->memory_limit};
-    struct sf_synth_options options = {.chunks_min = spec->chunks, .chunks_max = spec->chunks, .stop = stop};
+    struct sf_synth_options options = {.chunks_min = spec->chunks, .chunks_max = spec->chunks, .stop = cli_interrupted};
     struct sf_synth_result r;
     SF_TRY(search(&problem, &options, &r, err));
     keep(&r, out);

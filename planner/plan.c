@@ -421,14 +421,9 @@ void sf_plan_clear(struct sf_plan *plan) {
 static int read_cp(const struct sf_node *map, struct sf_plan *p, struct sf_err *err) {
     static const char *const exchanges[] = {"ring", "gather", NULL};
     int gather = 0;
-    if (sf_map_find(map, "cp") == NULL) {
-        return 0;
-    }
-    SF_TRY(need_u32(map, "cp", 1, 1u << 24, &p->cp, err));
-    if (sf_map_find(map, "cp_exchange") != NULL) {
-        SF_TRY(need_word(map, "cp_exchange", exchanges, &gather, err));
-    }
-    p->cp_gather = gather != 0;
+    SF_TRY(sf_map_find(map, "cp") == NULL ? 0 : need_u32(map, "cp", 1, 1u << 24, &p->cp, err));
+    SF_TRY(sf_map_find(map, "cp_exchange") == NULL ? 0 : need_word(map, "cp_exchange", exchanges, &gather, err));
+    p->cp_gather = gather != 0 && p->cp > 1;
     return 0;
 }
 

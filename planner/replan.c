@@ -1,6 +1,5 @@
 /* The old plan with fewer replicas, after a loss or by choice. Degrees, recomputation and ZeRO stay; the number of
- * microbatches follows from the replicas, and schedule and cut of the layers may follow from that.
- */
+ * microbatches follows from the replicas, and schedule, vpp and cut of the layers may follow from that. */
 #include "core/arena.h"
 #include "planner/search.h"
 #include "sim/seats.h"
@@ -29,6 +28,14 @@ static void free_schedules(struct sf_pins *pins) {
     }
 }
 
+/* One chunk each suits any number of microbatches. */
+static void pin_vpp(struct sf_pins *pins, const struct sf_plan *old) {
+    pin_to(&pins->vpp, 1);
+    if (old->vpp > 1) {
+        pins->vpp.value[pins->vpp.n++] = old->vpp;
+    }
+}
+
 static bool fits(const struct sf_scenario *s, const struct sf_plan *old, uint64_t dp) {
     uint64_t batch = s->job.global_batch_sequences, model = (uint64_t)old->tp * sf_plan_cp(old) * old->pp;
     uint32_t cp = sf_plan_cp(old);
@@ -40,10 +47,11 @@ static bool fits(const struct sf_scenario *s, const struct sf_plan *old, uint64_
     return sf_seats_fit(s->topo, &blocks);
 }
 
-int sf_replan(struct sf_scenario *s, const struct sf_plan *old, struct sf_err *err) {
-    uint64_t dp = old->dp;
+int sf_replan(struct sf_scenario *s, const struct sf_plan *old, uint32_t *replicas, struct sf_err *err) {
+    uint64_t dp = *replicas < old->dp ? *replicas : old->dp;
     for (; dp > 0 && !fits(s, old, dp); dp--) {
     }
+    *replicas = (uint32_t)dp;
     if (dp == 0) {
         return sf_fail(err, SF_E_NOPLAN,
                        "%u GPUs are left in use, too few for one replica of the plan (tp %u, cp %u, ep %u, pp %u) with "
@@ -57,7 +65,7 @@ int sf_replan(struct sf_scenario *s, const struct sf_plan *old, struct sf_err *e
     pin_to(&s->pins.cp, sf_plan_cp(old));
     pin_to(&s->pins.ep, old->ep);
     pin_to(&s->pins.pp, old->pp);
-    pin_to(&s->pins.vpp, old->vpp);
+    pin_vpp(&s->pins, old);
     pin_to(&s->pins.micro_batch, old->micro_batch);
     pin_recompute(&s->pins, old);
     pin_to(&s->pins.zero, old->zero);

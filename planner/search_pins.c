@@ -69,7 +69,7 @@ static void release(struct sf_pins *p, int which) {
 /* ---- arithmetic -------------------------------------------------------------------------------------------------- */
 
 struct why {
-    char text[200];
+    char text[320];
 };
 
 static bool say(struct why *why, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -184,6 +184,10 @@ static bool one_is_enough(void *self) {
     return a->stats.simulated > 0 || (a->outer->stop != NULL && a->outer->stop(a->outer->self));
 }
 
+static bool is_stopped(const struct sfi_search *s) {
+    return s->options->stop != NULL && s->options->stop(s->options->self);
+}
+
 /* The rule alone. */
 static const char *gist(const char *text) {
     static const char *const before[] = {"at last this one: ", "no plan fits: "};
@@ -216,7 +220,7 @@ static int ask(const struct sfi_search *s, int a, int b, bool *fails, struct why
         }
         rc = sf_search(one, s->base.cost, &asked->with, result, &n, &asked->stats, &said);
         *fails = rc == SF_E_NOPLAN;
-        say(why, "%.190s", gist(said.msg));
+        say(why, "%.310s", gist(said.msg));
         rc = rc == SF_E_NOPLAN || rc == SF_E_INTERRUPTED ? 0 : rc;
         if (rc != 0 && err != NULL) {
             *err = said;
@@ -269,6 +273,9 @@ static int try_pins(struct sfi_search *s, struct sf_pins *pins, int a, int b, bo
     char x[64], y[64];
     *fails = arithmetic_fails(s->scenario, pins, a, b, &why);
     SF_TRY(*fails || only ? 0 : ask(s, a, b, fails, &why, err));
+    if (!*fails && is_stopped(s)) { /* what was asked has no answer */
+        return SF_E_INTERRUPTED;
+    }
     if (*fails) {
         name_pin(pins, a, x, sizeof x);
         name_pin(pins, b, y, sizeof y);
@@ -320,5 +327,11 @@ int sfi_search_pins(struct sfi_search *s, struct sf_err *err) {
         rc = try_pairs(s, pins, of, n, err);
     }
     sf_free(pins);
+    if (rc == SF_E_INTERRUPTED) {
+        advise(err, "; interrupted while working out which of the pins do not fit");
+        if (err != NULL) {
+            err->code = rc;
+        }
+    }
     return rc == 0 ? SF_E_NOPLAN : rc;
 }

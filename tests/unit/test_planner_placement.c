@@ -164,8 +164,10 @@ static void a_loss_takes_replicas(void **state) {
         fail_msg("%s", err.msg);
     }
     unlink(path);
-    assert_int_equal(sf_replan(&s, &p, &err), 0);
+    uint32_t replicas = UINT32_MAX;
+    assert_int_equal(sf_replan(&s, &p, &replicas, &err), 0);
     assert_int_equal(s.job.gpus, 16 * 2 * 4);
+    assert_int_equal(replicas, 16);
     struct sf_search_options options = {.top = 2, .quick = true};
     struct sf_plan_result results[2];
     struct sf_search_stats stats;
@@ -177,8 +179,11 @@ static void a_loss_takes_replicas(void **state) {
     }
     assert_true(n > 0 && stats.simulated <= 3);
     assert_true(results[0].plan.dp == 16 && results[0].plan.tp == 2 && results[0].plan.pp == 4);
+    replicas = 15;
+    assert_int_equal(sf_replan(&s, &p, &replicas, &err), 0);
+    assert_int_equal(replicas, 8);
     p.ep = 64;
-    assert_int_equal(sf_replan(&s, &p, &err), SF_E_NOPLAN);
+    assert_int_equal(sf_replan(&s, &p, &replicas, &err), SF_E_NOPLAN);
     sf_cost_free(cost);
     sf_plan_results_clear(results, n);
     sf_scenario_clear(&s);
