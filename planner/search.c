@@ -114,8 +114,11 @@ static int look(struct sfi_search *s, struct sf_plan_result *results, uint32_t *
     s->stats->bounding_time_s = sf_ps_to_s(sf_clock_host.now(sf_clock_host.self) - begin);
     s->unseen = s->stats->stopped;
     s->stats->bounded = (s->groups_n + s->beaten) * s->space->zero.n * SFI_CUTS_N;
+    s->done = SFI_DONE_VISITED;
     SF_TRY(sfi_probe_numbers(s, results, results_n, err));
+    s->done = SFI_DONE_VISITED;
     SF_TRY(sfi_search_refine(s, err));
+    s->done = SFI_DONE_TIGHTENED;
     return sfi_simulate_best(s, results, results_n, err);
 }
 
@@ -147,6 +150,7 @@ static int start_quickly(struct sfi_search *s, struct sf_plan_result *results, u
         (struct sfi_effort){.replays = 40, .tables = 1, .simulations = 1, .answers = 1, .events = 1, .passes = 2000000};
     int rc = look(s, results, results_n, err);
     s->unseen = true;
+    s->done = 0;
     sfi_numbers_widen(s, numbers_n);
     sf_free(plain);
     return rc;

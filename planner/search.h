@@ -78,9 +78,9 @@ void sf_search_stats_clear(struct sf_search_stats *stats);
 int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const struct sf_search_options *options,
               struct sf_plan_result *results, uint32_t *results_n, struct sf_search_stats *stats, struct sf_err *err);
 
-/* Narrows the scenario, whose cluster has lost something, to what is left of `old`: as many replicas as still find seats
- * and divide the batch, at most *replicas, which is set to their number; everything else but schedule and vpp kept. For
- * a search with `quick`. SF_E_NOPLAN when not one is left. */
+/* Narrows the scenario, whose cluster has lost something, to what is left of `old`: as many replicas as still find
+ * seats and divide the batch, at most *replicas, which is set to their number; everything else but schedule and vpp
+ * kept. For a search with `quick`. SF_E_NOPLAN when not one is left. */
 int sf_replan(struct sf_scenario *s, const struct sf_plan *old, uint32_t *replicas, struct sf_err *err);
 
 /* With more GPUs a step can be longer: where the job's number leaves no whole groups to a scale-up domain, their

@@ -120,6 +120,7 @@ struct sfi_search {
     struct sfi_number *numbers;    /* owned by the whole search; NULL: one, and nobody else's */
     uint32_t numbers_n, number;    /* the one at hand */
     bool probing;                  /* that one alone, for a first impression; what is not looked at comes later */
+    double done;                   /* of the whole search, roughly, for whoever waits */
     double enough_s; /* with several numbers: what is known to be possible; what bounds put above it is not kept */
     uint64_t beaten; /* groups that were not */
     struct sfi_known *known; /* of all threads */
@@ -193,8 +194,13 @@ uint32_t sfi_zero_groups(const struct sfi_search *s, const struct sfi_layout *l,
 /* What is known of degrees, and whether the search was stopped. */
 int sfi_known_create(struct sfi_known **out, struct sf_err *err);
 void sfi_known_free(struct sfi_known *k);
-/* Asks the caller, on the caller's own thread; notes it in the stats. */
+/* Asks the caller, on the caller's own thread, and tells it what is done; notes the answer in the stats. */
 bool sfi_stopped(struct sfi_search *s);
+
+/* Parts of a search's time after which a step is done, as they are at 220,000 GPUs; simulation is the rest. */
+#define SFI_DONE_VISITED 0.25
+#define SFI_DONE_REFINED 0.5
+#define SFI_DONE_TIGHTENED 0.65
 
 /* Items 0 .. n-1, each looked at by a part of the search: the same scenario, nothing found yet. Parts run on as many
  * threads as there are; what they have found is taken over in the order of the items, so nothing depends on how many.

@@ -54,6 +54,9 @@ bool sfi_stopped(struct sfi_search *s) {
     if (!s->helps && o->stop != NULL && o->stop(o->self)) {
         atomic_store_explicit(&s->known->stopped, true, memory_order_relaxed);
     }
+    if (!s->helps && o->progress != NULL) {
+        o->progress(o->self, s->done);
+    }
     s->stats->stopped |= atomic_load_explicit(&s->known->stopped, memory_order_relaxed);
     return s->stats->stopped;
 }

@@ -327,6 +327,7 @@ static bool take(struct sfi_search *s, const struct sfi_group *g) {
 /* Whom to take is decided for a batch of groups at a time, however many threads there are. */
 int sfi_search_refine(struct sfi_search *s, struct sf_err *err) {
     struct sfi_group batch[REFINE_BATCH];
+    double all = s->effort.replays;
     for (size_t i = 0; i < s->groups_n;) {
         size_t n = 0;
         for (; i < s->groups_n && n + DRAWS <= REFINE_BATCH; i++) {
@@ -345,6 +346,7 @@ int sfi_search_refine(struct sfi_search *s, struct sf_err *err) {
             }
         }
         SF_TRY(sfi_search_share(s, n, refine, batch, err));
+        s->done = fmax(s->done, SFI_DONE_REFINED - (SFI_DONE_REFINED - SFI_DONE_VISITED) * s->effort.replays / all);
         sfi_stopped(s);
     }
     return s->probing ? 0 : sfi_search_tighten(s, err);

@@ -46,6 +46,7 @@ static void begin_part(const struct sfi_search *s, struct part *p) {
                                   .space = s->space,
                                   .known = s->known,
                                   .room = s->room,
+                                  .done = s->done,
                                   .open_s = INFINITY}};
     p->search.stats = &p->stats;
 }

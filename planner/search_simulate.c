@@ -337,19 +337,17 @@ static int take_results(struct sfi_search *s, struct batch *b, struct sf_plan_re
 }
 
 int sfi_simulate_best(struct sfi_search *s, struct sf_plan_result *results, uint32_t *results_n, struct sf_err *err) {
-    const struct sf_search_options *o = s->options;
     struct batch *plans = sf_malloc(2 * sizeof *plans);
     int rc = plans == NULL ? sf_fail_memory(err, "simulations") : 0;
     uint64_t before = s->stats->simulated;
     uint32_t most = 2, simulations = s->effort.simulations;
+    double first = s->done;
     while (rc == 0 && gather_best(s, most, results, *results_n, plans)) {
         rc = make_plans(s, plans, err);
         rc = rc == 0 ? run_batch(s, plans, err) : rc;
         rc = rc == 0 ? take_results(s, plans, results, results_n, err) : rc;
         rc = rc == 0 ? try_seats(s, plans, plans + 1, results, results_n, err) : rc;
-        if (o->progress != NULL) {
-            o->progress(o->self, (double)(s->stats->simulated - before) / simulations);
-        }
+        s->done = first + (1 - first) * (double)(s->stats->simulated - before) / simulations;
         most = 2 * most < BATCH ? 2 * most : BATCH;
         sfi_stopped(s);
     }

@@ -48,9 +48,11 @@ const char sfi_report_style[] =
     ".facts{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:0 0 16px;font-size:14px}"
     ".facts dt{color:var(--soft)}.facts dd{margin:0;overflow-wrap:anywhere}"
     "footer{color:var(--soft);font-size:12.5px;margin-top:22px}"
-    /* load, forward, backward, accumulate, optimizer, send, recv, all_reduce, reduce_scatter, all_gather */
+    /* load, forward, backward, backward_input, backward_weight, accumulate, optimizer,
+     * send, recv, all_reduce, reduce_scatter, all_gather, offload, fetch */
     ".k0{fill:#b39b4d;background:#b39b4d}.k1{fill:#3f7fd6;background:#3f7fd6}.k2{fill:#22a088;background:#22a088}"
-    ".k3{fill:#75849b;background:#75849b}.k4{fill:#8f63d2;background:#8f63d2}.k5{fill:#e67f36;background:#e67f36}"
-    ".k6{fill:#f0b647;background:#f0b647}.k7{fill:#cf4a5d;background:#cf4a5d}.k8{fill:#e37ba4;background:#e37ba4}"
-    ".k9{fill:#a8437f;background:#a8437f}"
+    ".k3{fill:#22a088;background:#22a088}.k4{fill:#8cb84a;background:#8cb84a}.k5{fill:#75849b;background:#75849b}"
+    ".k6{fill:#8f63d2;background:#8f63d2}.k7{fill:#e67f36;background:#e67f36}.k8{fill:#f0b647;background:#f0b647}"
+    ".k9{fill:#cf4a5d;background:#cf4a5d}.k10{fill:#e37ba4;background:#e37ba4}.k11{fill:#a8437f;background:#a8437f}"
+    ".k12{fill:#6b8f9c;background:#6b8f9c}.k13{fill:#9cb6bf;background:#9cb6bf}"
     "@media print{body{background:#fff}section,.tile{break-inside:avoid}}";

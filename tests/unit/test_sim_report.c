@@ -196,12 +196,26 @@ static void test_memory_running_out(void **state) {
     page_close(&g);
 }
 
+static void test_every_kind_of_op_has_a_colour(void **state) {
+    struct page g;
+    (void)state;
+    page_open(&g, "toy", "");
+    page_print(&g, NULL, 0);
+    for (int kind = 0; kind < SF_OP_KINDS; kind++) {
+        char rule[16];
+        snprintf(rule, sizeof rule, ".k%d{fill:", kind);
+        assert_non_null(strstr(g.html.data, rule));
+    }
+    page_close(&g);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_it_is_one_complete_file),
         cmocka_unit_test(test_text_from_outside_is_escaped),
         cmocka_unit_test(test_the_same_inputs_give_the_same_bytes),
         cmocka_unit_test(test_a_bad_verdict_says_so),
+        cmocka_unit_test(test_every_kind_of_op_has_a_colour),
         cmocka_unit_test(test_memory_running_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
