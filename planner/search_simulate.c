@@ -21,19 +21,21 @@ static bool better(const struct sf_plan_result *a, const struct sf_plan_result *
     if (a->sim.step_time != b->sim.step_time) {
         return a->sim.step_time < b->sim.step_time;
     }
+    if (a->plan.offload != b->plan.offload) { /* what is as quick without copies needs none */
+        return a->plan.offload < b->plan.offload;
+    }
     return a->sim.peak_memory_bytes < b->sim.peak_memory_bytes;
 }
 
-/* But for its seats, and for what chance decided in a table that was made for it. */
+/* But for its seats, for what chance decided in a table that was made for it, and for how it was made to fit: the cut,
+ * and how many layers recompute or are on the host. */
 static bool same_plan(const struct sf_plan *a, const struct sf_plan *b) {
     return a->gpus == b->gpus && a->tp == b->tp && sf_plan_cp(a) == sf_plan_cp(b) && a->ep == b->ep && a->pp == b->pp &&
            a->vpp == b->vpp && a->micro_batch == b->micro_batch && a->schedule == b->schedule &&
            a->recompute == b->recompute && a->zero == b->zero && sf_plan_sharers(a) == sf_plan_sharers(b) &&
            sf_plan_etp(a) == sf_plan_etp(b) && sf_plan_slices(a) == sf_plan_slices(b) && a->cp_gather == b->cp_gather &&
-           a->whole_rows == b->whole_rows && a->split_head == b->split_head && a->offload == b->offload &&
-           a->partly == b->partly && a->recompute_rest == b->recompute_rest &&
-           memcmp(a->recompute_layers, b->recompute_layers, sizeof a->recompute_layers) == 0 &&
-           memcmp(a->layers, b->layers, sizeof a->layers) == 0;
+           a->whole_rows == b->whole_rows && a->split_head == b->split_head && a->partly == b->partly &&
+           a->recompute_rest == b->recompute_rest;
 }
 
 /* Results arrive in the order of their estimates; equals keep it. Every plan is there once, on its best seats; the
