@@ -106,16 +106,16 @@ void cli_print_seats(const struct sf_topo *topo, const struct cli_explained *e, 
     print_spreads(topo, e, out);
 }
 
-static void print_pick(const struct sf_prog *prog, const struct sf_pick_use *u, struct cli_table *t) {
+static void print_pick(const struct sf_prog *prog, const struct sf_pick_use *u, double stages, struct cli_table *t) {
     char room[SF_COLL_PICK_TEXT];
     uint8_t picked = prog->comms[u->comm].picks.of[u->op];
     cli_cell(t, "%s", prog->comms[u->comm].name);
     cli_cell(t, "%s", sf_coll_op_name((int)u->op));
     cli_cell(t, "%s", cli_bytes(u->bytes));
     cli_cell(t, "%s", sf_coll_pick_text(u->nccl, room));
-    cli_cell(t, "%s", cli_seconds(u->now_s));
+    cli_cell(t, "%s", cli_seconds(u->now_s / stages));
     cli_cell(t, "%s", picked != 0 ? sf_coll_pick_text(picked, room) : "");
-    cli_cell(t, "%s", u->best != 0 && u->best == picked ? cli_seconds(u->best_s) : "");
+    cli_cell(t, "%s", u->best != 0 && u->best == picked ? cli_seconds(u->best_s / stages) : "");
 }
 
 void cli_print_picks(const struct sf_cost *cost, const struct cli_explained *e, struct sf_buf *out) {
@@ -127,10 +127,11 @@ void cli_print_picks(const struct sf_cost *cost, const struct cli_explained *e, 
         cli_cell(&table, "%s", head[i]);
     }
     for (size_t i = 0; i < n; i++) {
-        print_pick(e->prog, &uses[i], &table);
+        print_pick(e->prog, &uses[i], e->results[0].plan.pp, &table);
     }
     if (n > 0) {
-        sf_buf_printf(out, "what collectives of #1 run on, all calls of one rank of every stage together\n");
+        sf_buf_printf(out,
+                      "what collectives of #1 run on, and what their calls take a rank in a step (mean over stages)\n");
         cli_table_print(&table, "  ", out);
     } else {
         sf_buf_free(&table.cells);

@@ -322,7 +322,7 @@ static int print_one(struct cli *cli, const struct schedule_args *a, const struc
     struct sf_buf out = {0};
     print_result(a->kind, r, &out);
     if (r->pipe->devices <= CHART_DEVICES) {
-        sf_buf_printf(&out, "\n");
+        sf_buf_printf(&out, "\nF B W of a device's first chunk, f b w of others, X x an F beside a B, . idle\n");
         sf_pipe_chart(r->pipe, t->start, t->end, terminal_columns() - 6, &out);
     }
     if (a->svg != NULL) {

@@ -58,24 +58,20 @@ uint32_t sfi_paid_gpus(const struct sf_topo *topo, uint32_t gpus, uint32_t ranks
     return paid < sf_topo_gpus(topo) ? (uint32_t)paid : sf_topo_gpus(topo);
 }
 
-struct state {
-    double held, written; /* bytes of one rank: what it reads to go on, and its part of a checkpoint */
-};
-
-/* What training goes on from: moments and master weights, or weights that are their own masters. What several ranks
- * hold they write in equal parts, as many of them as hold what the fewest hold. */
-static struct state state_of(const struct sf_scenario *s, const struct sf_plan *p, const struct sf_class *cls) {
+/* Bytes of one rank's part of a checkpoint: of what training goes on from, moments and master weights, or weights that
+ * are their own masters. What several ranks hold they write and read in equal parts, as many of them as hold what the
+ * fewest hold; giving the parts to each other takes a hundredth of what storage takes, and is left out. */
+static double part_bytes(const struct sf_scenario *s, const struct sf_plan *p, const struct sf_class *cls) {
     double copies = (double)p->dp * sf_plan_cp(p) / (s->model.experts > 0 ? sf_plan_ep_beside_tp(p) : 1);
-    struct state st = {0, 0};
+    double bytes = 0;
     for (uint32_t i = 0; i < cls->bufs_n; i++) {
         const struct sf_buffer *b = &cls->bufs[i];
         bool weights = b->kind == SF_BUF_PARAM && s->job.precision == SF_F32 && p->zero == 0;
         if (b->kind == SF_BUF_OPTIMIZER || weights) {
-            st.held += (double)b->bytes;
-            st.written += (double)b->bytes / (p->zero >= 1 ? 1 : fmax(copies, 1));
+            bytes += (double)b->bytes / (p->zero >= 1 ? 1 : fmax(copies, 1));
         }
     }
-    return st;
+    return bytes;
 }
 
 static double seconds_at(double bytes, uint64_t bytes_per_s) {
@@ -92,11 +88,9 @@ void sfi_merit_init(const struct sf_scenario *s, const struct sf_plan *plan, con
     double tokens = (double)s->job.global_batch_sequences * s->job.seq_len_tokens, gpus = s->job.gpus;
     *out = (struct sf_merit){.paid_gpus = sfi_paid_gpus(s->topo, s->job.gpus, plan->ranks_per_domain)};
     for (uint32_t i = 0; i < prog->classes_n; i++) {
-        struct state st = state_of(s, plan, &prog->classes[i]);
-        out->save_s = fmax(out->save_s, seconds_at(st.written, u->storage_bytes_per_s));
-        out->restart_s = fmax(out->restart_s, seconds_at(st.held, u->storage_bytes_per_s));
+        out->save_s = fmax(out->save_s, seconds_at(part_bytes(s, plan, &prog->classes[i]), u->storage_bytes_per_s));
     }
-    out->restart_s += u->restart_s;
+    out->restart_s = u->restart_s + out->save_s;
     out->mtbf_s = mtbf_s(u, gpus);
     out->interval_s = sf_best_interval_s(step_s, out->save_s, out->restart_s, out->mtbf_s);
     out->kept = sf_kept_share(out->interval_s, out->save_s, out->restart_s, out->mtbf_s);

@@ -77,8 +77,7 @@ int sfi_v_pattern_search(const struct sfi_family *f, struct sfi_best *best, stru
 
 /* A stretch of a device's time. */
 struct sfi_column {
-    double most, busy;          /* shares of it: of the longest pass, of all passes */
-    const struct sf_pass *pass; /* the longest; NULL when idling is longer */
+    const struct sf_pass *pass; /* in its middle, so that kinds have as many columns as time; NULL: idle */
 };
 void sfi_pipe_columns(const struct sf_pipe *p, uint32_t d, sf_time_ps *const *start, sf_time_ps *const *end,
                       double per_column, struct sfi_column *columns, uint32_t columns_n);

@@ -211,8 +211,8 @@ int sf_pipe_split_head_costs(const struct sf_pipe_layout *l, const struct sf_pip
 
 /* ---- drawings ---------------------------------------------------------------------------------------------------- */
 
-/* Passes over time, as text: a line per device of `columns` characters, each the pass that fills most of its time. F B
- * W of a device's first chunk, f b w of the others, X x overlapping F and B, '.' idle. */
+/* Passes over time, as text: a line per device of `columns` characters, each the pass in the middle of its time. F B W
+ * of a device's first chunk, f b w of the others, X x overlapping F and B, '.' idle. */
 void sf_pipe_chart(const struct sf_pipe *p, sf_time_ps *const *start, sf_time_ps *const *end, uint32_t columns,
                    struct sf_buf *out);
 

@@ -20,13 +20,8 @@ static char letter(const struct sf_pipe *p, const struct sf_pass *x) {
 }
 
 static void draw(struct sfi_column *columns, uint32_t columns_n, double start, double end, const struct sf_pass *x) {
-    for (uint32_t i = (uint32_t)start; i < columns_n && i < end; i++) {
-        double from = start > i ? start : i, to = end < i + 1.0 ? end : i + 1.0;
-        columns[i].busy += to - from;
-        if (to - from > columns[i].most) {
-            columns[i].most = to - from;
-            columns[i].pass = x;
-        }
+    for (uint32_t i = (uint32_t)(start + 0.5); i < columns_n && i + 0.5 <= end; i++) {
+        columns[i].pass = x;
     }
 }
 
@@ -38,9 +33,6 @@ void sfi_pipe_columns(const struct sf_pipe *p, uint32_t d, sf_time_ps *const *st
         const struct sf_pass *x = &p->passes[d][i];
         draw(columns, columns_n, (double)start[d][i] / per_column, (double)end[d][i] / per_column, x);
         i += x->kind == SF_PASS_F_PAIR;
-    }
-    for (uint32_t i = 0; i < columns_n; i++) {
-        columns[i].pass = 1 - columns[i].busy > columns[i].most ? NULL : columns[i].pass;
     }
 }
 

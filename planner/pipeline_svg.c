@@ -15,7 +15,7 @@
 #define GAP 3.0
 #define HEIGHT_WANTED 900.0
 #define NUMBER_ROOM 6.4 /* pixels that a digit takes */
-#define DENSE 2.0       /* pixels per pass: below, a lane shows for each pixel the pass that fills most of it */
+#define DENSE 2.0       /* pixels per pass: below, a lane shows for each pixel the pass in its middle */
 
 struct drawing {
     const struct sf_pipe *p;
