@@ -1,4 +1,5 @@
 /* staticfire plan: search, the best plans and why the others lost. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -36,7 +37,8 @@ static const struct cli_usage usage = {
              "the plan says how many it uses. A schedule made to measure (auto) is written beside the\n"
              "plan, as FILE.csv. An overlay says what is dead or spare today: a job that wants more\n"
              "GPUs than it leaves is planned for as many of them as can be used. A plan with an overlay is\n"
-             "planned again in seconds: as many replicas as are left, each as it was.",
+             "planned again in seconds: as many replicas as are left, each as it was; where much stays idle or\n"
+             "nothing fits, with other numbers of stages too.",
     .examples = "  staticfire plan scenarios/grok1-gb300-220k/scenario.yaml\n"
                 "  staticfire plan scenario.yaml -o plan.yaml --top 10 --explain\n"
                 "  staticfire plan scenario.yaml --cluster other.yaml --json\n"
@@ -54,6 +56,9 @@ struct found {
     struct cli_explained why;     /* where asked for */
     struct sf_plan_result *fewer; /* on fewer GPUs, and worth more; NULL: none seen */
     struct sf_stage_advice stages;
+    uint32_t own_gpus; /* of the old plan's degrees, where others were better; 0: they are kept, or have no plan */
+    double own_step_s;
+    bool other_degrees;
 };
 
 static uint64_t peak_of(const struct sf_plan_result *r) {
@@ -320,8 +325,19 @@ static void print_upkeep(const struct sf_scenario *s, const struct found *f, int
     }
 }
 
+static void print_other_degrees(const struct found *f, struct sf_buf *out) {
+    const struct sf_plan *p = &f->results[0].plan;
+    if (f->other_degrees && f->own_gpus == 0) {
+        sf_buf_printf(out, "none fits with the plan's own number of stages: all of this has pp %u\n", p->pp);
+    } else if (f->other_degrees) {
+        sf_buf_printf(out, "all of this has another number of stages, pp %u: with its own the plan uses %s GPUs, %s\n",
+                      p->pp, cli_count(f->own_gpus), cli_seconds(f->own_step_s));
+    }
+}
+
 /* What the plans had to make do with, and what priced them where GPUs differ. */
-static void print_cluster(const struct sf_scenario *s, const struct found *f, struct sf_buf *out) {
+static void print_cluster(const struct sf_scenario *s, const struct found *f, const struct plan_args *a, bool replanned,
+                          struct sf_buf *out) {
     uint8_t kind_of_stock[SF_KINDS_MAX];
     if (f->results[0].plan.gpus > 0) {
         sf_buf_printf(out, "#1 uses %s of them: more would be worth less\n", cli_count(f->results[0].plan.gpus));
@@ -329,9 +345,12 @@ static void print_cluster(const struct sf_scenario *s, const struct found *f, st
         uint32_t left = sf_topo_gpus_in_use(s->topo);
         sf_buf_printf(out, "%s of the %s GPUs asked for: %s are left in use\n", cli_count(s->job.gpus),
                       cli_count(s->job.gpus_asked), cli_count(left));
-        if (s->job.gpus < left - left / MANY_IDLE) {
-            sf_buf_printf(out, "no larger number of replicas with the plan's degrees divides the batch and has a "
-                               "schedule; to search all degrees: staticfire plan SCENARIO --overlay FILE\n");
+        print_other_degrees(f, out);
+        if (replanned && s->job.gpus < left - left / MANY_IDLE) {
+            sf_buf_printf(out,
+                          "no larger number of replicas of the plan's tp, cp and ep divides the batch, or none is "
+                          "better; to search all degrees: staticfire plan %s --overlay %s\n",
+                          s->path, a->overlay);
         }
     }
     if (sf_kinds_of(s->topo, kind_of_stock) > 1) {
@@ -391,7 +410,7 @@ static void print_found(const struct cli_target *t, const struct found *f, const
                   s->name, cli_off(), s->model.name, f->stats.numbers_n > 1 ? "at most " : "", cli_count(s->job.gpus),
                   sf_topo_name(s->topo), cli_count(s->job.global_batch_sequences), cli_count(s->job.seq_len_tokens),
                   sf_dtype_name(s->job.precision));
-    print_cluster(s, f, out);
+    print_cluster(s, f, a, t->has_plan, out);
     static const char *const aligns[2][2] = {{"rrrrrrrrllrrrrrrr", "rrrrrrrrllrrrrrrrr"},
                                              {"rrrrrrrrrllrrrrrrr", "rrrrrrrrrllrrrrrrrr"}};
     bool numbers = f->stats.numbers_n > 1;
@@ -485,17 +504,21 @@ static int look_at_fewer(struct cli *cli, const struct cli_target *t, const stru
     return rc;
 }
 
-static int search_and_print(struct cli *cli, struct cli_target *t, const struct plan_args *a, struct found *f) {
-    const struct sf_search_options options = {.top = a->top,
-                                              .objective = a->objective,
-                                              .jitter = a->jitter,
-                                              .seeds = a->seeds,
-                                              .threads = a->threads,
-                                              .explain = a->explain,
-                                              .quick = a->quick,
-                                              .no_advice = a->quick, /* the pins are nobody's */
-                                              .auto_seed = a->seed,
-                                              .auto_budget = a->budget};
+static struct sf_search_options options_of(const struct plan_args *a) {
+    return (struct sf_search_options){.top = a->top,
+                                      .objective = a->objective,
+                                      .jitter = a->jitter,
+                                      .seeds = a->seeds,
+                                      .threads = a->threads,
+                                      .explain = a->explain,
+                                      .quick = a->quick,
+                                      .no_advice = a->quick, /* the pins are nobody's */
+                                      .auto_seed = a->seed,
+                                      .auto_budget = a->budget};
+}
+
+static int search(struct cli *cli, struct cli_target *t, const struct plan_args *a, struct found *f) {
+    const struct sf_search_options options = options_of(a);
     t->scenario.job.fewer |= a->fewer;
     SF_TRY(cli_search(cli, &t->scenario, t->cost, &options, f->results, &f->n, &f->stats));
     if (!a->quick && !f->stats.stopped && a->objective == SF_OBJECTIVE_TIME) {
@@ -504,6 +527,10 @@ static int search_and_print(struct cli *cli, struct cli_target *t, const struct 
     if (!a->quick && !f->stats.stopped && !t->scenario.job.fewer) {
         SF_TRY(look_at_fewer(cli, t, &options, f));
     }
+    return 0;
+}
+
+static int show(struct cli *cli, struct cli_target *t, const struct plan_args *a, struct found *f) {
     if (a->output != NULL) {
         struct sf_plan plan = f->results[0].plan; /* what it names is the file's business alone */
         SF_TRY(write_plan(cli, t, a, &plan));
@@ -545,6 +572,92 @@ static int check_objective(struct cli *cli, struct plan_args *a) {
     return 0;
 }
 
+/* Step of a way's best plan, without tables made to measure; INFINITY where it has none. */
+static int probe_way(struct cli *cli, struct cli_target *t, const struct plan_args *a, const struct sf_replan_way *way,
+                     double *worth_s) {
+    struct sf_search_options options = options_of(a);
+    struct sf_plan_result *one = sf_malloc(sizeof *one);
+    struct sf_search_stats stats = {0};
+    uint32_t n = 0;
+    options.top = 1;
+    *worth_s = INFINITY;
+    int rc = one != NULL ? 0 : sf_fail_memory(&cli->err, "a plan");
+    rc = rc == 0 ? sf_replan_as(&t->scenario, &t->plan, way, false, &cli->err) : rc;
+    rc = rc == 0 ? cli_search(cli, &t->scenario, t->cost, &options, one, &n, &stats) : rc;
+    if (rc == 0) {
+        *worth_s = one->merit.worth_s;
+    }
+    sf_plan_results_clear(one, n);
+    sf_search_stats_clear(&stats);
+    sf_free(one);
+    return rc == SF_E_NOPLAN ? 0 : rc;
+}
+
+/* In place of what `f` has, where it is better. */
+static int take_way(struct cli *cli, struct cli_target *t, const struct plan_args *a, const struct sf_replan_way *way,
+                    struct found *f) {
+    const struct sf_search_options options = options_of(a);
+    struct found other = *f;
+    other.results = sf_calloc(a->top, sizeof *other.results);
+    other.n = 0;
+    other.stats = (struct sf_search_stats){0};
+    other.other_degrees = true;
+    int rc = other.results != NULL ? 0 : sf_fail_memory(&cli->err, "plans");
+    rc = rc == 0 ? sf_replan_as(&t->scenario, &t->plan, way, true, &cli->err) : rc;
+    rc = rc == 0 ? cli_search(cli, &t->scenario, t->cost, &options, other.results, &other.n, &other.stats) : rc;
+    if (rc == 0 && (f->n == 0 || other.results[0].merit.worth_s < f->results[0].merit.worth_s)) {
+        const struct found old = *f;
+        *f = other;
+        other = old;
+    }
+    sf_plan_results_clear(other.results, other.n);
+    sf_search_stats_clear(&other.stats);
+    sf_free(other.results);
+    return rc;
+}
+
+static int best_way(struct cli *cli, struct cli_target *t, const struct plan_args *a, struct found *f) {
+    struct sf_replan_way ways[SF_REPLAN_WAYS];
+    uint32_t n = sf_replan_ways(&t->scenario, &t->plan, f->own_gpus, ways), best = 0;
+    double least_s = n == 1 ? 0 : INFINITY, worth_s;
+    for (uint32_t i = 0; i < n && n > 1; i++) {
+        SF_TRY(probe_way(cli, t, a, &ways[i], &worth_s));
+        best = worth_s < least_s ? i : best;
+        least_s = fmin(least_s, worth_s);
+    }
+    return isfinite(least_s) ? take_way(cli, t, a, &ways[best], f) : 0;
+}
+
+/* Where much stays idle, or nothing fits, another number of stages may use more of what is left. */
+static int look_wider(struct cli *cli, struct cli_target *t, const struct plan_args *a, struct found *f) {
+    uint32_t left = sf_topo_gpus_in_use(t->scenario.topo);
+    if (f->n > 0 && (f->stats.stopped || t->scenario.job.gpus >= left - left / MANY_IDLE)) {
+        return 0;
+    }
+    struct sf_scenario *own = sf_malloc(sizeof *own);
+    if (own == NULL) {
+        return sf_fail_memory(&cli->err, "a scenario");
+    }
+    *own = t->scenario;
+    f->own_gpus = f->n > 0 ? t->scenario.job.gpus : 0;
+    f->own_step_s = f->n > 0 ? sf_ps_to_s(f->results[0].sim.step_time) : 0;
+    int rc = best_way(cli, t, a, f);
+    if (!f->other_degrees) {
+        t->scenario = *own;
+    }
+    sf_free(own);
+    return f->n > 0 && (rc == SF_E_NOPLAN || rc == SF_E_INTERRUPTED) ? 0 : rc == 0 && f->n == 0 ? SF_E_NOPLAN : rc;
+}
+
+static int advise_whole_search(struct cli *cli, const struct cli_target *t, const struct plan_args *a) {
+    size_t used = strlen(cli->err.msg);
+    snprintf(cli->err.msg + used, sizeof cli->err.msg - used,
+             "; nor with smaller numbers of replicas, other schedules or half to twice as many stages; to search all "
+             "degrees: staticfire plan %s --overlay %s",
+             t->scenario.path, a->overlay);
+    return SF_E_NOPLAN;
+}
+
 /* A plan is planned again when something is lost: with fewer and fewer replicas until one has a schedule. */
 static int replan(struct cli *cli, struct cli_target *t, struct plan_args *a, struct found *f) {
     uint32_t replicas = UINT32_MAX;
@@ -556,18 +669,15 @@ static int replan(struct cli *cli, struct cli_target *t, struct plan_args *a, st
     }
     a->quick = true;
     for (int tries = 0; rc == SF_E_NOPLAN && tries < REPLAN_TRIES; tries++) {
-        SF_TRY(sf_replan(&t->scenario, &t->plan, &replicas, &cli->err));
-        rc = search_and_print(cli, t, a, f);
+        rc = sf_replan(&t->scenario, &t->plan, &replicas, &cli->err);
+        if (rc != 0) {
+            break;
+        }
+        rc = search(cli, t, a, f);
         replicas--;
     }
-    if (rc == SF_E_NOPLAN) {
-        size_t used = strlen(cli->err.msg);
-        snprintf(cli->err.msg + used, sizeof cli->err.msg - used,
-                 "; nor with the next smaller numbers of replicas; to search all degrees: staticfire plan SCENARIO "
-                 "--overlay %s",
-                 a->overlay);
-    }
-    return rc;
+    rc = rc == 0 || rc == SF_E_NOPLAN ? look_wider(cli, t, a, f) : rc;
+    return rc == SF_E_NOPLAN ? advise_whole_search(cli, t, a) : rc;
 }
 
 int verb_plan(struct cli *cli, int argc, char **argv) {
@@ -618,7 +728,8 @@ int verb_plan(struct cli *cli, int argc, char **argv) {
                                                 .cost = true},
                              &t);
     if (rc == 0) {
-        rc = t.has_plan ? replan(cli, &t, &a, &f) : search_and_print(cli, &t, &a, &f);
+        rc = t.has_plan ? replan(cli, &t, &a, &f) : search(cli, &t, &a, &f);
+        rc = rc == 0 ? show(cli, &t, &a, &f) : rc;
     }
     cli_target_clear(&t);
     sf_plan_results_clear(f.results, f.n);

@@ -166,10 +166,15 @@ static uint32_t print_rate(const char *what, const struct sf_turn *t, uint32_t n
     return n + 1;
 }
 
+static bool is_tie(const struct sf_plan_result *a, const struct sf_plan_result *b) {
+    return a->sim.step_time == b->sim.step_time && !(a->merit.worth_s > b->merit.worth_s);
+}
+
 /* "#3 wins if the network were 1.8 times as fast, or with 88 microbatches." */
-static void print_turn(const struct sf_scenario *s, uint32_t number, const struct sf_what_if *w, struct sf_buf *out) {
+static void print_turn(const struct sf_scenario *s, uint32_t number, const struct sf_what_if *w, bool tie,
+                       struct sf_buf *out) {
     uint32_t n = 0;
-    sf_buf_printf(out, "  #%u", number);
+    sf_buf_printf(out, tie ? "  #%u is a tie with #1, as quick as things are; it" : "  #%u", number);
     n = print_rate("the network", &w->network, n, out);
     n = print_rate("NVLink", &w->nvlink, n, out);
     if (w->batch.factor > 0) {
@@ -181,9 +186,13 @@ static void print_turn(const struct sf_scenario *s, uint32_t number, const struc
     if (n == 0) {
         double nearest = fmin(w->network.nearest, w->nvlink.nearest);
         nearest = w->batch_fixed ? nearest : fmin(nearest, w->batch.nearest);
-        sf_buf_printf(
-            out, " does not win with links up to %d times as fast or as slow%s: at its best it is %.2g %% behind",
-            SF_WHAT_IF_MOST, w->batch_fixed ? "" : ", or a batch up to 8 times as large", (nearest - 1) * 100);
+        sf_buf_printf(out, " does not win with links up to %d times as fast or as slow%s", SF_WHAT_IF_MOST,
+                      w->batch_fixed ? "" : ", or a batch up to 8 times as large");
+        if (nearest > 1) {
+            sf_buf_printf(out, ": at its best it is %.2g %% behind", (nearest - 1) * 100);
+        } else {
+            sf_buf_printf(out, ": at its best it is as quick as #1");
+        }
     }
     sf_buf_printf(out, "%s\n", w->batch_fixed ? "; other batches are not asked: a table is made for one" : "");
 }
@@ -207,7 +216,7 @@ void cli_print_turns(const struct sf_scenario *s, const struct cli_explained *e,
     sf_buf_printf(out, "what would turn the order, by simulating both again%s\n",
                   e->objective == SF_OBJECTIVE_P95 ? " (without noise)" : "");
     for (uint32_t i = 1; i < e->n; i++) {
-        print_turn(s, i + 1, &e->turns[i], out);
+        print_turn(s, i + 1, &e->turns[i], is_tie(&e->results[i], &e->results[0]), out);
     }
     if (stats->large != NULL) {
         print_large(s, e, stats->large, out);

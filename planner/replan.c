@@ -36,15 +36,18 @@ static void pin_vpp(struct sf_pins *pins, const struct sf_plan *old) {
     }
 }
 
+static bool divides(const struct sf_scenario *s, const struct sf_plan *old, uint64_t dp) {
+    return s->job.global_batch_sequences % (dp * old->micro_batch) == 0 &&
+           dp * sf_plan_cp(old) % sf_plan_ep_beside_tp(old) == 0 && !(s->job.canonical && (dp & (dp - 1)) != 0);
+}
+
+static bool has_seats(const struct sf_scenario *s, const struct sf_plan *old, uint64_t ranks) {
+    const struct sf_blocks blocks = {.ranks = (uint32_t)ranks, .most = old->ranks_per_domain};
+    return ranks <= sf_topo_gpus_in_use(s->topo) && sf_seats_fit(s->topo, &blocks);
+}
+
 static bool fits(const struct sf_scenario *s, const struct sf_plan *old, uint64_t dp) {
-    uint64_t batch = s->job.global_batch_sequences, model = (uint64_t)old->tp * sf_plan_cp(old) * old->pp;
-    uint32_t cp = sf_plan_cp(old);
-    if (batch % (dp * old->micro_batch) != 0 || dp * cp % sf_plan_ep_beside_tp(old) != 0 ||
-        dp * model > sf_topo_gpus_in_use(s->topo) || (s->job.canonical && (dp & (dp - 1)) != 0)) {
-        return false;
-    }
-    const struct sf_blocks blocks = {.ranks = (uint32_t)(dp * model), .most = old->ranks_per_domain};
-    return sf_seats_fit(s->topo, &blocks);
+    return divides(s, old, dp) && has_seats(s, old, dp * old->tp * sf_plan_cp(old) * old->pp);
 }
 
 int sf_replan(struct sf_scenario *s, const struct sf_plan *old, uint32_t *replicas, struct sf_err *err) {
@@ -72,6 +75,90 @@ int sf_replan(struct sf_scenario *s, const struct sf_plan *old, uint32_t *replic
     pin_to(&s->pins.order, (uint32_t)old->order);
     free_schedules(&s->pins);
     return 0;
+}
+
+/* ---- other numbers of stages ------------------------------------------------------------------------------------- */
+
+#define FEW_PASSES 1000
+#define MANY_RANKS 65536
+
+/* Layers that the GPUs would do at a time if every stage had as many as the fullest. */
+static double busy_gpus(const struct sf_scenario *s, const struct sf_replan_way *way, uint64_t gpus) {
+    uint32_t layers = s->model.layers, fullest = (layers - 1) / way->pp + 1;
+    return (double)gpus * layers / ((double)way->pp * fullest);
+}
+
+static uint32_t distance(uint32_t a, uint32_t b) {
+    return a > b ? a - b : b - a;
+}
+
+static void keep_way(const struct sf_replan_way *way, uint32_t pp, struct sf_replan_way *ways, uint32_t *n) {
+    uint32_t at = *n < SF_REPLAN_WAYS ? (*n)++ : SF_REPLAN_WAYS;
+    for (; at > 0; at--) {
+        const struct sf_replan_way *other = &ways[at - 1];
+        bool equal = !(way->busy_gpus > other->busy_gpus) && !(way->busy_gpus < other->busy_gpus);
+        bool before = equal ? distance(way->pp, pp) < distance(other->pp, pp) : way->busy_gpus > other->busy_gpus;
+        if (!before) {
+            break;
+        }
+        if (at < SF_REPLAN_WAYS) {
+            ways[at] = *other;
+        }
+    }
+    if (at < SF_REPLAN_WAYS) {
+        ways[at] = *way;
+    }
+}
+
+/* Tables take most of the time, and more the more passes a step has; so do simulations. */
+static bool few_passes(const struct sf_scenario *s, const struct sf_plan *old, const struct sf_replan_way *way) {
+    return s->job.global_batch_sequences / ((uint64_t)way->dp * old->micro_batch) * way->pp <= FEW_PASSES;
+}
+
+static uint64_t most_ranks(const struct sf_scenario *s, const struct sf_plan *old, uint64_t above) {
+    uint64_t seats = sf_topo_gpus_in_use(s->topo), asked = s->job.gpus_asked;
+    uint64_t refused = (asked < seats ? asked : seats) + 1;
+    while (above + 1 < refused) {
+        uint64_t middle = (above + refused) / 2;
+        *(has_seats(s, old, middle) ? &above : &refused) = middle;
+    }
+    return above;
+}
+
+uint32_t sf_replan_ways(const struct sf_scenario *s, const struct sf_plan *old, uint32_t gpus_found,
+                        struct sf_replan_way *ways) {
+    uint64_t most = most_ranks(s, old, gpus_found), side = (uint64_t)old->tp * sf_plan_cp(old);
+    uint32_t n = 0;
+    for (uint32_t pp = (old->pp + 1) / 2; pp <= 2 * old->pp && pp <= s->model.layers; pp++) {
+        uint64_t dp = most / (side * pp);
+        for (; dp > 0 && !divides(s, old, dp); dp--) {
+        }
+        struct sf_replan_way way = {.pp = pp, .dp = (uint32_t)dp};
+        way.busy_gpus = busy_gpus(s, &way, dp * side * pp);
+        if (pp != old->pp && dp * side * pp > gpus_found) {
+            keep_way(&way, old->pp, ways, &n);
+        }
+    }
+    return n > 1 && (most > MANY_RANKS || !few_passes(s, old, &ways[0])) ? 1 : n;
+}
+
+int sf_replan_as(struct sf_scenario *s, const struct sf_plan *old, const struct sf_replan_way *way, bool tables,
+                 struct sf_err *err) {
+    struct sf_plan *other = sf_malloc(sizeof *other);
+    uint32_t replicas = way->dp;
+    if (other == NULL) {
+        return sf_fail_memory(err, "a plan");
+    }
+    *other = *old;
+    other->pp = way->pp;
+    other->dp = way->dp;
+    int rc = sf_replan(s, other, &replicas, err);
+    sf_free(other);
+    if (rc == 0) { /* chunks even out what the number of stages does not divide; a table is the last family */
+        s->pins.vpp = (struct sf_pin){.n = 4, .value = {1, 2, 3, 4}};
+        s->pins.schedule.n -= tables && few_passes(s, old, way) ? 0 : 1;
+    }
+    return rc;
 }
 
 /* ---- by choice --------------------------------------------------------------------------------------------------- */

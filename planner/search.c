@@ -30,10 +30,11 @@ static int explain_memory(const struct sfi_search *s, struct sf_err *err) {
     const struct sfi_group *g = &c->group;
     const struct sf_plan *p = &s->least_mini;
     if (!(c->memory_bytes > 0)) {
-        return sf_fail(err, SF_E_NOPLAN,
-                       "no plan fits: not even two layers %s with tp %u, cp %u, ep %u, micro_batch %u, recompute %s: %s",
-                       s->mini_err.code == SF_E_INPUT ? "make a program" : "fit a device", p->tp, p->cp, p->ep,
-                       p->micro_batch, sf_recompute_name(p->recompute), s->mini_err.msg);
+        return sf_fail(
+            err, SF_E_NOPLAN,
+            "no plan fits: not even two layers %s with tp %u, cp %u, ep %u, micro_batch %u, recompute %s: %s",
+            s->mini_err.code == SF_E_INPUT ? "make a program" : "fit a device", p->tp, p->cp, p->ep, p->micro_batch,
+            sf_recompute_name(p->recompute), s->mini_err.msg);
     }
     double device = sfi_device_bytes(s);
     sf_format_bytes((uint64_t)c->memory_bytes, need, sizeof need);

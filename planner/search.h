@@ -83,6 +83,23 @@ int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const str
  * kept. For a search with `quick`. SF_E_NOPLAN when not one is left. */
 int sf_replan(struct sf_scenario *s, const struct sf_plan *old, uint32_t *replicas, struct sf_err *err);
 
+#define SF_REPLAN_WAYS 3
+
+struct sf_replan_way {
+    uint32_t pp, dp;
+    double busy_gpus; /* less those that wait where stages have unlike numbers of layers */
+};
+
+/* Other numbers of stages, half to twice as many, with which `old` uses more than so many GPUs of what is left: those
+ * that keep most GPUs busy, best first; of large steps only that. Room for SF_REPLAN_WAYS; returns how many there are.
+ */
+uint32_t sf_replan_ways(const struct sf_scenario *s, const struct sf_plan *old, uint32_t gpus_found,
+                        struct sf_replan_way *ways);
+
+/* Like sf_replan, on one of these. `tables`: one is made to measure where a step has few passes. */
+int sf_replan_as(struct sf_scenario *s, const struct sf_plan *old, const struct sf_replan_way *way, bool tables,
+                 struct sf_err *err);
+
 /* With more GPUs a step can be longer: where the job's number leaves no whole groups to a scale-up domain, their
  * traffic crosses racks. The degrees of `best` with up to a quarter fewer replicas, the nearest three that divide the
  * batch, each with its own schedule and seats. *found: one of them is worth more than `best`, and `out` is the best of

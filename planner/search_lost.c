@@ -85,11 +85,11 @@ void sfi_lost(const struct sf_plan_result *r, const struct sf_plan_result *best,
     if (worth > ratio + 1e-9 || worth < ratio - 1e-9) {
         append(&t, "%+.2f %% worth, ", 100 * worth);
     }
-    append(&t, "%+.1f %% step: ", 100 * ratio);
     if (r->sim.step_time == best->sim.step_time) {
         double gb = ((double)r->sim.peak_memory_bytes - (double)best->sim.peak_memory_bytes) / 1e9;
-        append(&t, "memory %+.3f GB", gb);
+        append(&t, "as quick, memory %+.3f GB", gb);
     } else {
+        append(&t, "%+.1f %% step: ", 100 * ratio);
         append_times(&t, &r->sim.breakdown, &best->sim.breakdown);
     }
     append_number(&t, "gpus", sf_plan_gpus(a), sf_plan_gpus(b), &n);

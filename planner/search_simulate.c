@@ -38,15 +38,21 @@ static bool same_plan(const struct sf_plan *a, const struct sf_plan *b) {
            a->recompute_rest == b->recompute_rest;
 }
 
+/* Choices that change no op and no time are none. */
+static bool same_run(const struct sf_plan_result *a, const struct sf_plan_result *b) {
+    return a->sim.step_time == b->sim.step_time && sf_hash_equal(a->sim.digest, b->sim.digest);
+}
+
 /* Results arrive in the order of their estimates; equals keep it. Every plan is there once, on its best seats; the
  * quick start's comes again. */
 static void insert_result(const struct sf_plan_result *r, struct sf_plan_result *results, uint32_t room, uint32_t *n) {
     for (uint32_t i = 0; i < *n; i++) {
-        if (same_plan(&r->plan, &results[i].plan)) {
+        if (same_plan(&r->plan, &results[i].plan) || same_run(r, &results[i])) {
             if (!better(r, &results[i])) {
                 return;
             }
             memmove(&results[i], &results[i + 1], (--*n - i) * sizeof *results);
+            i--;
         }
     }
     if (*n == room && !better(r, &results[*n - 1])) {

@@ -189,6 +189,34 @@ static void a_loss_takes_replicas(void **state) {
     sf_scenario_clear(&s);
 }
 
+/* Of the 216, 192 are used by 3 stages, of which the fullest has 3 of the 8 layers, 160 by 5 and 192 by 6 of 2. */
+static void a_loss_can_take_other_stages(void **state) {
+    struct sf_scenario s = scenario(256);
+    struct sf_plan p = plan();
+    struct sf_replan_way ways[SF_REPLAN_WAYS];
+    struct sf_err err = {0};
+    const char lost[] = "dead: { domains: [\"1\"] }\n";
+    char path[64];
+    (void)state;
+    snprintf(path, sizeof path, "/tmp/sf-stages-%d.yaml", (int)getpid());
+    assert_int_equal(sf_io_posix.write_all(sf_io_posix.self, path, lost, sizeof lost - 1, &err), 0);
+    assert_int_equal(sf_topo_load_overlay(&sf_io_posix, path, s.topo, &err), 0);
+    unlink(path);
+    s.job.gpus_asked = 256;
+    assert_int_equal(sf_replan_ways(&s, &p, 128, ways), 3);
+    assert_true(ways[0].pp == 3 && ways[0].dp == 32);
+    assert_true(ways[1].pp == 5 && ways[1].dp == 16);
+    assert_true(ways[2].pp == 6 && ways[2].dp == 16);
+    assert_int_equal(sf_replan_ways(&s, &p, 191, ways), 2);
+    assert_int_equal(sf_replan_ways(&s, &p, 192, ways), 0);
+    assert_int_equal(sf_replan_as(&s, &p, &ways[0], false, &err), 0);
+    assert_true(s.job.gpus == 192 && s.pins.pp.value[0] == 3);
+    for (uint32_t i = 0; i < s.pins.schedule.n; i++) {
+        assert_int_not_equal(s.pins.schedule.value[i], SF_SCHEDULE_AUTO);
+    }
+    sf_scenario_clear(&s);
+}
+
 /* 288 ranks with experts over groups of 16, which lie over two racks of 72; and 256 of them, where none does. */
 static void fewer_gpus_can_do_better(void **state) {
     struct sf_plan p = plan();
@@ -290,11 +318,11 @@ static void a_plan_may_use_fewer(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_order_changes_the_step),    cmocka_unit_test(spreads_follow_the_order),
-        cmocka_unit_test(tilings_of_72_are_tried),       cmocka_unit_test(the_plan_file_carries_it),
-        cmocka_unit_test(a_loss_takes_replicas),         cmocka_unit_test(fewer_gpus_can_do_better),
-        cmocka_unit_test(smaller_numbers_divide_well),   cmocka_unit_test(a_plan_may_use_fewer),
-        cmocka_unit_test(numbers_compete_in_one_search),
+        cmocka_unit_test(the_order_changes_the_step), cmocka_unit_test(spreads_follow_the_order),
+        cmocka_unit_test(tilings_of_72_are_tried),    cmocka_unit_test(the_plan_file_carries_it),
+        cmocka_unit_test(a_loss_takes_replicas),      cmocka_unit_test(a_loss_can_take_other_stages),
+        cmocka_unit_test(fewer_gpus_can_do_better),   cmocka_unit_test(smaller_numbers_divide_well),
+        cmocka_unit_test(a_plan_may_use_fewer),       cmocka_unit_test(numbers_compete_in_one_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
