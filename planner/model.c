@@ -309,16 +309,14 @@ static int read_numerics(const struct sf_node *map, struct sf_model *m, struct s
                       err);
 }
 
-/* The folder's name; for a bare "config.json" the file's own. */
+/* The file's own, but the folder's for a "config.json" in one: the same from wherever the path leads to it. */
 static void name_from_path(const char *path, char *out, size_t size) {
-    const char *end = strrchr(path, '/');
-    const char *start = path;
-    if (end == NULL) {
-        end = strrchr(path, '.');
-        end = end == NULL || end == path ? path + strlen(path) : end;
-    }
-    for (const char *p = path; p < end; p++) {
-        start = *p == '/' ? p + 1 : start;
+    const char *slash = strrchr(path, '/'), *file = slash == NULL ? path : slash + 1, *dot = strrchr(file, '.');
+    const char *start = file, *end = dot == NULL || dot == file ? file + strlen(file) : dot;
+    if (slash != NULL && strcmp(file, "config.json") == 0) {
+        end = slash;
+        for (start = slash; start > path && start[-1] != '/'; start--) {
+        }
     }
     snprintf(out, size, "%.*s", (int)(end - start), start);
     if (out[0] == '\0' || out[0] == '.') {

@@ -235,6 +235,27 @@ static int ask(const struct sfi_search *s, int a, int b, bool *fails, struct why
 
 /* ---- advice ------------------------------------------------------------------------------------------------------ */
 
+/* As scenarios write it; NULL: a number. */
+static const char *word_of(int which, int v) {
+    switch (which) {
+    case SCHEDULE:
+        return sf_schedule_name(v);
+    case RECOMPUTE:
+        return sf_recompute_name(v);
+    case ORDER:
+        return sf_order_name(v);
+    case CP_EXCHANGE:
+        return v ? "gather" : "ring";
+    case COLLECTIVES:
+        return v ? "tuned" : "nccl";
+    case WHOLE_ROWS:
+    case SPLIT_HEAD:
+        return v ? "true" : "false";
+    default:
+        return NULL;
+    }
+}
+
 static void name_pin(struct sf_pins *pins, int which, char *out, size_t size) {
     if (which >= PINS) {
         snprintf(out, size, "%s", names[which]);
@@ -244,10 +265,7 @@ static void name_pin(struct sf_pins *pins, int which, char *out, size_t size) {
     size_t used = (size_t)snprintf(out, size, "%s", names[which]);
     for (uint32_t i = 0; i < p->n && used < size; i++) {
         int v = (int)p->value[i];
-        const char *word = which == SCHEDULE    ? sf_schedule_name(v)
-                           : which == RECOMPUTE ? sf_recompute_name(v)
-                           : which == ORDER     ? sf_order_name(v)
-                                                : NULL;
+        const char *word = word_of(which, v);
         int n =
             word != NULL ? snprintf(out + used, size - used, " %s", word) : snprintf(out + used, size - used, " %d", v);
         used += n > 0 ? (size_t)n : 0;
@@ -285,25 +303,37 @@ static int try_pins(struct sfi_search *s, struct sf_pins *pins, int a, int b, bo
     return 0;
 }
 
+/* All four degrees that make up the GPUs have one value each, and make another number. */
+static bool degrees_fail(const struct sf_scenario *s, struct sf_pins *pins, struct why *why) {
+    const struct sf_pin *all[] = {&pins->tp, &pins->cp, &pins->pp, &pins->dp};
+    uint64_t ranks = 1;
+    bool given = true;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        given = given && all[i]->n == 1;
+        ranks *= all[i]->n == 1 && ranks < SF_MAX_RANKS ? all[i]->value[0] : 1;
+    }
+    return leaves(why, "GPUs", s->job.gpus, ranks) ||
+           (given && ranks != s->job.gpus &&
+            say(why, "tp * cp * pp * dp is %llu, of %u GPUs", (unsigned long long)ranks, s->job.gpus));
+}
+
+/* Of two pins, the search has just said what it would say again. */
 static int try_pairs(struct sfi_search *s, struct sf_pins *pins, const int *of, int n, struct sf_err *err) {
+    struct why why;
     for (int i = 0; i < n; i++) {
         for (int k = i + 1; k < n; k++) {
             bool fails;
-            SF_TRY(try_pins(s, pins, of[i], of[k], false, &fails, err));
+            SF_TRY(try_pins(s, pins, of[i], of[k], n == 2, &fails, err));
             if (fails) {
                 return 0;
             }
         }
     }
-    uint64_t ranks = 1;
-    for (int i = 0; i < n; i++) {
-        bool one = shares_gpus(of[i]) && pin_of(pins, of[i])->n == 1;
-        ranks *= one && ranks < SF_MAX_RANKS ? pin_of(pins, of[i])->value[0] : 1;
+    if (n > 2) {
+        bool known = degrees_fail(s->scenario, pins, &why);
+        advise(err, "; every two of the pins can be met, all %d together cannot%s%s", n, known ? ": " : "",
+               known ? why.text : "");
     }
-    struct why why;
-    advise(err, "; every two of the pins can be met, all %d together cannot%s%s", n,
-           leaves(&why, "GPUs", s->scenario->job.gpus, ranks) ? ": " : "",
-           leaves(&why, "GPUs", s->scenario->job.gpus, ranks) ? why.text : "");
     return 0;
 }
 
@@ -323,7 +353,7 @@ int sfi_search_pins(struct sfi_search *s, struct sf_err *err) {
         rc = try_pins(s, pins, of[i], of[i], n == 1, &fails, err);
         failed += fails;
     }
-    if (rc == 0 && failed == 0 && n > 2) {
+    if (rc == 0 && failed == 0 && n >= 2) {
         rc = try_pairs(s, pins, of, n, err);
     }
     sf_free(pins);

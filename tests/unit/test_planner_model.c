@@ -27,13 +27,17 @@ static int read_text(void *self, const char *path, size_t max_bytes, char **data
     return 0;
 }
 
-static int load_text(const char *text, struct sf_model *m, struct sf_err *err) {
+static int load_from(const char *path, const char *text, struct sf_model *m, struct sf_err *err) {
     char copy[4096];
     assert_true(strlen(text) < sizeof copy);
     memcpy(copy, text, strlen(text) + 1);
     struct sf_io io = {.self = copy, .read_all = read_text};
     memset(err, 0, sizeof *err);
-    return sf_model_load(&io, "models/small/config.json", m, err);
+    return sf_model_load(&io, path, m, err);
+}
+
+static int load_text(const char *text, struct sf_model *m, struct sf_err *err) {
+    return load_from("models/small/config.json", text, m, err);
 }
 
 static void load_file(const char *name, struct sf_model *m) {
@@ -122,6 +126,26 @@ static void llama_70b_and_defaults(void **state) {
     assert_false(m.gelu);
     assert_string_equal(m.name, "small");
     assert_near(m.rope_theta, 10000, 0);
+}
+
+/* However a path leads to a file, the model is the same one: its name is part of what plans are made for. */
+static void names_do_not_depend_on_the_way(void **state) {
+    static const char *const paths[][2] = {{"mine.json", "mine"},        {"./mine.json", "mine"},
+                                           {"../a/mine.json", "mine"},   {"/models/mine/config.json", "mine"},
+                                           {"mine/config.json", "mine"}, {"config.json", "config"}};
+    struct sf_model m, first;
+    struct sf_err err;
+    (void)state;
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        assert_int_equal(load_from(paths[i][0],
+                                   "{\"model_type\": \"llama\", \"num_hidden_layers\": 8, \"hidden_size\": 512,"
+                                   " \"intermediate_size\": 1024, \"num_attention_heads\": 4, \"vocab_size\": 256}",
+                                   &m, &err),
+                         0);
+        assert_string_equal(m.name, paths[i][1]);
+        first = i == 0 ? m : first;
+        assert_int_equal(sf_hash_equal(m.hash, first.hash), strcmp(m.name, first.name) == 0);
+    }
 }
 
 static void counts_by_hand(void **state) {
@@ -223,13 +247,10 @@ static void survives_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(published_parameter_counts),
-        cmocka_unit_test(exact_parameter_counts),
-        cmocka_unit_test(biases_by_their_keys),
-        cmocka_unit_test(llama_70b_and_defaults),
-        cmocka_unit_test(counts_by_hand),
-        cmocka_unit_test(aliases_and_harmless_keys),
-        cmocka_unit_test(refuses),
+        cmocka_unit_test(published_parameter_counts),     cmocka_unit_test(exact_parameter_counts),
+        cmocka_unit_test(biases_by_their_keys),           cmocka_unit_test(llama_70b_and_defaults),
+        cmocka_unit_test(names_do_not_depend_on_the_way), cmocka_unit_test(counts_by_hand),
+        cmocka_unit_test(aliases_and_harmless_keys),      cmocka_unit_test(refuses),
         cmocka_unit_test(survives_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

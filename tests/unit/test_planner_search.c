@@ -221,6 +221,11 @@ static void pins_at_fault_are_named(void **state) {
     p->schedule.n = 0;
     p->dp = one(2);
     expect_no_plan(w, "pinned pp 2 with dp 2 (each alone can be met) fails: 4 is 2 over the 2 GPUs");
+    p->tp = p->cp = p->pp = p->dp = one(1);
+    p->vpp.n = 0;
+    expect_no_plan(w, "all 4 together cannot: tp * cp * pp * dp is 1, of 2 GPUs");
+    *p = (struct sf_pins){.pp = one(1), .vpp = one(9)};
+    expect_no_plan(w, "9 is 1 over the 8 layers");
 }
 
 /* Eight layers of 150 MB, four times over for gradients and moments, on two ranks of 2 GB. */
