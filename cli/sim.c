@@ -197,8 +197,10 @@ static void print_step(const struct cli_target *t, const struct sf_sim_result *r
     cli_fact(out, "model TFLOP/s/GPU", "%12.*f", f.model_flops_per_gpu < 1e12 ? 4 : 1, f.model_flops_per_gpu / 1e12);
     cli_fact(out, "MFU", "%12s   of %s, the %s peak%s", cli_mfu(f.mfu), cli_flops(f.peak_flops),
              sf_dtype_name(f.precision), f.mfu <= 1 ? "" : ", which the cluster file puts too low");
-    cli_fact(out, "peak memory", "%12s   of %s", cli_bytes(r->peak_memory_bytes),
-             cli_bytes(sf_seats_memory(cli_target_topo(t))));
+    uint64_t reserve = t->has_scenario ? t->scenario.job.memory_reserve_bytes : 0;
+    cli_fact(out, "peak memory", "%12s   of %s%s%s", cli_bytes(r->peak_memory_bytes),
+             cli_bytes(sf_seats_memory(cli_target_topo(t)) - reserve), reserve > 0 ? ", beside a reserve of " : "",
+             reserve > 0 ? cli_bytes(reserve) : "");
     uint64_t whole = sf_prog_device_bytes(t->prog);
     if (whole > r->peak_memory_bytes) {
         cli_fact(out, "", "%12s   with the work areas of its kernels", cli_bytes(whole));

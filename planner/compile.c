@@ -370,7 +370,7 @@ static int build_facts(const struct sfi_compile *c, struct sf_err *err) {
     };
     prog->ranks_per_domain = p->ranks_per_domain;
     prog->domain_gpus = sf_topo_domain_gpus(c->s->topo);
-    prog->device_memory_bytes = c->unbounded ? 0 : sf_seats_memory(c->s->topo);
+    prog->device_memory_bytes = c->unbounded ? 0 : sf_scenario_memory(c->s);
     prog->host_memory_bytes = c->unbounded || p->offload == 0 ? 0 : sf_seats_host_memory(c->s->topo);
     return plan_identity(c->s, p, &prog->source, err);
 }

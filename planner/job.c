@@ -6,6 +6,7 @@
 
 #include "core/doc.h"
 #include "core/prog.h"
+#include "sim/seats.h"
 
 /* dir(from) + path, or path itself when it is absolute or `from` is in the current folder. */
 static int resolve(const struct sf_node *node, const char *from, char *out, size_t size, struct sf_err *err) {
@@ -207,11 +208,22 @@ static int read_upkeep(const struct sf_node *map, struct sf_upkeep *out, struct 
     return 0;
 }
 
+static int read_reserve(const struct sf_node *node, struct sf_scenario *s, struct sf_err *err) {
+    char found[32], have[32];
+    uint64_t device = sf_seats_memory(s->topo), *reserve = &s->job.memory_reserve_bytes;
+    SF_TRY(node == NULL ? 0 : sf_node_bytes(node, reserve, err));
+    if (*reserve >= device) {
+        return sf_node_fail(node, err, "memory_reserve leaves nothing of the device's %s, found %s",
+                            sf_format_bytes(device, have, sizeof have), sf_format_bytes(*reserve, found, sizeof found));
+    }
+    return 0;
+}
+
 static int read_job(const struct sf_node *map, const struct sf_cluster_change *change, struct sf_scenario *s,
                     struct sf_err *err) {
-    static const char *const keys[] = {"seq_len",   "global_batch", "precision", "gpus",      "optimizer",
-                                       "steps",     "seed",         "data",      "canonical", "vocab_multiple",
-                                       "loss_rows", "upkeep",       NULL};
+    static const char *const keys[] = {"seq_len",   "global_batch", "precision",      "gpus",      "optimizer",
+                                       "steps",     "seed",         "data",           "canonical", "vocab_multiple",
+                                       "loss_rows", "upkeep",       "memory_reserve", NULL};
     struct sf_job *job = &s->job;
     const struct sf_node *node;
     job->steps = 20;
@@ -230,6 +242,7 @@ static int read_job(const struct sf_node *map, const struct sf_cluster_change *c
     SF_TRY(read_vocab_multiple(map, &s->model, err));
     SF_TRY(read_u32(map, "loss_rows", 0, 1u << 30, &job->loss_rows, err));
     SF_TRY(read_upkeep(sf_map_find(map, "upkeep"), &job->upkeep, err));
+    SF_TRY(read_reserve(sf_map_find(map, "memory_reserve"), s, err));
     node = sf_map_find(map, "data");
     return node == NULL ? 0 : resolve(node, s->path, job->data_path, sizeof job->data_path, err);
 }
@@ -532,6 +545,10 @@ void sf_scenario_narrow(const struct sf_scenario *s, const struct sf_plan *plan,
     out->job.gpus = plan->gpus > 0 ? plan->gpus : s->job.gpus;
 }
 
+uint64_t sf_scenario_memory(const struct sf_scenario *s) {
+    return sf_seats_memory(s->topo) - s->job.memory_reserve_bytes;
+}
+
 struct sf_hash sf_scenario_hash(const struct sf_scenario *s) {
     const struct sf_job *j = &s->job;
     char model[SF_HASH_TEXT], text[768];
@@ -547,6 +564,9 @@ struct sf_hash sf_scenario_hash(const struct sf_scenario *s) {
     }
     if (s->model.vocab_padding > 0 || j->loss_rows > 0) {
         n += snprintf(text + n, sizeof text - (size_t)n, " padding %u loss %u", s->model.vocab_padding, j->loss_rows);
+    }
+    if (j->memory_reserve_bytes > 0) {
+        n += snprintf(text + n, sizeof text - (size_t)n, " reserve %llu", (unsigned long long)j->memory_reserve_bytes);
     }
     return sf_hash_bytes(text, (size_t)n);
 }

@@ -18,7 +18,8 @@
  *     vocab_multiple: 128           # embedding and head get rows that are no tokens, up to a multiple of it
  *     loss_rows: 4096               # tokens whose logits there are at a time; 0 or absent: as many as take 256 MiB,
  *                                   # and where that is all of a microbatch, from its forward to its backward
- *     upkeep: { failures_per_1000_gpu_days: 0.474, restart: 10min, storage_rate: 122MB/s, gpu_hour_price: 2 }
+ *     memory_reserve: 4GB           # of each device, for what no plan counts: the CUDA context, NCCL's buffers, other
+ * programs upkeep: { failures_per_1000_gpu_days: 0.474, restart: 10min, storage_rate: 122MB/s, gpu_hour_price: 2 }
  *   plan: { tp: 8, pp: [5, 10, 20], schedule: 1f1b }   # each optional: one value or a list of allowed ones;
  *                                                      # schedule: families, or the path of one table;
  *                                                      # layout: Megatron's string; offload: one value
@@ -55,8 +56,9 @@ struct sf_job {
     bool lean_moments; /* in bf16, rounded stochastically */
     uint32_t warmup_steps;
     struct sf_upkeep upkeep;
-    uint32_t loss_rows;  /* tokens whose logits there are at a time; 0: as many as take 256 MiB */
-    char data_path[512]; /* "" when absent; resolved against the scenario file */
+    uint32_t loss_rows;            /* tokens whose logits there are at a time; 0: as many as take 256 MiB */
+    uint64_t memory_reserve_bytes; /* of each device, left alone */
+    char data_path[512];           /* "" when absent; resolved against the scenario file */
 };
 
 /* Allowed values per planned quantity; n = 0 means "planner's choice". */
@@ -115,5 +117,7 @@ void sf_scenario_narrow(const struct sf_scenario *s, const struct sf_plan *plan,
 /* Identity of what a plan is made for: the cluster's shape, the model and every fact of the job that reaches a program.
  * Device speeds, pins, the number of steps and the data are left out: recalibrating or training longer keeps plans. */
 struct sf_hash sf_scenario_hash(const struct sf_scenario *s);
+/* Bytes of each device that a plan may use: those of the smallest in use, less the job's reserve. */
+uint64_t sf_scenario_memory(const struct sf_scenario *s);
 
 #endif

@@ -69,7 +69,7 @@ static bool is_small(const struct sf_scenario *s, uint64_t tp, uint64_t sharers,
     }
     double expert = (double)sf_model_params_expert(m) * (double)(experts / ep);
     double stage = ((double)sf_model_params_attention(m) + expert) * ceil((double)m->layers / (double)pp);
-    return 4.0 * stage / (double)tp < 0.5 * (double)sf_seats_memory(s->topo);
+    return 4.0 * stage / (double)tp < 0.5 * (double)sf_scenario_memory(s);
 }
 
 struct best {

@@ -16,7 +16,7 @@
 #define AUTO_CHUNKS 4 /* of the synthesiser, per rank */
 
 double sfi_device_bytes(const struct sfi_search *s) {
-    return (double)sf_seats_memory(s->scenario->topo);
+    return (double)sf_scenario_memory(s->scenario);
 }
 
 /* What does not fit is refused when it is compiled. */

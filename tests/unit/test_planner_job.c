@@ -125,6 +125,19 @@ static void hash_follows_what_plans_depend_on(void **state) {
     sf_scenario_clear(&s);
 }
 
+/* What is reserved no plan may use. */
+static void a_reserve_is_left_alone(void **state) {
+    static struct sf_scenario all, less;
+    (void)state;
+    load_well(HEAD JOB, NULL, &all);
+    load_well(HEAD JOB "  memory_reserve: 256MB\n", NULL, &less);
+    assert_int_equal(less.job.memory_reserve_bytes, 256000000);
+    assert_int_equal(sf_scenario_memory(&all) - sf_scenario_memory(&less), 256000000);
+    assert_false(sf_hash_equal(sf_scenario_hash(&all), sf_scenario_hash(&less)));
+    sf_scenario_clear(&all);
+    sf_scenario_clear(&less);
+}
+
 static void numbers_of_gpus(void **state) {
     static const struct {
         const char *line;
@@ -165,6 +178,8 @@ static void refuses(void **state) {
         {HEAD JOB "  upkeep: { storage_rate: 0GB/s }\n", "above 0", 8},
         {HEAD JOB "  upkeep: { failures_per_1000_gpu_days: -1 }\n", "-1", 8},
         {HEAD JOB "  upkeep: { price: 2 }\n", "price", 8},
+        {HEAD JOB "  memory_reserve: 1000TB\n", "leaves nothing", 8},
+        {HEAD JOB "  memory_reserve: -1GB\n", "-1GB", 8},
         {HEAD JOB "plan: { order: pp-tp }\n", "pp-tp", 8},
         {HEAD JOB "plan: { tq: 1 }\n", "tq", 8},
         {HEAD JOB "plan: { layout: 't|L' }\n", "E", 8},
@@ -244,6 +259,7 @@ int main(void) {
         cmocka_unit_test(defaults_and_override),
         cmocka_unit_test(hash_follows_what_plans_depend_on),
         cmocka_unit_test(numbers_of_gpus),
+        cmocka_unit_test(a_reserve_is_left_alone),
         cmocka_unit_test(refuses),
         cmocka_unit_test(canonical_needs_f32),
         cmocka_unit_test(missing_files),
