@@ -314,6 +314,18 @@ static void find_axes(struct sfi_image *im) {
     }
 }
 
+static int check_axes(const struct sfi_image *im, struct sf_err *err) {
+    for (uint32_t a = 0; a < im->prog->axes_n; a++) {
+        const struct sf_axis *axis = &im->prog->axes[a];
+        if (strcmp(axis->name, "cp") == 0 && axis->size > 1) {
+            return sf_fail(err, SF_E_INPUT,
+                           "programs whose ranks share sequences are for pricing: no backend runs cp, found cp %u",
+                           axis->size);
+        }
+    }
+    return SF_OK;
+}
+
 static int check_batch(const struct sfi_image *im, struct sf_err *err) {
     const struct sf_prog_job *job = &im->prog->job;
     uint64_t per_rank = (uint64_t)job->microbatches * job->micro_batch_sequences;
@@ -329,6 +341,7 @@ static int check_batch(const struct sfi_image *im, struct sf_err *err) {
 
 static int prepare(struct sfi_image *im, bool reference, struct sf_err *err) {
     find_axes(im);
+    SF_TRY(check_axes(im, err));
     SF_TRY(check_batch(im, err));
     im->classes = sf_arena_alloc(im->arena, im->prog->classes_n, sizeof *im->classes);
     if (!im->classes) {

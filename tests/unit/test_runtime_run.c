@@ -397,6 +397,21 @@ static void test_wrong_batch_is_refused(void **state) {
     sf_prog_free(prog);
 }
 
+static void test_shared_sequences_are_refused(void **state) {
+    (void)state;
+    struct sf_prog *prog = build((struct bigram){.dp = 2});
+    for (uint32_t a = 0; a < prog->axes_n; a++) {
+        if (prog->axes[a].size == 2) {
+            snprintf(prog->axes[a].name, sizeof prog->axes[a].name, "cp");
+        }
+    }
+    const struct sf_rt_options options = {.steps = 1, .data_path = make_text(4096)};
+    struct sf_err err = {0};
+    assert_int_equal(sf_rt_run_threads(prog, &options, &err), SF_E_INPUT);
+    assert_non_null(strstr(err.msg, "no backend runs cp, found cp 2"));
+    sf_prog_free(prog);
+}
+
 static int clean_up(void **state) {
     (void)state;
     unlink(temp_path("text"));
@@ -415,6 +430,7 @@ int main(void) {
         cmocka_unit_test(test_trace_follows_the_program),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_wrong_batch_is_refused),
+        cmocka_unit_test(test_shared_sequences_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, clean_up);
 }
