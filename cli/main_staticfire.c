@@ -44,6 +44,10 @@ static const struct verb *find(const char *name) {
 }
 
 static int unknown_verb(struct cli *cli, const char *name) {
+    if (strcmp(name, "check") == 0) {
+        return sf_fail(&cli->err, SF_E_USAGE,
+                       "unknown verb \"check\"; compile checks a plan, prog check a program, topo check a cluster");
+    }
     const char *names[VERBS_N + 1] = {0};
     for (size_t i = 0; i < VERBS_N; i++) {
         names[i] = verbs[i].name;
@@ -91,6 +95,8 @@ static void print_json_error(const struct sf_err *e) {
         json_object_set_new(inner, "file", cli_json_text(e->file));
         if (e->line > 0) {
             json_object_set_new(inner, "line", json_integer(e->line));
+        }
+        if (e->column > 0) {
             json_object_set_new(inner, "column", json_integer(e->column));
         }
     }

@@ -498,6 +498,9 @@ static int check_share_range(struct cli *cli, struct schedule_args *a) {
 
 static int parse_times(struct cli *cli, struct schedule_args *a) {
     SF_TRY(parse_time(cli, "f", a->f, &a->spec.f));
+    if (a->spec.f == 0) {
+        return cli_fail_usage(cli, VERB, "--f expects a time above 0: a forward takes some");
+    }
     SF_TRY(parse_time(cli, "b", a->b, &a->spec.b));
     return parse_time(cli, "w", a->w, &a->spec.w);
 }

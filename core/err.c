@@ -90,6 +90,8 @@ void sf_err_print(const struct sf_err *err) {
         fprintf(stderr, "staticfire: error: %s\n", msg);
     } else if (err->line == 0) {
         fprintf(stderr, "staticfire: error: %s: %s\n", err->file, msg);
+    } else if (err->column == 0) {
+        fprintf(stderr, "staticfire: error: %s:%u: %s\n", err->file, err->line, msg);
     } else {
         fprintf(stderr, "staticfire: error: %s:%u:%u: %s\n", err->file, err->line, err->column, msg);
     }

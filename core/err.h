@@ -28,7 +28,7 @@ enum sf_code {
 struct sf_err {
     int code;        /* enum sf_code; 0 while nothing failed */
     uint32_t line;   /* 1-based; 0 when there is no position in a file */
-    uint32_t column; /* 1-based */
+    uint32_t column; /* 1-based; 0 when only the line is known */
     char file[256];  /* the input at fault, or "" */
     char msg[1024];  /* what was expected, what was found, what to do */
 };

@@ -147,6 +147,11 @@ void sf_build_recipe_begin(struct sf_build *b, const char *name, uint32_t formal
 }
 
 void sf_build_call(struct sf_build *b, const struct sf_call *call) {
+    if (!failed(b) && b->calls.n == SF_MAX_RECIPE_CALLS) {
+        sf_fail(&b->err, SF_E_INPUT,
+                "recipe %s needs more than %u kernel calls, a limit of programs; fewer rows of a microbatch need fewer",
+                b->recipe.name, SF_MAX_RECIPE_CALLS);
+    }
     push(b, &b->calls, sizeof *call, call, 1, SF_MAX_RECIPE_CALLS);
 }
 

@@ -203,7 +203,10 @@ static int parse_quantity(const struct quantity *q, const char *text, u128 *num,
     struct decimal d;
     switch (scan_decimal(text, &d)) {
     case SCAN_NO_NUMBER:
-        return refuse(q, text, err, "%s", text[0] == '-' || text[0] == '+' ? "signs are not accepted" : "");
+        return refuse(q, text, err, "%s",
+                      text[0] == '-' || text[0] == '+' ? "signs are not accepted"
+                      : text[0] == '.'                 ? "a digit is missing before the point"
+                                                       : "");
     case SCAN_TOO_LONG:
         return refuse(q, text, err, "too many digits, expected at most %d", MAX_DECIMALS);
     case SCAN_OK:

@@ -63,10 +63,16 @@ int sfi_cut_count(const struct sfi_cut_table *t, size_t row, int column, uint32_
     return 0;
 }
 
+/* What a number that begins with its point lacks is easily overlooked. */
+static int refuse(const struct sfi_cut_table *t, size_t row, int column, struct sf_err *err, const char *what) {
+    bool point = sfi_cut_text(t, row, column)[0] == '.';
+    return sfi_cut_fail(t, row, column, err, point ? "a digit is missing before the point" : what);
+}
+
 int sfi_cut_time(const struct sfi_cut_table *t, size_t row, int column, sf_time_ps *out, struct sf_err *err) {
     struct sf_err why = {0};
     if (sf_parse_time(sfi_cut_text(t, row, column), out, &why) != 0 || *out > MOST_TIME) {
-        return sfi_cut_fail(t, row, column, err, "expected a time of at most 100 s, such as 4.1ms");
+        return refuse(t, row, column, err, "expected a time of at most 100 s, such as 4.1ms");
     }
     return 0;
 }
@@ -77,7 +83,7 @@ int sfi_cut_bytes(const struct sfi_cut_table *t, size_t row, int column, uint64_
         return 0;
     }
     if (sf_parse_bytes(sfi_cut_text(t, row, column), out, &why) != 0 || *out > MOST_BYTES) {
-        return sfi_cut_fail(t, row, column, err, "expected a size of at most 64 TiB, such as 500MB or 0B");
+        return refuse(t, row, column, err, "expected a size of at most 64 TiB, such as 500MB or 0B");
     }
     return 0;
 }

@@ -77,6 +77,18 @@ static int check_complete(const struct sfi_cut_table *t, size_t row, uint32_t wa
                : sfi_cut_fail(t, row, UNIT, err, "a unit before this line lacks ways that the first unit has");
 }
 
+/* All are then as quick as one another: in any cut. */
+static int check_times(const struct sfi_cut_table *t, const struct sf_cut_units *u, struct sf_err *err) {
+    for (uint32_t r = 0; r < u->rows_n; r++) {
+        for (uint32_t way = 0; way < u->ways_n; way++) {
+            if (u->units[u->rows[r].first].time[way] > 0) {
+                return 0;
+            }
+        }
+    }
+    return sf_fail_at(err, SF_E_INPUT, t->csv.name, 0, 0, "all times are 0; expected f, b and w of what is to be cut");
+}
+
 static int read_rows(const struct sfi_cut_table *t, struct sf_cut_units *u, struct sf_err *err) {
     uint32_t ways = 0;
     for (size_t row = 1; row < t->csv.rows_n; row++) {
@@ -99,7 +111,7 @@ static int read_rows(const struct sfi_cut_table *t, struct sf_cut_units *u, stru
         SF_TRY(read_costs(t, row, ways++, last, &u->units[last->first], err));
     }
     SF_TRY(check_complete(t, t->csv.rows_n - 1, ways, u, err));
-    return u->units_n > 0 ? 0
+    return u->units_n > 0 ? check_times(t, u, err)
                           : sf_fail_at(err, SF_E_INPUT, t->csv.name, 1, 0, "expected rows of units below the header");
 }
 

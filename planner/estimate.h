@@ -51,7 +51,8 @@ int sfi_memo_generate(void *memo, const struct sf_pipe_spec *spec, struct sf_pip
  * memory, which is slower and no more. */
 struct sfi_calls;
 struct sfi_calls *sfi_calls_create(void);
-void sfi_calls_free(struct sfi_calls *calls); /* NULL is legal */
+void sfi_calls_free(struct sfi_calls *calls);           /* NULL is legal */
+uint64_t sfi_calls_made(const struct sfi_calls *calls); /* in miniatures, priced before or not; NULL is legal */
 
 /* The degrees that change what one rank does with a microbatch. */
 struct sfi_degrees {

@@ -126,6 +126,7 @@ struct known_call {
     double worst_s, least_s;
 };
 struct sfi_calls {
+    uint64_t made; /* in all miniatures; of one that is no program, the most that it can have had */
     struct known_call of[MOST_CALLS];
 };
 
@@ -135,6 +136,10 @@ struct sfi_calls *sfi_calls_create(void) {
 
 void sfi_calls_free(struct sfi_calls *calls) {
     sf_free(calls);
+}
+
+uint64_t sfi_calls_made(const struct sfi_calls *calls) {
+    return calls != NULL ? calls->made : 0;
 }
 
 struct pricing {
@@ -386,13 +391,25 @@ static void find_spans(const struct sfi_base *base, const struct sfi_degrees *d,
     }
 }
 
+static void count_calls(struct sfi_calls *known, const struct sf_prog *prog) {
+    uint64_t calls = prog != NULL ? 0 : SF_MAX_RECIPE_CALLS;
+    for (uint32_t i = 0; prog != NULL && i < prog->recipes_n; i++) {
+        calls += prog->recipes[i].calls_n;
+    }
+    if (known != NULL) {
+        known->made += calls;
+    }
+}
+
 static int price_mini(struct pricing *p, const struct sfi_degrees *d, const struct mini_kind *kind, struct mini *out,
                       struct sf_err *err) {
     struct sf_scenario s;
     struct sf_plan plan;
     struct sf_prog *prog;
     mini_plan(p->base, d, kind, &s, &plan);
-    SF_TRY(sfi_compile_unbounded(&s, &plan, &prog, err));
+    int rc = sfi_compile_unbounded(&s, &plan, &prog, err);
+    count_calls(p->known, rc == 0 ? prog : NULL);
+    SF_TRY(rc);
     struct sfi_seated seated = {.prog = prog, .topo = sf_cost_topo(p->base->cost), .quickest = p->base->tuned};
     p->prog = prog;
     p->seated = &seated;

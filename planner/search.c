@@ -24,54 +24,6 @@
 #define FINALISTS 16 /* of p95 */
 #define SPARE 4      /* candidates kept for each one to simulate, in case compile finds some too large */
 
-static int explain_memory(const struct sfi_search *s, struct sf_err *err) {
-    char need[32], have[32], over[32];
-    const struct sfi_candidate *c = &s->least;
-    const struct sfi_group *g = &c->group;
-    const struct sf_plan *p = &s->least_mini;
-    if (!(c->memory_bytes > 0)) {
-        return sf_fail(
-            err, SF_E_NOPLAN,
-            "no plan fits: not even two layers %s with tp %u, cp %u, ep %u, micro_batch %u, recompute %s: %s",
-            s->mini_err.code == SF_E_INPUT ? "make a program" : "fit a device", p->tp, p->cp, p->ep, p->micro_batch,
-            sf_recompute_name(p->recompute), s->mini_err.msg);
-    }
-    double device = sfi_device_bytes(s);
-    sf_format_bytes((uint64_t)c->memory_bytes, need, sizeof need);
-    sf_format_bytes((uint64_t)device, have, sizeof have);
-    sf_format_bytes((uint64_t)(c->memory_bytes > device ? c->memory_bytes - device : 0), over, sizeof over);
-    return sf_fail(
-        err, SF_E_NOPLAN,
-        "no plan fits: all %llu plans that the rules allow need more memory than the device's %s; the "
-        "nearest (tp %u, cp %u, ep %u, pp %u, vpp %u, micro_batch %u, %s, recompute %s, zero %u) needs %s: %s over",
-        (unsigned long long)s->refused[SFI_RULE_MEMORY], have, g->tp, g->cp, g->ep, g->pp, g->vpp, g->micro_batch,
-        sf_schedule_name(g->schedule), sf_recompute_name(g->recompute), c->zero, need, over);
-}
-
-int sfi_search_explain(const struct sfi_search *s, struct sf_err *err) {
-    static const char *const rules[] = {
-#define X(NAME, text) text,
-        SFI_RULES(X)
-#undef X
-    };
-    int last = SFI_RULES_N - 1;
-    while (last > 0 && s->refused[last] == 0) {
-        last--;
-    }
-    if (last == SFI_RULE_PROGRAM) {
-        return sf_fail(err, SF_E_NOPLAN, "no plan fits: no program passed its check; the first: %s",
-                       s->program_err.msg);
-    }
-    if (last == SFI_RULE_MEMORY) {
-        return explain_memory(s, err);
-    }
-    return sf_fail(err, SF_E_NOPLAN,
-                   "no plan fits %u GPUs and a batch of %llu sequences: every combination fails a rule, %llu of them "
-                   "at last this one: %s",
-                   s->scenario->job.gpus, (unsigned long long)s->scenario->job.global_batch_sequences,
-                   (unsigned long long)s->refused[last], rules[last]);
-}
-
 /* Tables of results are theirs, whoever made them. */
 static int own_tables(struct sf_plan_result *results, uint32_t n, struct sf_err *err) {
     for (uint32_t i = 0; i < n; i++) {
@@ -106,7 +58,7 @@ static int look(struct sfi_search *s, struct sf_plan_result *results, uint32_t *
     }
     s->open_s = INFINITY;
     memset(s->refused, 0, sizeof s->refused);
-    s->stats->too_large = s->stats->evaluated = s->stats->replayed = 0;
+    s->stats->too_large = s->stats->evaluated = s->stats->replayed = s->stats->passed_over = 0;
     s->unseen = true;
     s->beaten = 0;
     s->enough_s = s->numbers_n > 1 && *results_n > 0 ? results[0].merit.worth_s : 0;
@@ -119,6 +71,9 @@ static int look(struct sfi_search *s, struct sf_plan_result *results, uint32_t *
     SF_TRY(sfi_probe_numbers(s, results, results_n, err));
     s->done = SFI_DONE_VISITED;
     SF_TRY(sfi_search_refine(s, err));
+    for (size_t i = 0; i < s->groups_n; i++) {
+        s->stats->passed_over += !s->groups[i].looked;
+    }
     s->done = SFI_DONE_TIGHTENED;
     return sfi_simulate_best(s, results, results_n, err);
 }
@@ -178,6 +133,10 @@ static int run(struct sfi_search *s, struct sf_plan_result *results, uint32_t *r
                                     .placing = MOST_PLACING,
                                     .passes = MOST_PASSES,
                                     .proof_passes = MOST_PROOF_PASSES};
+    if (s->options->most_work > 0) {
+        s->effort.proof_passes = 0;
+        s->effort.tables = QUICK_TABLES;
+    }
     if (s->options->quick) {
         s->effort.simulations = QUICK_SIMULATIONS;
         s->effort.events = QUICK_EVENTS;
@@ -258,6 +217,9 @@ int sf_search(const struct sf_scenario *s, const struct sf_cost *cost, const str
     if (rc == 0) {
         stats->points = sfi_numbers_points(search);
         rc = run_with_room(search, results, results_n, err);
+    }
+    if (search->known != NULL) {
+        sfi_work(search, 0); /* that of all parts */
     }
     rc = rc == SF_E_NOPLAN && !options->no_advice && err != NULL ? sfi_search_pins(search, err) : rc;
     for (uint32_t i = 1; i < *results_n; i++) {

@@ -37,6 +37,7 @@ struct sf_search_options {
     uint32_t threads;                /* 0: one per core. Results do not depend on it */
     bool quick;                      /* a few simulations, on the seats that come first */
     bool no_advice;                  /* where nothing fits, do not look into why the pins are at fault */
+    uint64_t most_work;              /* of stats; stops there, with one thread at the same place each time; 0: never */
     uint64_t auto_seed, auto_budget; /* of each table that is synthesised; budget in passes placed, 0: the default */
     bool (*stop)(void *self);        /* polled; true = return the best so far (Ctrl-C). May be NULL */
     void (*progress)(void *self, double fraction);
@@ -64,6 +65,8 @@ struct sf_search_stats {
     double bound_s;       /* no plan in the space takes a shorter step, or is worth more than one of that time */
     double first_plan_s;  /* when the first plan had been simulated */
     uint64_t too_large;   /* refused for memory */
+    uint64_t passed_over; /* groups that keep the rules and that nobody had effort for: a plan may be among them */
+    uint64_t work;        /* roughly in calls of kernels that were compiled and priced */
     uint64_t least_bytes; /* smallest peak memory seen among those: how far the nearest misses */
     double search_time_s;
     double bounding_time_s; /* of it, to find and bound those that keep the rules */

@@ -79,15 +79,20 @@ int sfi_candidate_compare(const struct sfi_candidate *a, const struct sfi_candid
     X(PP, "tp * cp * pp must divide the GPUs, and pp may not exceed the layers")                                       \
     X(DP, "dp = gpus / (tp * cp * pp) must be allowed, and cp * dp a multiple of ep (canonical: a power of two)")      \
     X(SEATS, "whole tp groups must find seats, as many in every scale-up domain")                                      \
-    X(BATCH,                                                                                                           \
-      "dp * micro_batch must divide the global batch into microbatches (learned positions: into multiples of tp)")     \
-    X(VARIANT, "slices need pp above 1, micro_batch 1 and no cp; whole_rows needs tp, cp_exchange gather cp above 1; " \
-               "split_head needs 1f1b, pp above 1, pp * tp that divides the vocabulary, and cp and slices of 1")       \
+    X(BATCH, "dp * micro_batch must divide the global batch")                                                          \
+    X(ROWS, "tp must divide the tokens that a rank has of a microbatch, and with learned positions its sequences")     \
+    X(LONG, "a rank can have at most 65,535 microbatches in a step")                                                   \
+    X(SLICES, "slices need pp above 1, micro_batch 1, cp 1, no learned positions, a sequence that tp * slices divides" \
+              " and at most 65,535 passes")                                                                            \
+    X(GATHER, "cp_exchange gather needs cp above 1")                                                                   \
+    X(WHOLE_ROWS, "whole_rows needs tp above 1")                                                                       \
+    X(SPLIT_HEAD, "split_head needs 1f1b, pp above 1, pp * tp that divides the vocabulary, and cp and slices of 1")    \
     X(SCHEDULE, "every chunk needs a layer; interleaved and breadth-first need pp and vpp of at least 2, interleaved " \
                 "microbatches a multiple of pp, dualpipe and dualpipev 2 pp microbatches; zb-v, v-half, v-min, "       \
                 "1f1b-v and dualpipev need vpp 2, a table what it has, auto 1 to 4 and pp of 2, the others vpp 1; "    \
                 "recompute selective needs whole backwards")                                                           \
     X(ZERO, "zero 2 and 3 need somebody to share with, few microbatches and no canonical sums")                        \
+    X(MINI, "two layers must make a program")                                                                          \
     X(MEMORY, "everything a stage keeps must fit the device's memory")                                                 \
     X(PROGRAM, "the compiled program must pass every check")
 enum sfi_rule {
@@ -141,7 +146,8 @@ struct sfi_search {
     uint64_t refused[SFI_RULES_N];
     struct sfi_candidate least; /* the smallest plan that was too large */
     struct sfi_candidate large; /* the quickest, by its estimate */
-    struct sf_err program_err;  /* what the check of the first program that failed it said */
+    struct sf_err program_err;  /* of the first program that failed its check, or could not be made */
+    int unpriced;               /* why the degrees that were asked for last have no price: code of an error */
     struct sf_plan least_mini;  /* the most divided miniature that was, and what compile said about it */
     struct sf_err mini_err;
     struct sf_plan plan; /* the point being looked at */
@@ -194,6 +200,8 @@ uint32_t sfi_zero_groups(const struct sfi_search *s, const struct sfi_layout *l,
 /* What is known of degrees, and whether the search was stopped. */
 int sfi_known_create(struct sfi_known **out, struct sf_err *err);
 void sfi_known_free(struct sfi_known *k);
+/* Counts what was done, in what takes as long as compiling and pricing a call. */
+void sfi_work(struct sfi_search *s, uint64_t calls);
 /* Asks the caller, on the caller's own thread, and tells it what is done; notes the answer in the stats. */
 bool sfi_stopped(struct sfi_search *s);
 
@@ -311,6 +319,7 @@ void sfi_search_clear(struct sfi_search *s);
 
 /* SF_E_NOPLAN with the last rule that anything reached. */
 int sfi_search_explain(const struct sfi_search *s, struct sf_err *err);
+void sfi_explain_more(struct sf_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* appends */
 
 /* Adds to such an error which pins are at fault, alone or two together; returns what the search fails with. */
 int sfi_search_pins(struct sfi_search *s, struct sf_err *err);

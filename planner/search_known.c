@@ -22,6 +22,7 @@ struct priced {
 struct sfi_known {
     pthread_mutex_t lock;
     atomic_bool stopped;
+    atomic_uint_fast64_t work;
     size_t priced_n, layouts_n;
     struct priced *priced[2 * MOST_PRICES];
     struct sfi_layout *layouts[LAYOUTS];
@@ -49,9 +50,14 @@ void sfi_known_free(struct sfi_known *k) {
     sf_free(k);
 }
 
+void sfi_work(struct sfi_search *s, uint64_t calls) {
+    s->stats->work = calls + atomic_fetch_add_explicit(&s->known->work, calls, memory_order_relaxed);
+}
+
 bool sfi_stopped(struct sfi_search *s) {
     const struct sf_search_options *o = s->options;
-    if (!s->helps && o->stop != NULL && o->stop(o->self)) {
+    uint64_t work = atomic_load_explicit(&s->known->work, memory_order_relaxed);
+    if ((o->most_work > 0 && work >= o->most_work) || (!s->helps && o->stop != NULL && o->stop(o->self))) {
         atomic_store_explicit(&s->known->stopped, true, memory_order_relaxed);
     }
     if (!s->helps && o->progress != NULL) {
@@ -147,16 +153,17 @@ static int price_layers(const struct sfi_search *s, const struct sfi_degrees *d,
     return 0;
 }
 
-static int make_price(const struct sfi_search *s, const struct sfi_degrees *d, struct priced **out,
-                      struct sf_err *err) {
+static int make_price(struct sfi_search *s, const struct sfi_degrees *d, struct priced **out, struct sf_err *err) {
     struct priced *made = sf_calloc(1, sizeof *made);
     if (made == NULL) {
         return sf_fail_memory(err, "prices of layers");
     }
     made->degrees = *d;
     made->seating = seating_of(s);
+    uint64_t before = sfi_calls_made(s->base.calls);
     int rc = hopeless(s, &made->why) ? SF_E_NOPLAN : 0;
     rc = rc == 0 ? price_layers(s, d, &made->price, &made->why) : rc;
+    sfi_work(s, sfi_calls_made(s->base.calls) - before);
     made->too_large = rc != 0; /* for a device, or for a program: a million sequences in a microbatch */
     if (rc != 0 && rc != SF_E_NOPLAN && rc != SF_E_INPUT) {
         rc = sf_fail(err, rc, "pricing tp %u, cp %u, ep %u, micro_batch %u: %s", d->tp, d->cp, d->ep, d->micro_batch,
@@ -196,6 +203,10 @@ int sfi_find_price(struct sfi_search *s, const struct sfi_price **out, struct sf
     if (entry->too_large) {
         sfi_remember_mini(s, &s->plan, &entry->why);
     }
+    if (entry->too_large && entry->why.code == SF_E_INPUT && s->program_err.code == 0) {
+        s->program_err = entry->why;
+    }
+    s->unpriced = entry->too_large ? entry->why.code : 0;
     *out = entry->too_large ? NULL : &entry->price;
     return 0;
 }

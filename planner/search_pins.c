@@ -1,5 +1,6 @@
-/* Which pins leave no plan, and by how much: every pin alone, then the first pair of those that could be met alone.
- * What arithmetic shows is said in its numbers; for the rest the search itself is asked, with the other pins taken out.
+/* Which pins leave no plan, and by how much. What arithmetic shows is said in its numbers: of every pin alone, of the
+ * first pair, of all degrees together. Where it shows nothing, the search itself is asked: without any pin, with every
+ * pin alone, and with pairs of those that could be met alone, until an effort is spent; what that leaves open is said.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,6 +8,12 @@
 
 #include "core/arena.h"
 #include "planner/search_internal.h"
+
+/* In what takes as long as compiling and pricing a call: about two seconds for all questions, and no more than a part
+ * of it for one. */
+#define MOST_WORK UINT64_C(12000000)
+#define MOST_OF_ONE (MOST_WORK / 3)
+#define TABLE_PASSES 100000 /* of a table made to measure */
 
 enum pinned {
     TP,
@@ -31,7 +38,8 @@ enum pinned {
     LAYOUT = PINS,
     OFFLOAD,
     RECOMPUTE_LAYERS,
-    ALL
+    ALL,
+    NONE = ALL
 };
 
 static const char *const names[ALL] = {
@@ -173,10 +181,28 @@ static bool arithmetic_fails(const struct sf_scenario *s, struct sf_pins *pins, 
 
 /* ---- the search itself ------------------------------------------------------------------------------------------- */
 
+enum verdict {
+    MET,   /* there is a plan */
+    FAILS, /* there is none */
+    NOT_FOUND,
+    OPEN /* nobody had effort for it */
+};
+
+struct diagnosis {
+    struct sfi_search *s;
+    struct sf_pins pins;
+    int of[ALL], n;
+    uint64_t work; /* left */
+    struct sf_err *err;
+    char open[160]; /* what is not settled */
+    unsigned open_pairs;
+};
+
 struct asked {
     struct sf_search_stats stats;
     struct sf_search_options with;
     const struct sf_search_options *outer;
+    struct sf_plan_result result;
 };
 
 static bool one_is_enough(void *self) {
@@ -200,35 +226,54 @@ static const char *gist(const char *text) {
     return text;
 }
 
-/* Sets *fails; other errors than that there is no plan are returned. */
-static int ask(const struct sfi_search *s, int a, int b, bool *fails, struct why *why, struct sf_err *err) {
-    struct asked *asked = sf_calloc(1, sizeof *asked);
-    struct sf_plan_result *result = sf_calloc(1, sizeof *result);
-    struct sf_scenario *one = sf_calloc(1, sizeof *one);
+static enum verdict verdict_of(int rc, const struct sf_search_stats *stats) {
+    if (rc == SF_E_NOPLAN) {
+        return stats->passed_over > 0 ? NOT_FOUND : FAILS;
+    }
+    return stats->simulated > 0 ? MET : OPEN;
+}
+
+/* The scenario with these pins alone; NONE for less. One thread, so that work ends at the same place each time. */
+static int search_with(struct diagnosis *d, int a, int b, struct asked *asked, struct sf_scenario *one,
+                       enum verdict *verdict, struct why *why) {
     struct sf_err said = {0};
     uint32_t n = 0;
-    int rc = asked != NULL && result != NULL && one != NULL ? 0 : sf_fail_memory(err, "a look at the pins");
-    if (rc == 0) {
-        asked->outer = s->options;
-        asked->with = (struct sf_search_options){
-            .top = 1, .simulate = 1, .no_advice = true, .stop = one_is_enough, .self = asked};
-        *one = *s->scenario;
-        for (int i = 0; i < ALL; i++) {
-            if (i != a && i != b) {
-                release(&one->pins, i);
-            }
+    asked->outer = d->s->options;
+    asked->with = (struct sf_search_options){.top = 1,
+                                             .simulate = 1,
+                                             .threads = 1,
+                                             .no_advice = true,
+                                             .most_work = d->work < MOST_OF_ONE ? d->work : MOST_OF_ONE,
+                                             .auto_budget = TABLE_PASSES,
+                                             .stop = one_is_enough,
+                                             .self = asked};
+    *one = *d->s->scenario;
+    for (int i = 0; i < ALL; i++) {
+        if (i != a && i != b) {
+            release(&one->pins, i);
         }
-        rc = sf_search(one, s->base.cost, &asked->with, result, &n, &asked->stats, &said);
-        *fails = rc == SF_E_NOPLAN;
-        say(why, "%.310s", gist(said.msg));
-        rc = rc == SF_E_NOPLAN || rc == SF_E_INTERRUPTED ? 0 : rc;
-        if (rc != 0 && err != NULL) {
-            *err = said;
-        }
-        sf_plan_results_clear(result, n);
     }
+    int rc = sf_search(one, d->s->base.cost, &asked->with, &asked->result, &n, &asked->stats, &said);
+    sf_plan_results_clear(&asked->result, n);
+    d->work -= asked->stats.work < d->work ? asked->stats.work : d->work;
+    *verdict = verdict_of(rc, &asked->stats);
+    say(why, "%.310s", gist(said.msg));
+    if (rc != 0 && rc != SF_E_NOPLAN && rc != SF_E_INTERRUPTED) {
+        return sfi_pass_on(&said, rc, d->err);
+    }
+    return is_stopped(d->s) && *verdict != FAILS ? SF_E_INTERRUPTED : 0; /* what was asked has no answer */
+}
+
+static int ask(struct diagnosis *d, int a, int b, enum verdict *verdict, struct why *why) {
+    *verdict = OPEN;
+    if (d->work == 0) {
+        return 0;
+    }
+    struct asked *asked = sf_calloc(1, sizeof *asked);
+    struct sf_scenario *one = sf_calloc(1, sizeof *one);
+    int rc = asked != NULL && one != NULL ? 0 : sf_fail_memory(d->err, "a look at the pins");
+    rc = rc == 0 ? search_with(d, a, b, asked, one, verdict, why) : rc;
     sf_free(one);
-    sf_free(result);
     sf_free(asked);
     return rc;
 }
@@ -236,74 +281,54 @@ static int ask(const struct sfi_search *s, int a, int b, bool *fails, struct why
 /* ---- advice ------------------------------------------------------------------------------------------------------ */
 
 /* As scenarios write it; NULL: a number. */
-static const char *word_of(int which, int v) {
+static const char *word_of(int which, uint32_t v) {
     switch (which) {
     case SCHEDULE:
-        return sf_schedule_name(v);
+        return sf_schedule_name((int)v);
     case RECOMPUTE:
-        return sf_recompute_name(v);
+        return sf_recompute_name((int)v);
     case ORDER:
-        return sf_order_name(v);
+        return sf_order_name((int)v);
+    case ETP:
+        return v > 0 ? "1" : "tp";
     case CP_EXCHANGE:
-        return v ? "gather" : "ring";
-    case COLLECTIVES:
-        return v ? "tuned" : "nccl";
+        return v > 0 ? "gather" : "ring";
     case WHOLE_ROWS:
     case SPLIT_HEAD:
-        return v ? "true" : "false";
+        return v > 0 ? "true" : "false";
+    case COLLECTIVES:
+        return v > 0 ? "tuned" : "nccl";
     default:
         return NULL;
     }
 }
 
 static void name_pin(struct sf_pins *pins, int which, char *out, size_t size) {
-    if (which >= PINS) {
-        snprintf(out, size, "%s", names[which]);
-        return;
-    }
-    const struct sf_pin *p = pin_of(pins, which);
     size_t used = (size_t)snprintf(out, size, "%s", names[which]);
-    for (uint32_t i = 0; i < p->n && used < size; i++) {
-        int v = (int)p->value[i];
-        const char *word = word_of(which, v);
-        int n =
-            word != NULL ? snprintf(out + used, size - used, " %s", word) : snprintf(out + used, size - used, " %d", v);
-        used += n > 0 ? (size_t)n : 0;
+    const struct sf_pin *p = which < PINS ? pin_of(pins, which) : NULL;
+    for (uint32_t i = 0; p != NULL && i < p->n && used < size; i++) {
+        const char *word = word_of(which, p->value[i]);
+        used += (size_t)(word != NULL ? snprintf(out + used, size - used, " %s", word)
+                                      : snprintf(out + used, size - used, " %u", p->value[i]));
     }
 }
 
-static void advise(struct sf_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-static void advise(struct sf_err *err, const char *fmt, ...) {
-    size_t used = err != NULL ? strlen(err->msg) : 0;
-    va_list ap;
-    va_start(ap, fmt);
-    if (err != NULL) {
-        vsnprintf(err->msg + used, sizeof err->msg - used, fmt, ap);
-    }
-    va_end(ap);
-}
-
-/* `Where it is the `only` pin there is, the search has just said what it would say again. */
-static int try_pins(struct sfi_search *s, struct sf_pins *pins, int a, int b, bool only, bool *fails,
-                    struct sf_err *err) {
-    struct why why = {""};
+/* a == b: one pin. What has been said, or has no room any more, is left out. */
+static void blame(struct diagnosis *d, int a, int b, enum verdict verdict, bool asked, const struct why *why) {
     char x[64], y[64];
-    *fails = arithmetic_fails(s->scenario, pins, a, b, &why);
-    SF_TRY(*fails || only ? 0 : ask(s, a, b, fails, &why, err));
-    if (!*fails && is_stopped(s)) { /* what was asked has no answer */
-        return SF_E_INTERRUPTED;
-    }
-    if (*fails) {
-        name_pin(pins, a, x, sizeof x);
-        name_pin(pins, b, y, sizeof y);
-        advise(err, "; pinned %s%s%s %s fails: %s", x, a == b ? "" : " with ", a == b ? "" : y,
-               a == b ? "alone" : "(each alone can be met)", why.text);
-    }
-    return 0;
+    bool said = strstr(d->err->msg, why->text) != NULL;
+    bool room = strlen(d->err->msg) + strlen(why->text) + 2 * sizeof x + 200 < sizeof d->err->msg;
+    name_pin(&d->pins, a, x, sizeof x);
+    name_pin(&d->pins, b, y, sizeof y);
+    sfi_explain_more(d->err, "; pinned %s%s%s %s%s%s%s", x, a == b ? " alone" : " with ", a == b ? "" : y,
+                     a != b && asked ? "(each alone can be met) " : "", verdict == FAILS ? "fails" : "finds none",
+                     said || room ? ": " : "",
+                     said   ? "the same"
+                     : room ? why->text
+                            : "");
 }
 
-/* All four degrees that make up the GPUs have one value each, and make another number. */
+/* All four degrees that make up the GPUs have one value each, and make another number; or some do not divide it. */
 static bool degrees_fail(const struct sf_scenario *s, struct sf_pins *pins, struct why *why) {
     const struct sf_pin *all[] = {&pins->tp, &pins->cp, &pins->pp, &pins->dp};
     uint64_t ranks = 1;
@@ -317,51 +342,124 @@ static bool degrees_fail(const struct sf_scenario *s, struct sf_pins *pins, stru
             say(why, "tp * cp * pp * dp is %llu, of %u GPUs", (unsigned long long)ranks, s->job.gpus));
 }
 
-/* Of two pins, the search has just said what it would say again. */
-static int try_pairs(struct sfi_search *s, struct sf_pins *pins, const int *of, int n, struct sf_err *err) {
-    struct why why;
-    for (int i = 0; i < n; i++) {
-        for (int k = i + 1; k < n; k++) {
-            bool fails;
-            SF_TRY(try_pins(s, pins, of[i], of[k], n == 2, &fails, err));
-            if (fails) {
-                return 0;
+/* Returns how many faults it found. */
+static int try_arithmetic(struct diagnosis *d) {
+    const struct sf_scenario *s = d->s->scenario;
+    struct why why = {""};
+    int faults = 0;
+    for (int i = 0; i < d->n; i++) {
+        if (arithmetic_fails(s, &d->pins, d->of[i], d->of[i], &why)) {
+            blame(d, d->of[i], d->of[i], FAILS, false, &why);
+            faults++;
+        }
+    }
+    for (int i = 0; i < d->n && faults == 0; i++) {
+        for (int k = i + 1; k < d->n && faults == 0; k++) {
+            if (arithmetic_fails(s, &d->pins, d->of[i], d->of[k], &why)) {
+                blame(d, d->of[i], d->of[k], FAILS, false, &why);
+                faults++;
             }
         }
     }
-    if (n > 2) {
-        bool known = degrees_fail(s->scenario, pins, &why);
-        advise(err, "; every two of the pins can be met, all %d together cannot%s%s", n, known ? ": " : "",
-               known ? why.text : "");
+    if (faults == 0 && degrees_fail(s, &d->pins, &why)) {
+        sfi_explain_more(d->err, "; the pinned degrees together fail: %s", why.text);
+        faults++;
     }
+    return faults;
+}
+
+/* *faults: nothing fits without pins either. */
+static int try_none(struct diagnosis *d, int *faults) {
+    enum verdict verdict;
+    struct why why = {""};
+    SF_TRY(ask(d, NONE, NONE, &verdict, &why));
+    if (verdict == FAILS) {
+        sfi_explain_more(d->err, "; without pins no plan fits either: %s", why.text);
+        ++*faults;
+    }
+    return 0;
+}
+
+static int try_each(struct diagnosis *d, int *faults) {
+    for (int i = 0; i < d->n; i++) {
+        enum verdict verdict;
+        struct why why = {""};
+        SF_TRY(ask(d, d->of[i], d->of[i], &verdict, &why));
+        if (verdict == FAILS || verdict == NOT_FOUND) {
+            blame(d, d->of[i], d->of[i], verdict, true, &why);
+            ++*faults;
+        } else if (verdict == OPEN) {
+            size_t used = strlen(d->open);
+            snprintf(d->open + used, sizeof d->open - used, "%s%s", used > 0 ? ", " : "", names[d->of[i]]);
+        }
+    }
+    return 0;
+}
+
+static int try_pairs(struct diagnosis *d, int *faults) {
+    for (int i = 0; i < d->n; i++) {
+        for (int k = i + 1; k < d->n; k++) {
+            enum verdict verdict;
+            struct why why = {""};
+            SF_TRY(ask(d, d->of[i], d->of[k], &verdict, &why));
+            if (verdict == FAILS || verdict == NOT_FOUND) {
+                blame(d, d->of[i], d->of[k], verdict, d->open[0] == '\0', &why);
+                ++*faults;
+                return 0;
+            }
+            d->open_pairs += verdict == OPEN;
+        }
+    }
+    return 0;
+}
+
+static void conclude(struct diagnosis *d, int faults) {
+    if (d->open[0] != '\0' || d->open_pairs > 0) {
+        sfi_explain_more(d->err, "; not settled within the effort of a diagnosis: %s%s", d->open,
+                         d->open[0] != '\0' ? " alone" : "");
+        if (d->open_pairs > 0) {
+            sfi_explain_more(d->err, "%s%u pairs", d->open[0] != '\0' ? " and " : "", d->open_pairs);
+        }
+    } else if (faults == 0) {
+        sfi_explain_more(d->err,
+                         d->n == 2 ? "; each of the two pins can be met, both together cannot"
+                                   : "; every two of the pins can be met, all %d together cannot",
+                         d->n);
+    }
+}
+
+/* Of one pin alone the search has just said what it would say again. */
+static int ask_all(struct diagnosis *d) {
+    int faults = 0;
+    SF_TRY(try_none(d, &faults));
+    if (faults > 0 || d->n < 2) {
+        return 0;
+    }
+    SF_TRY(try_each(d, &faults));
+    SF_TRY(faults == 0 && d->n > 2 ? try_pairs(d, &faults) : 0);
+    conclude(d, faults);
     return 0;
 }
 
 /* Keeps the code of `err` and adds to what it says. */
 int sfi_search_pins(struct sfi_search *s, struct sf_err *err) {
-    struct sf_pins *pins = sf_malloc(sizeof *pins);
-    int of[ALL], n = 0, failed = 0, rc = pins == NULL ? SF_E_INTERNAL : 0;
-    if (rc == 0) {
-        *pins = s->scenario->pins;
+    struct diagnosis *d = sf_calloc(1, sizeof *d);
+    if (d == NULL) {
+        return sf_fail_memory(err, "a look at the pins");
     }
-    for (int i = 0; i < ALL && rc == 0; i++) {
-        of[n] = i;
-        n += is_pinned(pins, i) ? 1 : 0;
+    d->s = s;
+    d->pins = s->scenario->pins;
+    d->work = MOST_WORK;
+    d->err = err;
+    for (int i = 0; i < ALL; i++) {
+        d->of[d->n] = i;
+        d->n += is_pinned(&d->pins, i) ? 1 : 0;
     }
-    for (int i = 0; i < n && rc == 0; i++) {
-        bool fails;
-        rc = try_pins(s, pins, of[i], of[i], n == 1, &fails, err);
-        failed += fails;
-    }
-    if (rc == 0 && failed == 0 && n >= 2) {
-        rc = try_pairs(s, pins, of, n, err);
-    }
-    sf_free(pins);
+    int rc = d->n > 0 && try_arithmetic(d) == 0 ? ask_all(d) : 0;
+    sf_free(d);
     if (rc == SF_E_INTERRUPTED) {
-        advise(err, "; interrupted while working out which of the pins do not fit");
-        if (err != NULL) {
-            err->code = rc;
-        }
+        sfi_explain_more(err, "; interrupted while working out which of the pins do not fit");
+        err->code = rc;
     }
     return rc == 0 ? SF_E_NOPLAN : rc;
 }

@@ -13,7 +13,8 @@
 #define MEMORY_PROOF 1.25
 
 #define REFINE_BATCH 32
-#define DRAWS 6 /* tables made for one group: which is best, only the whole step says */
+#define PASSES_PER_CALL 4 /* as far as time goes */
+#define DRAWS 6           /* tables made for one group: which is best, only the whole step says */
 
 void sfi_leave_out(struct sfi_search *s, double bound_s) {
     s->open_s = fmin(s->open_s, bound_s);
@@ -319,6 +320,7 @@ static bool take(struct sfi_search *s, const struct sfi_group *g) {
         return false;
     }
     s->effort.passes -= passes;
+    sfi_work(s, passes / PASSES_PER_CALL);
     s->effort.tables -= made ? 1 : 0;
     s->effort.replays -= made ? 0 : 1;
     return true;

@@ -87,6 +87,9 @@ static void take_nearest(struct sfi_search *s, const struct sfi_search *from) {
     if (from->large.estimate_s > 0 && (!(large > 0) || from->large.estimate_s < large)) {
         s->large = from->large;
     }
+    if (s->program_err.code == 0) {
+        s->program_err = from->program_err;
+    }
     if (from->least_mini.tp > 0) {
         sfi_remember_mini(s, &from->least_mini, &from->mini_err);
     }

@@ -282,6 +282,7 @@ static bool gather_best(struct sfi_search *s, uint32_t most, const struct sf_pla
             return out->n > 0;
         }
         if (spent(s, results_n) || s->stats->stopped || beaten(s, c, results, results_n)) {
+            s->stats->passed_over++;
             sfi_leave_out(s, c->least_s);
         } else {
             out->job[out->n++].candidate = c;

@@ -12,6 +12,7 @@
 
 #define FIRST_GROUPS 256
 #define MOST_GROUPS ((size_t)1 << 23)
+#define GROUP_CALLS 4 /* that bounding a group takes as long as */
 #define MOST_CHUNKS 8 /* told apart in bounds */
 #define AUTO_CHUNKS 4 /* of the synthesiser, per rank */
 
@@ -117,6 +118,7 @@ int sfi_add_groups(struct sfi_search *s, const struct sfi_group *groups, size_t 
 }
 
 static int keep_group(struct sfi_search *s, const struct sfi_guess *guess, double bound_s, struct sf_err *err) {
+    sfi_work(s, GROUP_CALLS);
     double guess_s = sfi_scaled(s, s->number, guess->step_s);
     struct sfi_candidate c = {.group = group_of(&s->plan, guess_s, sfi_scaled(s, s->number, bound_s)),
                               .memory_bytes = guess->least_bytes};
@@ -335,7 +337,7 @@ static int visit_schedules(struct sfi_search *s, const struct sfi_at *at, struct
             if (!p->split_head || (variant_fits(p) && s->scenario->model.vocab % ((uint64_t)p->pp * p->tp) == 0)) {
                 SF_TRY(visit_vpp(s, at, bounds, mixes, err));
             } else {
-                sfi_refuse(s, SFI_RULE_VARIANT);
+                sfi_refuse(s, SFI_RULE_SPLIT_HEAD);
             }
         }
         p->split_head = false;
@@ -371,9 +373,9 @@ static int visit_recompute(struct sfi_search *s, struct sf_err *err) {
         SF_TRY(sfi_find_layout(s, &at.layout, err));
         SF_TRY(find_layouts(s, at.layout, &bounds, err));
         if (at.price == NULL) {
-            sfi_refuse(s, SFI_RULE_MEMORY);
-            s->stats->too_large++;
-        } else {
+            sfi_refuse(s, s->unpriced == SF_E_INPUT ? SFI_RULE_MINI : SFI_RULE_MEMORY);
+            s->stats->too_large += s->unpriced != SF_E_INPUT;
+        } else if (!sfi_stopped(s)) {
             SF_TRY(visit_schedules(s, &at, &bounds, &mixes, err));
         }
     }
@@ -396,18 +398,19 @@ static int visit_variants(struct sfi_search *s, struct sf_err *err) {
     for (uint32_t i = 0; i < space->slices.n; i++) {
         p->slices = space->slices.value[i];
         if (!slices_fit(s, p->slices)) {
-            sfi_refuse(s, SFI_RULE_VARIANT);
+            sfi_refuse(s, SFI_RULE_SLICES);
             continue;
         }
         for (uint32_t k = 0; k < space->gather.n * space->whole_rows.n; k++) {
             p->cp_gather = space->gather.value[k % space->gather.n] > 0;
             p->whole_rows = space->whole_rows.value[k / space->gather.n] > 0;
-            bool idle = (p->cp_gather && p->cp == 1) || (p->whole_rows && p->tp == 1);
             bool odd = s->scenario->model.positions > 0 && !p->whole_rows && p->micro_batch % p->tp != 0;
             if (odd) {
-                sfi_refuse(s, SFI_RULE_BATCH);
-            } else if (idle) {
-                sfi_refuse(s, SFI_RULE_VARIANT);
+                sfi_refuse(s, SFI_RULE_ROWS);
+            } else if (p->cp_gather && p->cp == 1) {
+                sfi_refuse(s, SFI_RULE_GATHER);
+            } else if (p->whole_rows && p->tp == 1) {
+                sfi_refuse(s, SFI_RULE_WHOLE_ROWS);
             } else {
                 SF_TRY(visit_recompute(s, err));
             }
@@ -425,12 +428,12 @@ static int visit_micro_batch(struct sfi_search *s, struct sf_err *err) {
         sfi_refuse(s, SFI_RULE_BATCH);
         return 0;
     }
-    for (uint32_t i = 0; i < s->space->micro_batch.n; i++) {
+    for (uint32_t i = 0; i < s->space->micro_batch.n && !s->stats->stopped; i++) {
         uint32_t micro_batch = s->space->micro_batch.value[i];
         uint64_t microbatches = per_rank / micro_batch;
-        if (per_rank % micro_batch != 0 || microbatches > UINT16_MAX ||
-            (uint64_t)micro_batch * job->seq_len_tokens / s->plan.cp % s->plan.tp != 0) {
-            sfi_refuse(s, SFI_RULE_BATCH);
+        bool rows = (uint64_t)micro_batch * job->seq_len_tokens / s->plan.cp % s->plan.tp == 0;
+        if (per_rank % micro_batch != 0 || microbatches > UINT16_MAX || !rows) {
+            sfi_refuse(s, per_rank % micro_batch != 0 ? SFI_RULE_BATCH : rows ? SFI_RULE_LONG : SFI_RULE_ROWS);
             continue;
         }
         s->plan.micro_batch = micro_batch;

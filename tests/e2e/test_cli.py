@@ -61,6 +61,10 @@ def test_help_and_usage():
         expect(2, verb, "-Z", says="unknown option -Z")
         check(expect_json(verb, "--nonsense", code=2).get("error", {}).get("code") == 2, f"{verb}: no JSON error")
     expect(2, "pln", says="did you mean plan?")
+    expect(2, "check", says="prog check a program")
+    for kind in ["1f1b", "auto"]:
+        expect(2, "schedule", "--kind", kind, "-p", "2", "-m", "4", "--f", "0ms", "--b", "1ms", "--w", "1ms",
+               says="--f expects a time above 0")
     expect(2, "plan", says="usage is")
     expect(2, "plan", TINY, "--top", says="needs a value")
     expect(2, "plan", TINY, "--top=0", says="from 1 to")
@@ -79,6 +83,8 @@ def test_help_and_usage():
 def test_files_at_fault(folder):
     wrong = folder / "wrong.yaml"
     wrong.write_text("name: x\nclutser: y\n")
+    (folder / "units.csv").write_text("kind,time\nlayer,1ms\n")
+    expect(3, "cut", folder / "units.csv", "-p", "2", says="units.csv:1: unknown column")
     expect(8, "plan", "no/such/file.yaml", says="no/such/file.yaml")
     expect(3, "topo", "show", wrong, says=f"{wrong}:2:1")
     expect(3, "plan", wrong, says='unknown key "clutser"')

@@ -75,6 +75,7 @@ static void test_refusals(void **state) {
     refuses(as_bytes, "18446744073709551615kB", "larger than");
     refuses(as_flops, "2.5PFLOPS", "did you mean PFLOP/s?");
     refuses(as_time, "107d", "larger than");
+    refuses(as_time, ".6ms", "a digit is missing before the point");
     refuses(as_time, "0.1ps", "smaller than 1 ps");
     const char *const others[] = {"",       "ms",    "nan",    "inf",  "1e3ms", "1,5ms", "0x10ms", ".5ms",
                                   "5.ms",   "5ms ",  "5msx",   "5m",   "5MS",   "5 5ms", " 5ms",   "+5ms",

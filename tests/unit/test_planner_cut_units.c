@@ -174,6 +174,8 @@ static void refuses_units(void **state) {
         {"unit,f,b,w,state,activation,size\n", "unknown column \"size\"", 1},
         {"unit,unit,f,b,w,state,activation\n", "column \"unit\" appears twice", 1},
         {HEAD "x,1,1,4,1s,1s,1B,1B\n", "f \"4\": expected a time", 2},
+        {HEAD "x,1,1,.6ms,1s,1s,1B,1B\n", "a digit is missing before the point", 2},
+        {HEAD "x,1,1,0s,0s,0s,1B,1B\n", "all times are 0", 0},
         {HEAD "x,1,1,101s,1s,1s,1B,1B\n", "at most 100 s", 2},
         {HEAD "x,1,1,1s,-1s,1s,1B,1B\n", "b \"-1s\"", 2},
         {HEAD "x,1,1,1s,1s,1s,65TiB,1B\n", "at most 64 TiB", 2},

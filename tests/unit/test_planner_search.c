@@ -210,22 +210,72 @@ static void pins_at_fault_are_named(void **state) {
     p->micro_batch.n = 0;
     p->pp = one(2);
     p->vpp = one(5);
-    expect_no_plan(w, "pinned vpp 5 alone fails: every chunk needs a layer");
+    expect_no_plan(w, "pinned pp 2 with vpp 5 fails: 10 is 2 over the 8 layers");
     p->pp = one(1);
     p->vpp = one(4);
-    expect_no_plan(w, "pinned pp 1 with vpp 4 (each alone can be met) fails: every chunk needs a layer");
+    expect_no_plan(w, "pinned pp 1 with vpp 4 (each alone can be met) fails: the same");
     p->pp = one(2);
     p->vpp = one(1);
     p->schedule = one(SF_SCHEDULE_ZB_V);
-    expect_no_plan(w, "pinned vpp 1 with schedule zb-v (each alone can be met) fails: every chunk needs a layer");
+    expect_no_plan(w, "pinned vpp 1 with schedule zb-v (each alone can be met) fails: the same");
     p->schedule.n = 0;
     p->dp = one(2);
-    expect_no_plan(w, "pinned pp 2 with dp 2 (each alone can be met) fails: 4 is 2 over the 2 GPUs");
+    expect_no_plan(w, "pinned pp 2 with dp 2 fails: 4 is 2 over the 2 GPUs");
     p->tp = p->cp = p->pp = p->dp = one(1);
     p->vpp.n = 0;
-    expect_no_plan(w, "all 4 together cannot: tp * cp * pp * dp is 1, of 2 GPUs");
+    expect_no_plan(w, "together fail: tp * cp * pp * dp is 1, of 2 GPUs");
     *p = (struct sf_pins){.pp = one(1), .vpp = one(9)};
     expect_no_plan(w, "9 is 1 over the 8 layers");
+}
+
+/* The rule that is broken, not its neighbours; factors; limits that are not memory's. */
+static void broken_rules_are_named(void **state) {
+    struct world *w = *state;
+    w->s.pins = (struct sf_pins){.whole_rows = one(1), .tp = one(1)};
+    expect_no_plan(w, "this one: whole_rows needs tp above 1");
+    w->s.pins = (struct sf_pins){.dp = one(2)};
+    w->s.job.global_batch_sequences = 15;
+    expect_no_plan(w, "2 GPUs (2), the batch is 15 (3 x 5); --fewer");
+    w->s.pins = (struct sf_pins){.micro_batch = one(1)};
+    w->s.job.global_batch_sequences = UINT64_C(1) << 30;
+    expect_no_plan(w, "at most 65,535 microbatches in a step");
+    w->s.pins = (struct sf_pins){.pp = one(2)};
+    expect_no_plan(w, "smaller values of micro_batch are left out");
+}
+
+struct patience {
+    uint64_t asked, most;
+};
+
+static bool has_none_left(void *self) {
+    struct patience *p = self;
+    return ++p->asked > p->most;
+}
+
+static int diagnose(struct world *w, struct patience *patience, struct sf_err *err) {
+    const struct sf_search_options options = {.top = 1, .threads = 1, .stop = has_none_left, .self = patience};
+    *err = (struct sf_err){0};
+    return sf_search(&w->s, w->cost, &options, w->results, &w->n, &w->stats, err);
+}
+
+/* Pins that take long to tell apart are left open, and said so, the same each time. Interrupted is no conclusion. */
+static void diagnosis_of_pins_ends(void **state) {
+    struct world *w = *state;
+    struct patience all = {.most = UINT64_MAX}, again = all;
+    struct sf_err err, same;
+    w->s.job.seq_len_tokens = 1u << 22;
+    w->s.job.gpus = 72;
+    w->s.pins = (struct sf_pins){.tp = one(8), .cp = one(1), .ep = one(1), .pp = one(9), .micro_batch = one(5)};
+    assert_int_equal(diagnose(w, &all, &err), SF_E_NOPLAN);
+    assert_non_null(strstr(err.msg, "kernel calls, a limit of programs"));
+    assert_non_null(strstr(err.msg, "not settled within the effort of a diagnosis: tp, cp, ep, pp, micro_batch alone"));
+    assert_null(strstr(err.msg, "together"));
+    assert_int_equal(diagnose(w, &again, &same), SF_E_NOPLAN);
+    assert_string_equal(same.msg, err.msg);
+    struct patience half = {.most = all.asked / 2};
+    assert_int_equal(diagnose(w, &half, &err), SF_E_INTERRUPTED);
+    assert_non_null(strstr(err.msg, "interrupted while working out which of the pins do not fit"));
+    assert_null(strstr(err.msg, "not settled"));
 }
 
 /* Eight layers of 150 MB, four times over for gradients and moments, on two ranks of 2 GB. */
@@ -347,6 +397,8 @@ int main(void) {
         WITH(tiny, pins_bind),
         WITH(tiny, impossible_pins_are_explained),
         WITH(tiny, pins_at_fault_are_named),
+        WITH(tiny, broken_rules_are_named),
+        WITH(grok, diagnosis_of_pins_ends),
         WITH(tiny, too_large_a_model_is_explained),
         WITH(tiny, stopping_keeps_what_was_found),
         WITH(tiny, a_stopped_search_promises_nothing_false),
